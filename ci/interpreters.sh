@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# A smoke run of the tests on every other supported Python that this machine has.
+# PYTHON names the interpreter that runs the whole suite elsewhere and is left out here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version='import sys; print("%d.%d" % sys.version_info[:2])'
+main=$("${PYTHON:-python}" -c "$version")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+find_python() { # 3.12 -> a command that runs it; a version manager's shim may stand there with nothing behind it
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
+        if [ "$("$candidate" -c "$version" 2>/dev/null)" = "$1" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+for wanted in 3.11 3.12 3.13; do
+    [ "$wanted" = "$main" ] && continue
+    python=$(find_python "$wanted")
+    if [ -z "$python" ]; then
+        echo "== Python $wanted: not on this machine, not tested"
+        continue
+    fi
+    echo "== Python $wanted"
+    "$python" -m venv "$scratch/$wanted"
+    "$scratch/$wanted/bin/python" -m pip install --quiet -e '.[test]'
+    NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q \
+        tests/test_golden.py tests/test_initializers.py tests/test_signal_propagation.py tests/test_cli.py tests/test_npy.py
+done

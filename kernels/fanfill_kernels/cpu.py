@@ -1,0 +1,81 @@
+"""Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
+
+Numba caches compiled code on disk under the name of the function and the date of its own file. An edit in another file of this package
+would go unseen, and kernels stored by two processes at once under one name could be taken for one another. So the name
+carries the form, the dtype and a digest of every source here, of Numba and of the processor.
+"""
+
+import hashlib
+import os
+from functools import cache
+from importlib import resources
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numba
+from numba import config, njit
+from numba.extending import register_jitable
+
+from fanfill_kernels import arithmetic, arithmetic64, lanes, loops, narrow, philox
+from fanfill_kernels.compiler import HELPER, bind, rebind
+from fanfill_kernels.forms import STORES, Kernels, form_of
+
+
+@cache
+def bound_functions() -> dict[Any, Any]:
+    """The lane functions of this package, each with its compiled double."""
+    return bind(lanes, philox, arithmetic, arithmetic64, narrow)
+
+
+@cache
+def digest() -> str:
+    """Sixteen hex digits that change whenever compiled code may: sources, Numba, LLVM, processor."""
+    found = hashlib.sha256()
+    for source in sorted(resources.files("fanfill_kernels").iterdir(), key=lambda entry: entry.name):
+        if source.name.endswith(".py"):
+            found.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    cpu = config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
+    features = config.CPU_FEATURES
+    if features is None:
+        features = llvmlite.binding.get_host_cpu_features().flatten()
+    for fact in (numba.__version__, llvmlite.__version__, cpu, features, str(config.OPT)):
+        found.update(fact.encode() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def compiled(function: FunctionType, bound: dict[Any, Any], name: str) -> Any:
+    """Compile ``function`` without the GIL; on disk where a folder for it can be written, else in memory."""
+    bare = rebind(function, bound, f"{name}_{digest()}")
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)(bare)
+    except RuntimeError:  # Numba's "no locator available": neither beside the source nor in the user's cache
+        return njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(bare)
+
+
+@cache
+def kernels(form: str, dtype: str) -> Kernels:
+    """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
+    made = form_of(form, dtype)
+    bound = dict(bound_functions())
+    bound[loops.store] = bound[STORES[dtype]]
+    bound[loops.pair if made.paired else loops.value] = bound[made.function]
+    constants: dict[str, Any] = {}
+    if dtype == "float64":
+        constants = {"STEPS": 2}
+        bound[lanes.halves] = bound[lanes.whole]
+    preparation = loops.no_preparation
+    if made.arguments is not None:
+        bound[loops.arguments] = bound[made.arguments]
+        preparation = loops.replace_words
+    for function, target in (
+        (loops.blocks_into, loops.blocks_into),
+        (preparation, loops.prepare),
+        (loops.twins if made.paired else loops.singles, loops.body),
+    ):
+        bound[target] = register_jitable(**HELPER)(rebind(function, bound, **constants))
+    return Kernels(
+        compiled(loops.run, bound, f"run_{form}_{dtype}"),
+        compiled(loops.box, bound, f"box_{form}_{dtype}"),
+    )

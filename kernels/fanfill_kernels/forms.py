@@ -1,0 +1,64 @@
+"""Which function makes the values of a form, and which stores a dtype: the table that every backend reads."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fanfill_kernels import arithmetic, arithmetic64, narrow
+
+
+class Form(NamedTuple):
+    """One way from words to values.
+
+    ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives two. ``arguments``, where there is
+    one, replaces each 64-bit pair of words beforehand.
+    """
+
+    function: Callable[..., Any]
+    paired: bool = False
+    arguments: Callable[..., Any] | None = None
+
+
+class Kernels(NamedTuple):
+    """What a backend offers for one form and dtype.
+
+    ``run(out, start, key, params)`` fills contiguous ``out`` with elements ``start``, ``start + 1``, ...;
+    ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C order over ``shape``.
+    """
+
+    run: Callable[..., None]
+    box: Callable[..., None]
+
+
+SINGLE = {
+    "words": Form(arithmetic.word),
+    "uniform": Form(arithmetic.uniform),
+    "uniform_range": Form(arithmetic.uniform_range),
+    "normal": Form(arithmetic.box_muller, paired=True),
+    "truncated_central": Form(arithmetic.truncated_central, arguments=arithmetic.central_arguments),
+    "truncated": Form(arithmetic.truncated),
+}
+DOUBLE = {
+    "uniform": Form(arithmetic64.uniform),
+    "uniform_range": Form(arithmetic64.uniform_range),
+    "normal": Form(arithmetic64.box_muller, paired=True),
+    "truncated_central": Form(arithmetic64.truncated_central),
+    "truncated": Form(arithmetic64.truncated),
+}
+STORES = {
+    "uint32": narrow.keep,
+    "float32": narrow.keep,
+    "float64": narrow.keep,
+    "float16": narrow.to_float16,
+    "bfloat16": narrow.to_bfloat16,
+    "float8_e4m3fn": narrow.to_float8_e4m3fn,
+    "float8_e5m2": narrow.to_float8_e5m2,
+}
+
+
+def form_of(form: str, dtype: str) -> Form:
+    """The form in the dtype's compute type; a narrow uniform is clamped, because its rounding could step over the bound."""
+    if dtype == "float64":
+        return DOUBLE[form]
+    if form == "uniform" and dtype != "float32":
+        return Form(arithmetic.uniform_clamped)
+    return SINGLE[form]

@@ -1,0 +1,83 @@
+"""The operations whose spelling differs between a NumPy block and a compiled scalar.
+
+``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane is a NumPy array here and a
+scalar inside a vectorised loop under Numba (``compiler.py`` binds the same functions to LLVM's casts, bitcasts and
+selects). The rules that make both executions agree to the bit:
+
+* every integer result is cast back to its lane type, because Numba widens ``int32 + int32`` to 64 bits;
+* a cast between integers of one width reinterprets, any other cast converts, rounded to nearest even;
+* floating-point work is one IEEE operation at a time, never a library function other than ``sqrt``.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+def _cast(x: Any, dtype: np.dtype[Any]) -> Any:
+    """Reinterpret between integers of one width, convert otherwise; no copy where none is needed."""
+    if isinstance(x, int):
+        return dtype.type(x)
+    if x.dtype == dtype:
+        return x
+    if x.dtype.itemsize == dtype.itemsize and x.dtype.kind in "iu" and dtype.kind in "iu":
+        return x.view(dtype)
+    return x.astype(dtype)
+
+
+def _caster(dtype: DTypeLike) -> Any:
+    lane = np.dtype(dtype)
+
+    def cast(x: Any) -> Any:
+        return _cast(x, lane)
+
+    return cast
+
+
+i32 = _caster(np.int32)
+u32 = _caster(np.uint32)
+i64 = _caster(np.int64)
+u64 = _caster(np.uint64)
+f32 = _caster(np.float32)
+f64 = _caster(np.float64)
+
+
+def bits32(x: Any) -> Any:
+    """Bit pattern of a float32 as int32."""
+    return x.view(np.int32)
+
+
+def float_of_bits32(x: Any) -> Any:
+    """The float32 whose bit pattern is the int32 ``x``."""
+    return x.view(np.float32)
+
+
+def bits64(x: Any) -> Any:
+    """Bit pattern of a float64 as int64."""
+    return x.view(np.int64)
+
+
+def float_of_bits64(x: Any) -> Any:
+    """The float64 whose bit pattern is the int64 ``x``."""
+    return x.view(np.float64)
+
+
+def sqrt(x: Any) -> Any:
+    """Correctly rounded square root in the type of ``x``."""
+    return np.sqrt(x)
+
+
+def select(condition: Any, a: Any, b: Any) -> Any:
+    """``a`` where the condition holds, else ``b``; both are evaluated."""
+    return np.where(condition, a, b)
+
+
+def halves(pairs: Any) -> Any:
+    """The 32-bit words of a contiguous vector of uint64, the low half of each first, in the same memory."""
+    return pairs.view(np.uint32)
+
+
+def whole(pairs: Any) -> Any:
+    """The 64-bit words of a contiguous vector of uint64: itself."""
+    return pairs

@@ -1,0 +1,205 @@
+"""The backends: who can draw, who does, and why.
+
+A backend is a record of a few functions. Those for host memory are tried in the order of `_HOST`; a backend
+that the caller or the environment names is used or raises, and never falls back to another. A buffer on a
+device is never filled through the host.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fanfill.buffers import Device, device_of
+from fanfill.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    # Seed and substream as 32-bit words: (seed low, seed high, substream low, substream high).
+    Key = tuple[int, int, int, int]
+
+_HOST = ("numba", "numpy")
+_DEVICE = ("cuda",)
+_warned: dict[str, object] = {}
+
+
+class HostKernels(NamedTuple):
+    """The kernels of one form and dtype, on lanes: arrays of machine words.
+
+    Attributes
+    ----------
+    run
+        ``run(out, start, key, params)`` fills the 1-D contiguous ``out`` with elements start, start + 1, ...
+        (0 <= start < 2^63).
+    box
+        ``box(out, start, shape, pitches, key, params)`` fills the 1-D contiguous ``out``, in C order over
+        ``shape``; the element at coordinates c is ``start + sum(c_k * pitches_k)``.
+    """
+
+    run: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
+    box: Callable[
+        [NDArray[Any], int, tuple[int, ...], tuple[int, ...], tuple[int, int, int, int], tuple[Any, ...]],
+        None,
+    ]
+
+
+class Backend(NamedTuple):
+    """One way to draw.
+
+    Attributes
+    ----------
+    name, device
+        Its name, and whose memory it fills: "cpu" or "cuda".
+    unusable
+        Returns None if the backend can be used, else why not and the remedy, in one line.
+    kernels
+        ``kernels(form, dtype)`` for the forms words, uniform, uniform_range, normal, truncated_central and
+        truncated.
+    scatter
+        ``scatter(dest, values)`` copies contiguous values into a view of any strides, aligned or not.
+    chunk, tile
+        ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, about 1 ms of work at
+        most, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
+        scratch, one scratch a thread.
+    """
+
+    name: str
+    device: Device
+    unusable: Callable[[], str | None]
+    kernels: Callable[[str, str], HostKernels]
+    scatter: Callable[[NDArray[Any], NDArray[Any]], None]
+    chunk: Callable[[int, int], int]
+    tile: Callable[[int, int], int]
+
+
+class BackendStatus(NamedTuple):
+    """A backend's name, whether it can be used here, and if not, why not and the remedy."""
+
+    name: str
+    usable: bool
+    reason: str | None
+
+
+class Selection(NamedTuple):
+    """The backend that a buffer would be filled with, and why that one."""
+
+    name: str
+    why: str
+
+
+def backends() -> tuple[BackendStatus, ...]:
+    """Return the backends that exist, in the order in which they are tried, and which are usable.
+
+    Asking imports what the backends need (Numba, say).
+    """
+    reasons = {name: get(name).unusable() for name in _HOST + _DEVICE}
+    return tuple(BackendStatus(name, reason is None, reason) for name, reason in reasons.items())
+
+
+def select_backend(buffer: object) -> Selection:
+    """Return the backend that ``fill(buffer, ...)`` would use if the call names none, and why.
+
+    Raises
+    ------
+    TypeError
+        If ``buffer`` is nothing that can be filled.
+    BackendUnavailableError
+        If no backend for the buffer's device is usable.
+    """
+    device = device_of(buffer)
+    if device == "cuda":
+        return Selection(_usable("cuda").name, "the buffer lies on a CUDA device")
+    backend, why = _host_choice()
+    return Selection(backend.name, why)
+
+
+def get(name: str) -> Backend:
+    """Return a backend by name, usable or not; ValueError for a name that there is none of."""
+    if name not in _HOST + _DEVICE:
+        raise ValueError(
+            f"expected a backend among {', '.join(_HOST + _DEVICE)}; got {name!r}; leave it out to let "
+            "fanfill choose"
+        )
+    backend: Backend = importlib.import_module(f"{__name__}.{name}").BACKEND
+    return backend
+
+
+def resolve(device: Device, name: str | None) -> Backend:
+    """Return the usable backend for one fill on ``device``: the named one, else the one that is chosen there.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of that name, or it is one for another device.
+    BackendUnavailableError
+        If it, or every candidate, is unusable.
+    """
+    if name is not None:
+        backend = get(name)
+        if backend.device != device:
+            place = {"cpu": "in host memory", "cuda": "on a CUDA device"}
+            raise ValueError(
+                f"expected a backend for a buffer {place[device]}; got {name!r}, which fills buffers "
+                f"{place[backend.device]}; "
+                f"leave backend out, or move the buffer"
+            )
+        return _usable(name)
+    if device == "cuda":
+        return _usable("cuda")
+    return default_host()
+
+
+def default_host() -> Backend:
+    """Return the backend for host buffers; warn, once per process, if NumPy stands in for Numba."""
+    backend, why = _host_choice()
+    if backend.name == "numpy" and not why.startswith("FANFILL_BACKEND"):
+        mark = object()
+        if _warned.setdefault("numpy", mark) is mark:  # one thread's mark stays, whichever comes first
+            message = f"fanfill fills with NumPy, several times slower than with Numba: {why}"
+            warnings.warn(message, RuntimeWarning, stacklevel=_caller())
+    return backend
+
+
+@functools.cache
+def _host_choice() -> tuple[Backend, str]:
+    """Choose among the host backends, once per process."""
+    forced = os.environ.get("FANFILL_BACKEND", "").strip()
+    if forced:
+        if forced not in _HOST:
+            raise ValueError(
+                f"FANFILL_BACKEND: expected one of the backends for host memory, {' or '.join(_HOST)}; got "
+                f"{forced!r}; correct or unset it"
+            )
+        return _usable(forced), f"FANFILL_BACKEND={forced}"
+    passed: list[str] = []
+    for name in _HOST:
+        backend = get(name)
+        reason = backend.unusable()
+        if reason is None:
+            return backend, "; ".join(passed) or "the first choice for host memory"
+        passed.append(f"{name} is not usable: {reason}")
+    raise BackendUnavailableError(f"expected a usable backend for host memory; {'; '.join(passed)}")
+
+
+def _usable(name: str) -> Backend:
+    backend = get(name)
+    reason = backend.unusable()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {name!r} is not usable: {reason}")
+    return backend
+
+
+def _caller() -> int:
+    """Return the stacklevel that points a warning of `default_host` at the user's line."""
+    package = __name__.partition(".")[0]
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level

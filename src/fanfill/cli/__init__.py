@@ -1,0 +1,123 @@
+"""The command line's frame: what every command shares, whatever it does.
+
+Requirements answered here:
+
+* Whatever goes wrong ends in one line on stderr and exit code 2, never in a traceback. That includes typer
+  and rich missing: this module imports neither.
+* Ctrl-C ends with exit code 130 and SIGTERM with 143, after every ``finally`` on the way out has run.
+* A reader that closes the pipe (``fanfill info | head -1``) is no error and causes no message.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["main"]
+
+USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+EXTRA = ("typer", "rich")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, as an exception: everything that unwinds for Ctrl-C unwinds for it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after ``fanfill``; the process's own by default.
+    """
+    try:
+        with signals_as_exceptions(), one_line_warnings():
+            return run(arguments)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more on its way out, and would report the same pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Terminated:
+        return complain("terminated", TERMINATED)
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (ValueError, TypeError, MemoryError) as error:
+        return complain(str(error) or type(error).__name__)
+    except Exception as error:
+        return complain(unexpected(error))
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Parse the arguments, then carry out the command that they name."""
+    try:
+        from fanfill.cli import app
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
+            raise
+        return complain(
+            f"the command line needs typer and rich; {missing} is missing: pip install 'fanfill[cli]'"
+        )
+    command = app.parse(sys.argv[1:] if arguments is None else arguments)
+    command()
+    sys.stdout.flush()  # here, where a closed pipe can still be caught
+    return 0
+
+
+def complain(message: str, code: int = USAGE) -> int:
+    """One line on stderr, whatever the message looks like."""
+    sys.stderr.write(f"fanfill: {' '.join(message.split())}\n")
+    return code
+
+
+def unexpected(error: Exception) -> str:
+    """The line for an error that nothing here raises on purpose, with the place that a report of it needs."""
+    import fanfill
+
+    if isinstance(error, fanfill.BackendUnavailableError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    first, _, _ = str(error).partition("\n")  # a compiler's complaint runs to pages
+    return f"internal error: {type(error).__name__}: {first} ({place.filename}:{place.lineno})"
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does. Only a main thread may ask for that."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A signal that the caller ignores (nohup) stays ignored.
+    numbers = [n for n in map(signal.Signals.__getitem__, names) if signal.getsignal(n) != signal.SIG_IGN]
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Show a warning as its message: the source line it comes from says nothing to who typed a command."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"fanfill: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

@@ -1,0 +1,140 @@
+"""The commands and their options: words in, one callable out. Parsing ends before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+import fanfill as ff
+from fanfill.cli import fill as filling
+from fanfill.cli import info as informing
+
+__all__ = ["parse"]
+
+Command = Callable[[], None]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments name, ready to be called without arguments.
+
+    Raises
+    ------
+    ValueError
+        The arguments do not make a command; the message says why in one line.
+    """
+    command = typer.main.get_command(app)
+    try:
+        # Not standalone: typer neither prints nor exits, so every complaint leaves the way ours
+        # do.
+        result = command.main(list(arguments), prog_name="fanfill", standalone_mode=False)
+    except typer.Abort as error:  # Ctrl-C while parsing, in older releases; newer ones return 130
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        # typer's exceptions for misuse moved between its releases; what they have in common is this method.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        raise ValueError(f"{explain()} (fanfill --help shows what there is)") from error
+    if callable(result):
+        return cast(Command, result)
+    if result:
+        raise KeyboardInterrupt
+    return nothing_more
+
+
+def nothing_more() -> None:
+    """What is left to do when the words asked for help or for the version, and got it."""
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and stop, if it was asked for."""
+    if asked:
+        typer.echo(ff.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def fanfill(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    """Fill tensors with initial weights: in parallel, and with the same bits everywhere."""
+
+
+@app.command()
+def fill(
+    initializer: Annotated[
+        str, typer.Argument(help="he_normal, xavier_uniform, normal, ...", show_default=False)
+    ],
+    shape: Annotated[
+        str, typer.Argument(help="the tensor's shape: 4096x1024, or 4096,1024", show_default=False)
+    ],
+    dtype: Annotated[str, typer.Option(help="float32, float64, float16, bfloat16, float8_...")] = "float32",
+    seed: Annotated[int, typer.Option(help="0 to 2^64 - 1")] = 0,
+    name: Annotated[str, typer.Option(help="the tensor's own name; digits are an integer")] = "0",
+    backend: Annotated[str | None, typer.Option(help="numba or numpy [default: the first usable]")] = None,
+    threads: Annotated[int | None, typer.Option(help="[default: see fanfill info]")] = None,
+    gain: Annotated[float | None, typer.Option(help="of xavier_*")] = None,
+    scale: Annotated[float | None, typer.Option(help="of variance_scaling")] = None,
+    mode: Annotated[str | None, typer.Option(help="fan_in, fan_out, fan_avg, fan_geo_avg")] = None,
+    distribution: Annotated[str | None, typer.Option(help="of variance_scaling")] = None,
+    negative_slope: Annotated[float | None, typer.Option(help="of he_*: leaky ReLU's slope")] = None,
+    truncated: Annotated[bool, typer.Option("--truncated", help="of *_normal: cut at 2 sigma")] = False,
+    low: Annotated[float | None, typer.Option(help="of uniform")] = None,
+    high: Annotated[float | None, typer.Option(help="of uniform")] = None,
+    mean: Annotated[float | None, typer.Option(help="of normal, truncated_normal")] = None,
+    std: Annotated[float | None, typer.Option(help="of normal, truncated_normal")] = None,
+    lower: Annotated[float | None, typer.Option(help="of truncated_normal: cut, in units of std")] = None,
+    upper: Annotated[float | None, typer.Option(help="of truncated_normal: cut, in units of std")] = None,
+    value: Annotated[float | None, typer.Option(help="of constant")] = None,
+    in_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -2]")] = None,
+    out_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -1]")] = None,
+    batch_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones [default: none]")] = None,
+    out: Annotated[Path | None, typer.Option(help="write an .npy file by memory map")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
+) -> Command:
+    """Fill one tensor, measure it, and print a report."""
+    options = {
+        "gain": gain,
+        "scale": scale,
+        "mode": mode,
+        "distribution": distribution,
+        "negative_slope": negative_slope,
+        "truncated": truncated or None,
+        "low": low,
+        "high": high,
+        "mean": mean,
+        "std": std,
+        "lower": lower,
+        "upper": upper,
+        "value": value,
+        "in_axis": filling.parse_axes("--in-axis", in_axis),
+        "out_axis": filling.parse_axes("--out-axis", out_axis),
+        "batch_axis": filling.parse_axes("--batch-axis", batch_axis),
+    }
+    return partial(
+        filling.command,
+        initializer,
+        {option: given for option, given in options.items() if given is not None},
+        filling.parse_shape(shape),
+        dtype=dtype,
+        seed=seed,
+        name=filling.parse_name(name),
+        backend=backend,
+        threads=threads,
+        out=out,
+        as_json=json,
+    )
+
+
+@app.command()
+def info() -> Command:
+    """Versions, processor, threads and why that many, backends and why not, cache folder."""
+    return informing.command

@@ -1,0 +1,182 @@
+"""``fanfill fill``: the job around one fill, from words to a report."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+import fanfill as ff
+from fanfill import machine, npy, report
+
+__all__ = ["command", "parse_axes", "parse_name", "parse_shape", "render"]
+
+REFRESH_SECONDS = 0.05
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape that ``4096x1024`` or ``4096,1024`` names."""
+    sizes = re.split(r"\s*[x,]\s*", text.strip())
+    if not all(re.fullmatch(r"[0-9]+", size) for size in sizes):
+        raise ValueError(f"SHAPE is sizes joined by x or by commas, as in 4096x1024; got {text!r}")
+    return tuple(map(int, sizes))
+
+
+def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
+    """The axis or axes that ``-2`` or ``0,1`` names."""
+    if text is None:
+        return None
+    axes = text.split(",")
+    if not all(re.fullmatch(r"-?[0-9]+", axis.strip()) for axis in axes):
+        raise ValueError(f"{option} is one axis, or axes joined by commas, as in 0,1; got {text!r}")
+    return int(text) if len(axes) == 1 else tuple(map(int, axes))
+
+
+def parse_name(text: str) -> int | str:
+    """A name of digits is the integer substream of that number, as in Python; any other is a string."""
+    return int(text) if re.fullmatch(r"[0-9]+", text) else text
+
+
+def command(
+    initializer: str,
+    options: Mapping[str, Any],
+    shape: tuple[int, ...],
+    *,
+    dtype: str,
+    seed: int,
+    name: str | int,
+    backend: str | None,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Carry out ``fanfill fill`` and print its report on stdout."""
+    # A tensor of no values: what `draw` says about dtypes and backends, it says before anything large begins.
+    numpy_dtype = ff.draw(0, ff.constant(0), seed=seed, dtype=dtype, device="cpu", backend=backend).dtype
+    job = report.Job(
+        initializer=ff.initializer(initializer, **options),
+        shape=shape,
+        dtype=numpy_dtype.name,
+        seed=seed,
+        name=name,
+        backend=backend,
+        threads=ff.get_threads() if threads is None else threads,
+    )
+    report.prepare(job, numpy_dtype)
+    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
+        if out is None:
+            refuse_too_large(math.prod(shape) * numpy_dtype.itemsize)
+            result = report.run(job, np.empty(shape, numpy_dtype), progress)
+        else:
+            with npy.create(out, shape, numpy_dtype) as mapped:
+                result = report.run(job, mapped, progress, warm=False)
+    text = (
+        json.dumps({**asdict(result), "out": None if out is None else str(out)})
+        if as_json
+        else render(initializer, result, out)
+    )
+    sys.stdout.write(text + "\n")
+
+
+def refuse_too_large(needed: int) -> None:
+    """Refuse what the machine would have to kill someone for, where the system tells how much there is."""
+    available = machine.available_memory()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"the tensor must fit into memory: it takes {needed / 1e9:.2f} GB, "
+            f"and {available / 1e9:.2f} GB are available; "
+            "take a smaller shape or a narrower --dtype, or write it to a file with --out FILE.npy"
+        )
+
+
+@contextmanager
+def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
+    """A callable that shows (phase, done, total) as one bar on stderr, or shows nothing."""
+    if not wanted:
+        yield lambda phase, done, total: None
+        return
+    columns = (TextColumn("{task.description:8}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield throttled(bar)
+
+
+def throttled(bar: Progress) -> report.Progress:
+    """Forward a phase's first and last step and, between them, at most 20 a second.
+
+    The fill calls many thousand times a second, and an update of the bar takes microseconds from the fill's
+    clock.
+    """
+    task = bar.add_task("")
+    shown, due = "", 0.0
+
+    def progress(phase: str, done: int, total: int) -> None:
+        nonlocal shown, due
+        now = perf_counter()
+        if phase != shown:
+            bar.reset(task, description=phase, total=total, completed=done)
+            shown = phase
+        elif now >= due or done == total:
+            bar.update(task, completed=done)
+        else:
+            return
+        due = now + REFRESH_SECONDS
+
+    return progress
+
+
+def render(asked: str, result: report.Report, out: Path | None) -> str:
+    """The report for people: one line a fact."""
+    size = " x ".join(map(str, result.shape))
+    lines = [
+        ("values", f"{result.values:,} ({size}), {result.dtype}, {result.bytes / 1e9:.3g} GB"),
+        ("initializer", f"{asked}: {result.initializer}, std {result.std_expected:.8g}"),
+        ("seed, name", f"{result.seed}, {result.name!r} (stream version {result.stream_version})"),
+        ("backend", f"{result.backend}, {result.threads} thread{'s' * (result.threads != 1)}"),
+        ("seconds", f"{result.seconds:.4g}"),
+        (
+            "rate",
+            f"{result.values_per_second / 1e9:.4g} G values/s, {result.bytes_per_second / 1e9:.4g} GB/s",
+        ),
+        ("memset", memset_line(result)),
+        ("mean", moment_line(result.mean, result.mean_expected, result.mean_standard_error)),
+        ("std", moment_line(result.std, result.std_expected, None)),
+        ("SHA-256", result.sha256),
+    ]
+    if out is not None:
+        lines.append(("file", f"{out}{file_note(result.dtype)}"))
+    return "\n".join(f"{label:12}{text}" for label, text in lines)
+
+
+def memset_line(result: report.Report) -> str:
+    """The memory limit and how the two figures were taken, or why there is none."""
+    if result.memset_share is None or result.memset_bytes_per_second is None:
+        return "not measured; the clock ran over pages that were new, in memory or in the file"
+    return (
+        f"the fill runs at {result.memset_share:.2f} of one thread's memset on the same buffer "
+        f"({result.memset_bytes_per_second / 1e9:.4g} GB/s, median; pages touched, kernels compiled before)"
+    )
+
+
+def moment_line(measured: float | None, expected: float, error: float | None) -> str:
+    """A measured moment beside the theoretical one."""
+    if measured is None:
+        return f"none without values (theory {expected:.8g})"
+    return f"{measured:.8g} (theory {expected:.8g}{f', standard error {error:.2g}' if error else ''})"
+
+
+def file_note(dtype: str) -> str:
+    """How to read a file whose format has no name for the dtype."""
+    if hasattr(np, dtype):
+        return ""
+    return f" (bits as unsigned integers: numpy.load(...).view(ml_dtypes.{dtype}))"

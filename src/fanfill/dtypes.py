@@ -1,0 +1,165 @@
+"""The storage types: what a buffer may hold, and exact rounding into it on the host.
+
+Requirements this module answers:
+
+* a buffer's dtype is recognised without importing ml_dtypes (asked by name, never by class);
+* rounding is exact and directed, in integers, because an interval promised as closed must be rounded inward
+  by a rule that no rounding mode, no flush-to-zero mode and no library version can change.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+__all__ = ["STORAGES", "Storage", "bits", "round_down", "round_nearest", "round_up", "storage_of"]
+
+Compute = type[np.float32] | type[np.float64]
+
+
+class Storage(NamedTuple):
+    """One storage type.
+
+    Attributes
+    ----------
+    name : str
+        NumPy's (or ml_dtypes') name of it.
+    itemsize : int
+        Bytes per value.
+    compute : type
+        ``np.float32`` or ``np.float64``: where the arithmetic takes place. The 16- and 8-bit types are
+        float32 values rounded once.
+    lanes : np.dtype
+        What the kernels write: the type itself for float32 and float64, else the unsigned integer of its
+        size.
+    largest : float
+        The largest finite value.
+    precision : int
+        Bits of the significand, the hidden one included.
+    least : int
+        The smallest positive value is ``2.0 ** least`` (a subnormal one).
+    """
+
+    name: str
+    itemsize: int
+    compute: Compute
+    lanes: np.dtype[Any]
+    largest: float
+    precision: int
+    least: int
+
+
+STORAGES: dict[str, Storage] = {
+    s.name: s
+    for s in (
+        Storage("float32", 4, np.float32, np.dtype(np.float32), (2 - 2.0**-23) * 2.0**127, 24, -149),
+        Storage("float64", 8, np.float64, np.dtype(np.float64), (2 - 2.0**-52) * 2.0**1023, 53, -1074),
+        Storage("float16", 2, np.float32, np.dtype(np.uint16), 65504.0, 11, -24),
+        Storage("bfloat16", 2, np.float32, np.dtype(np.uint16), (2 - 2.0**-7) * 2.0**127, 8, -133),
+        # No infinity: the top exponent holds values up to 448, and one NaN.
+        Storage("float8_e4m3fn", 1, np.float32, np.dtype(np.uint8), 448.0, 4, -9),
+        Storage("float8_e5m2", 1, np.float32, np.dtype(np.uint8), 57344.0, 3, -16),
+    )
+}
+
+
+@lru_cache(maxsize=64)
+def storage_of(dtype: np.dtype[Any]) -> Storage:
+    """The storage type of a dtype.
+
+    Parameters
+    ----------
+    dtype : np.dtype
+        float32, float64, float16, or ml_dtypes' bfloat16, float8_e4m3fn, float8_e5m2.
+
+    Raises
+    ------
+    TypeError
+        The dtype is none of these (integers, complex, object, structured, long double, other 8-bit formats).
+    ValueError
+        The byte order is not this machine's.
+    """
+    storage = STORAGES.get(dtype.name)
+    home = dtype.type.__module__.partition(".")[0]
+    if not dtype.isnative and (storage is not None or home == "ml_dtypes"):
+        raise ValueError(
+            f"expected values in this machine's byte order; got dtype {dtype.str!r}; "
+            "fill a native array and convert it with .astype()"
+        )
+    if storage is None or home not in ("numpy", "ml_dtypes"):
+        raise TypeError(
+            f"expected one of the dtypes {', '.join(STORAGES)}; got {dtype}; "
+            "fill an array of one of these and convert it with .astype()"
+        )
+    return storage
+
+
+def round_down(x: float | Fraction, s: Storage) -> float:
+    """The largest value of the storage type that is <= `x`; ``-inf`` where there is none."""
+    if x > s.largest:
+        return s.largest
+    if x < -s.largest:
+        return -math.inf
+    n, d, q = _quantum(x, s)
+    return math.ldexp(n // d, q)
+
+
+def round_up(x: float | Fraction, s: Storage) -> float:
+    """The smallest value of the storage type that is >= `x`; ``inf`` where there is none."""
+    return 0.0 - round_down(-x, s)
+
+
+def round_nearest(x: float | Fraction, s: Storage) -> float:
+    """The value of the storage type nearest to `x`, ties to the even one; the sign of a zero is kept.
+
+    Raises
+    ------
+    ValueError
+        `x` lies beyond the largest finite value: the number contract refuses it, and float8_e4m3fn has no
+        infinity.
+    """
+    size = -x if x < 0 else x
+    if size > s.largest:
+        raise ValueError(
+            f"expected a value within {s.largest!r}, the largest of {s.name}; got {float(x)!r}; "
+            "scale it down or use a wider dtype"
+        )
+    n, d, q = _quantum(size, s)
+    m, rest = divmod(n, d)
+    m += 2 * rest > d or (2 * rest == d and m % 2 == 1)
+    return math.copysign(math.ldexp(m, q), x)
+
+
+def bits(x: float, s: Storage) -> int:
+    """The storage bit pattern of `x`.
+
+    Raises
+    ------
+    ValueError
+        `x` is not exactly a value of the storage type.
+    """
+    n, d, q = _quantum(abs(x), s) if abs(x) <= s.largest else (1, 2, 0)
+    m, rest = divmod(n, d)
+    if rest:
+        raise ValueError(f"expected a value that {s.name} holds exactly; got {x!r}; round it first")
+    # A quantum above the least one means a normal number: its hidden bit adds 1 to the exponent field.
+    sign = int(math.copysign(1.0, x) < 0) << (8 * s.itemsize - 1)
+    return sign + ((q - s.least) << (s.precision - 1)) + m
+
+
+def _quantum(x: float | Fraction, s: Storage) -> tuple[int, int, int]:
+    """(n, d, q) with x = n/d * 2^q, where 2^q is the distance of the type's values around x."""
+    n, d = x.as_integer_ratio()
+    if n == 0:
+        return 0, 1, s.least
+    exponent = n.bit_length() - d.bit_length()
+    if abs(n) << max(-exponent, 0) < d << max(exponent, 0):
+        exponent -= 1
+    q = max(exponent - s.precision + 1, s.least)
+    return n << max(-q, 0), d << max(q, 0), q

@@ -1,0 +1,8 @@
+"""The one exception class of the package; everything else is a ValueError or a TypeError."""
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend that the caller named exists but cannot run here.
+
+    The message says what is missing and how to get it. A named backend never falls back to another one.
+    """

@@ -1,0 +1,299 @@
+"""fill, draw and words: check what the caller gave, place the buffer, choose a backend, run.
+
+A fill of a small array is mostly overhead, and models hold thousands of small parameters. So what does not
+depend on the seed or the name is kept from the last fill of the same initializer, shape and dtype, and such a
+fill goes straight to the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from fanfill import buffers, host, placement
+from fanfill import threads as pool
+from fanfill.backends import Backend, default_host, resolve
+from fanfill.backends import get as backend_named
+from fanfill.dtypes import STORAGES
+from fanfill.initializers import Initializer
+from fanfill.initializers import initializer as initializer_named
+from fanfill.recipes import Recipe, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+Buffer = TypeVar("Buffer")
+
+_WORD = 2**32 - 1
+_SEEDS = 2**64
+
+
+class _Plan(NamedTuple):
+    """What a small fill needs: kernel, parameters, the dtype to view the buffer as (None: its own)."""
+
+    run: Callable[[NDArray[Any], int, host.Key, tuple[Any, ...]], None]
+    params: tuple[Any, ...]
+    lanes: np.dtype[Any] | None
+
+
+_plans: dict[tuple[object, tuple[int, ...], np.dtype[Any]], _Plan] = {}
+_MOST_PLANS = 4096
+
+
+def fill(
+    buffer: Buffer,
+    initializer: Initializer | str,
+    *,
+    seed: int,
+    name: str | int = 0,
+    global_shape: int | Iterable[int] | None = None,
+    offset: int | Iterable[int] | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Buffer:
+    """Fill a buffer in place with draws of an initializer.
+
+    A value depends on the seed, the name, the element's C-order index in the global tensor, the initializer
+    and the dtype, and on nothing else: not on the memory layout, the part of the tensor that the buffer
+    holds, the backend or the number of threads. **Two tensors filled with the same seed and the same name
+    hold the same values**, so give each parameter of a model its own name.
+
+    Parameters
+    ----------
+    buffer
+        What to fill: a writable `numpy.ndarray` of float32, float64, float16, or ml_dtypes' bfloat16,
+        float8_e4m3fn or float8_e5m2, of any rank, order and strides; or an object with the writable buffer
+        protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU tensor of float32, float64 or float16
+        (``fanfill.torch`` does the others).
+    initializer
+        An `Initializer`, such as ``he_normal()``, or the name of one.
+    seed
+        An integer in [0, 2^64).
+    name
+        The substream: a string, or an integer in [0, 2^64).
+    global_shape
+        The whole tensor's shape, if the buffer is a part of it. Fans come from it.
+    offset
+        Where the part begins. A tuple: the buffer is a box with its first element there (None: at the
+        origin). An int: the buffer is 1-D and holds the flat C-order range from there.
+    backend
+        "numba" or "numpy". None: the first of them that is usable, or what the environment variable
+        FANFILL_BACKEND (read once per process) says.
+    threads
+        How many threads may work; None: what `get_threads` says. Buffers of at most 65,536 values use the
+        calling thread alone.
+    progress
+        A callable that gets (values done, values in all), on the calling thread, at last with both equal.
+
+    Returns
+    -------
+    buffer
+        The very object that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, before anything is written.
+    BackendUnavailableError
+        If the named backend cannot be used here, or the buffer lies on a device that none can fill.
+
+    Examples
+    --------
+    >>> import numpy as np, fanfill as ff
+    >>> w = ff.fill(np.empty((4, 3), np.float32), ff.he_normal(), seed=0, name="decoder.0.wq")
+    >>> part = np.empty((2, 3), np.float32)
+    >>> rows = ff.fill(part, ff.he_normal(), seed=0, name="decoder.0.wq", global_shape=(4, 3), offset=(2, 0))
+    >>> bool((rows == w[2:]).all())
+    True
+    """
+    array: Any = buffer
+    plain = (
+        type(array) is np.ndarray
+        and backend is None
+        and global_shape is None
+        and offset is None
+        and threads is None
+        and progress is None
+        and array.flags.carray  # C-contiguous, aligned, writable
+    )
+    if (
+        plain
+        and (type(initializer) is Initializer or type(initializer) is str)
+        and (type(name) is int or type(name) is str)
+        and type(seed) is int
+        and 0 <= seed < _SEEDS
+    ):
+        plan = _plans.get((initializer, array.shape, array.dtype))
+        if plan is not None:
+            if array.ndim != 1:
+                array = array.reshape(-1)
+            if plan.lanes is not None:
+                array = array.view(plan.lanes)
+            low, high = _halves(name)
+            plan.run(array, 0, (seed & _WORD, seed >> 32, low, high), plan.params)
+            return buffer
+
+    key = _key(seed, name)
+    law = _initializer(initializer)
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress: expected a callable of (values done, values in all); got {progress!r}")
+    count = None if threads is None else pool.resolve(threads)
+    engine = resolve(buffers.device_of(buffer), backend)
+    view, storage, is_torch = buffers.as_lanes(buffer)
+    if is_torch and law.default_axes:
+        raise ValueError(
+            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {law!r}, whose "
+            "fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which does"
+        )
+    region = placement.region(view.shape, global_shape, offset)
+    made = recipe(law, region.shape, storage.name)
+    if view.size > host.SMALL and count is None:
+        count = pool.resolve(None)
+    host.run(view, region, made, key, engine, count or 1, progress)
+    if plain and 0 < view.size <= host.SMALL:
+        _remember(initializer, buffer, view, made, engine)
+    return buffer
+
+
+def draw(
+    shape: int | Iterable[int],
+    initializer: Initializer | str,
+    *,
+    seed: int,
+    name: str | int = 0,
+    dtype: str | type | np.dtype[Any] = "float32",
+    device: str = "auto",
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> NDArray[Any]:
+    """Allocate a tensor and fill it; the same values as `fill` on a C-contiguous array.
+
+    Parameters
+    ----------
+    shape
+        A tuple of integers, or one integer for a 1-D tensor.
+    dtype
+        A dtype of `fill`, or its name; those of ml_dtypes go by name as soon as it is installed.
+    device
+        "cpu", "cuda", "cuda:1", or "auto": a GPU where one is usable, else the CPU (`backends` says why).
+    initializer, seed, name, backend, threads, progress
+        As in `fill`.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendUnavailableError
+        As `fill`; also for a device of unknown name, or one that cannot be used here.
+    """
+    kind = _device(device, backend)
+    resolve(kind, backend)
+    array = np.empty(placement.shape_of(shape, "shape"), _dtype(dtype))
+    return fill(array, initializer, seed=seed, name=name, backend=backend, threads=threads, progress=progress)
+
+
+def words(buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0) -> Buffer:
+    """Fill a buffer of uint32, in C order, with the generator's raw words: Philox4x32-10 of (seed, name).
+
+    Parameters
+    ----------
+    buffer
+        A writable uint32 array or an object with such a buffer, of any shape and strides.
+    seed, name
+        As in `fill`.
+    start
+        Index of the first word, in [0, 2^63).
+
+    Returns
+    -------
+    buffer
+        The very object that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fill`; also if the words would pass word 2^63.
+    """
+    key = _key(seed, name)
+    first = placement.integer(start, "start", 0, placement.LARGEST_TENSOR, "[0, 2**63)")
+    array, _ = buffers.host_array(buffer)
+    if array.dtype != np.uint32:
+        raise TypeError(
+            f"expected a buffer of native uint32, which words are; got dtype {array.dtype}; fill() makes "
+            "floating-point values"
+        )
+    buffers.assert_fillable(array)
+    if first + array.size > placement.LARGEST_TENSOR:
+        raise ValueError(f"start: expected words below word 2**63; got {array.size} of them from {first} on")
+    region = placement.region(array.shape)._replace(start=first)
+    host.run(array, region, Recipe("words", "uint32", ()), key, default_host(), pool.resolve(None))
+    return buffer
+
+
+def substream(name: str | int) -> int:
+    """Return a name's 64-bit substream: an integer itself, a string's 8-byte BLAKE2b (little-endian)."""
+    if isinstance(name, str):
+        from hashlib import blake2b  # some ms that `import fanfill` need not pay
+
+        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    return placement.integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _halves(name: str | int) -> tuple[int, int]:
+    number = substream(name)
+    return number & _WORD, number >> 32
+
+
+def _key(seed: object, name: str | int) -> host.Key:
+    number = placement.integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
+    sub = substream(name)
+    return number & _WORD, number >> 32, sub & _WORD, sub >> 32
+
+
+def _initializer(given: object) -> Initializer:
+    if isinstance(given, Initializer):
+        return given
+    if isinstance(given, str):
+        return initializer_named(given)
+    raise TypeError(f"initializer: expected an Initializer, such as he_normal(), or its name; got {given!r}")
+
+
+def _remember(law: object, buffer: Any, view: NDArray[Any], made: Recipe, engine: Backend) -> None:
+    if len(_plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
+        _plans.clear()
+    run = host.store if made.form == "constant" else engine.kernels(made.form, made.dtype).run
+    lanes = None if view.dtype == buffer.dtype else view.dtype
+    _plans[law, buffer.shape, buffer.dtype] = _Plan(run, made.params, lanes)
+
+
+def _device(device: object, backend: str | None) -> buffers.Device:
+    if device == "auto":
+        if backend is not None:
+            return backend_named(backend).device
+        return "cuda" if backend_named("cuda").unusable() is None else "cpu"
+    if device == "cpu":
+        return "cpu"
+    if isinstance(device, str) and re.fullmatch(r"cuda(:[0-9]+)?", device):
+        return "cuda"
+    raise ValueError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got {device!r}")
+
+
+def _dtype(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
+    if isinstance(dtype, str) and dtype in STORAGES and not hasattr(np, dtype):
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise TypeError(
+                f"dtype: {dtype!r} needs ml_dtypes, which cannot be imported; pip install ml_dtypes"
+            ) from error
+        dtype = getattr(ml_dtypes, dtype)
+    try:
+        return np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected one of {', '.join(STORAGES)}; got {dtype!r}") from error

@@ -1,0 +1,146 @@
+"""Runs one fill in host memory: cuts it, shares the pieces among threads, draws each with a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fanfill import placement, threads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fanfill.backends import Backend, HostKernels
+    from fanfill.placement import Piece, Region, Tiling
+    from fanfill.recipes import Recipe
+
+Key = tuple[int, int, int, int]
+Progress = Callable[[int, int], object]
+
+# Up to here a fill stays on the calling thread: 64 Ki normals take some 40 us on one core, and waking a
+# helper 20.
+SMALL = 65_536
+
+# With several threads, each gets at least this many tiles if they keep this many values: a thread that starts
+# late or loses its core then delays the end by a fraction of the whole.
+_SHARES = 4
+_LEAST = 16_384
+
+
+def run(
+    view: NDArray[Any],
+    region: Region,
+    recipe: Recipe,
+    key: Key,
+    backend: Backend,
+    count: int,
+    progress: Progress | None = None,
+) -> None:
+    """Fill a view of lanes.
+
+    Parameters
+    ----------
+    view
+        The buffer as `fanfill.buffers.as_lanes` sees it: any strides, no element sharing memory with another.
+    region
+        Which part of its global tensor the view is.
+    recipe
+        What to draw. The form ``constant`` needs no kernels: its bit pattern is stored.
+    key
+        Seed and substream as four 32-bit words: (seed low, seed high, substream low, substream high).
+    backend
+        Whose kernels draw.
+    count
+        The most threads that may work, the calling one included. Fills of at most `SMALL` values use the
+        calling thread only.
+    progress
+        Called as ``progress(values done, values in all)`` on the calling thread, at last with both equal.
+    """
+    total = view.size
+    if total:
+        helpers = 1 if total <= SMALL else count
+        plan = _plan(view, region, backend, helpers)
+        worker = (
+            _constant(view, plan, recipe.params[0])
+            if recipe.form == "constant"
+            else _draw(view, plan, recipe, key, backend)
+        )
+        if progress is None:
+            threads.share(plan.tiles, worker, helpers)
+        else:
+            threads.share(plan.tiles, worker, helpers, lambda done: done < total and progress(done, total))
+    if progress is not None:
+        progress(total, total)
+
+
+def store(out: NDArray[Any], start: int, key: Key, params: tuple[Any, ...]) -> None:
+    """Do what a kernel's ``run`` does, for the form ``constant``."""
+    out.view(f"u{out.itemsize}").fill(params[0])
+
+
+def _plan(view: NDArray[Any], region: Region, backend: Backend, count: int) -> Tiling:
+    most = max(_LEAST, -(-view.size // (_SHARES * count))) if count > 1 else view.size
+    return placement.tiling(
+        region.start,
+        placement.merge(view.shape, region.pitches, view.strides),
+        view.itemsize,
+        bool(view.flags.aligned),
+        min(backend.chunk(view.itemsize, count), most),
+        min(backend.tile(view.itemsize, count), most),
+    )
+
+
+def _canonical(view: NDArray[Any], plan: Tiling) -> NDArray[Any]:
+    """The same elements with the plan's axes."""
+    shape = tuple(axis.n for axis in plan.axes)
+    strides = tuple(axis.stride for axis in plan.axes)
+    return np.lib.stride_tricks.as_strided(view, shape, strides)
+
+
+def _constant(view: NDArray[Any], plan: Tiling, bits: int) -> Callable[[], Callable[[int], int]]:
+    target = _canonical(view.view(f"u{view.itemsize}"), plan)
+
+    def store(number: int) -> int:
+        tile = target[placement.piece(plan, number).where]
+        tile.fill(bits)
+        return tile.size
+
+    return lambda: store
+
+
+def _draw(
+    view: NDArray[Any], plan: Tiling, recipe: Recipe, key: Key, backend: Backend
+) -> Callable[[], Callable[[int], int]]:
+    target = _canonical(view, plan)
+    kernels, scatter = backend.kernels(recipe.form, recipe.dtype), backend.scatter
+    params = recipe.params
+
+    def draw_in_place(number: int) -> int:
+        piece = placement.piece(plan, number)
+        out = target[piece.where].reshape(-1)
+        _values(kernels, out, piece, key, params)
+        return out.size
+
+    def with_scratch() -> Callable[[int], int]:
+        scratch = np.empty(int(np.prod(plan.extents)), view.dtype)
+
+        def draw_and_scatter(number: int) -> int:
+            piece = placement.piece(plan, number)
+            tile = target[piece.where]
+            out = scratch[: tile.size]
+            _values(kernels, out, piece, key, params)
+            scatter(tile, out.reshape(tile.shape))
+            return tile.size
+
+        return draw_and_scatter
+
+    return (lambda: draw_in_place) if plan.in_place else with_scratch
+
+
+def _values(kernels: HostKernels, out: NDArray[Any], piece: Piece, key: Key, params: tuple[Any, ...]) -> None:
+    if piece.pitches == (1,):
+        kernels.run(out, piece.start, key, params)
+    else:
+        kernels.box(out, piece.start, piece.shape, piece.pitches, key, params)

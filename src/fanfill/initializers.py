@@ -1,0 +1,548 @@
+"""Initializers: immutable values that say how to fill a tensor.
+
+Requirements this module answers:
+
+* one primitive for everything that scales with the fans, `variance_scaling`; every named initializer is one
+  call of it, so that two names for the same law are equal values;
+* the float64 expressions of the number contract, section 4, stand here and nowhere else (`Initializer.law`);
+* a value is hashed on every fill, to find its recipe, so the hash is computed once.
+
+Keras and JAX cut their ``he_normal``, ``glorot_normal`` and ``lecun_normal`` at two standard deviations;
+torch and the papers do not, and neither do these names unless told ``truncated=True``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from fanfill.cdf import moments
+from fanfill.dtypes import STORAGES, round_down, round_up
+from fanfill.fans import Axes, Scaling, axes_of, extended, fans, real, rectifier_scale
+from fanfill.recipes import ends
+
+__all__ = [
+    "Initializer",
+    "Law",
+    "constant",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "initializer",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "xavier_normal",
+    "xavier_uniform",
+]
+
+# The standard deviation of N(0, 1) cut at 2 sigma, 0.87962566103423975..., to the nearest float64.
+STD_OF_CUT_NORMAL: Final = float.fromhex("0x1.c25e4b6dba981p-1")
+
+_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+_DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")
+
+
+class Law(NamedTuple):
+    """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
+
+    ``uniform (low, high)``, ``normal (mean, std)``, ``truncated_normal (mean, std, lower, upper)`` with the
+    cuts in units of std, ``constant (value,)``.
+    """
+
+    distribution: str
+    params: tuple[float, ...]
+
+
+class Initializer:
+    """How to fill a tensor: a distribution, and where it is fan-scaled, the rule for its variance.
+
+    Immutable; equal where distribution and parameters are; hashable; picklable; its `repr` evaluates back.
+    Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and the names built on the
+    first.
+
+    Attributes
+    ----------
+    distribution : str
+        ``"uniform"``, ``"normal"``, ``"truncated_normal"`` or ``"constant"``.
+    params : tuple of float
+        The parameters of a fixed distribution; empty for a fan-scaled one.
+    scaling : Scaling or None
+        The rule of a fan-scaled one.
+    default_axes : bool
+        Fan-scaled, with the input and output axes left at (-2, -1), the layout of Keras and JAX. On a torch
+        tensor, laid out (out, in, \\*k), these would be the wrong fans.
+    """
+
+    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling")
+
+    distribution: str
+    params: tuple[float, ...]
+    scaling: Scaling | None
+    default_axes: bool
+    _key: tuple[object, ...]
+    _hash: int
+
+    def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
+        # The sign of a constant zero is drawn, and 0.0 == -0.0: so the key holds the signs beside the values.
+        key = (distribution, params, scaling, tuple(math.copysign(1.0, x) for x in params))
+        put = object.__setattr__
+        put(self, "distribution", distribution)
+        put(self, "params", params)
+        put(self, "scaling", scaling)
+        put(self, "default_axes", scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1))
+        put(self, "_key", key)
+        put(self, "_hash", hash(key))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"expected no assignment to an Initializer, which is immutable; got {name!r}; make another"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"expected no deletion from an Initializer, which is immutable; got {name!r}; make another"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Initializer):
+            return NotImplemented
+        return bool(self._key == other._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Initializer], tuple[str, tuple[float, ...], Scaling | None]]:
+        return Initializer, (self.distribution, self.params, self.scaling)
+
+    def __repr__(self) -> str:
+        if self.scaling is None:
+            return f"{self.distribution}({', '.join(map(_literal, self.params))})"
+        scale, mode, in_axis, out_axis, batch_axis = self.scaling
+        axes = "".join(
+            f", {name}={axis!r}"
+            for name, axis, default in (
+                ("in_axis", in_axis, -2),
+                ("out_axis", out_axis, -1),
+                ("batch_axis", batch_axis, ()),
+            )
+            if axis != default
+        )
+        return f"variance_scaling({scale!r}, {mode!r}, {self.distribution!r}{axes})"
+
+    def fans(self, shape: Sequence[int]) -> tuple[int, int]:
+        """fan_in and fan_out of a tensor of that shape, by this initializer's axes (the default ones if it
+        has none).
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fanfill.fans`.
+        """
+        if self.scaling is None:
+            return fans(shape)
+        return self.scaling.fans(shape)
+
+    def mean(self, shape: Sequence[int]) -> float:
+        """The mean of the values that a tensor of that shape will be filled with (in float64)."""
+        distribution, params = self.law(shape)
+        if distribution == "uniform":
+            return params[0] / 2 + params[1] / 2
+        if distribution == "truncated_normal":
+            mean, std, lower, upper = params
+            # Symmetric cuts keep the mean, exactly.
+            return mean if std == 0.0 or lower == -upper else mean + std * moments(lower, upper)[0]
+        return params[0]
+
+    def std(self, shape: Sequence[int]) -> float:
+        """The standard deviation of the values that a tensor of that shape will be filled with.
+
+        For `truncated_normal` that is less than its ``std``, which it states before the cut.
+
+        Raises
+        ------
+        ValueError
+            No fans for this shape (see `fanfill.fans`), or cuts that hold less than 2^-24 of the
+            distribution.
+        """
+        if self.scaling is not None:
+            return math.sqrt(self.scaling.variance(shape))
+        if self.distribution == "uniform":
+            low, high = self.params
+            return (high / 2 - low / 2) / math.sqrt(3.0)
+        if self.distribution == "normal":
+            return self.params[1]
+        if self.distribution == "truncated_normal":
+            _, std, lower, upper = self.params
+            return std * moments(lower, upper)[1] if std else 0.0
+        return 0.0
+
+    def bounds(self, shape: Sequence[int]) -> tuple[float, float]:
+        """The closed interval in which the values lie, infinite for normals; in float64, rounded outward."""
+        distribution, params = self.law(shape)
+        if distribution == "uniform":
+            return params[0], params[1]
+        if distribution == "constant" or params[1] == 0.0:
+            return params[0], params[0]
+        if distribution == "normal":
+            return -math.inf, math.inf
+        mean, std, lower, upper = params
+        low, high = ends(mean, std, lower, upper)
+        double = STORAGES["float64"]
+        return round_down(low, double), round_up(high, double)
+
+    def law(self, shape: Sequence[int]) -> Law:
+        """The distribution for a tensor of that shape, by section 4 of the number contract."""
+        if self.scaling is None:
+            return Law(self.distribution, self.params)
+        if self.distribution == "uniform":
+            bound = math.sqrt(self.scaling.variance(shape, times=3))
+            return Law("uniform", (0.0 - bound, bound))
+        std = math.sqrt(self.scaling.variance(shape))
+        if self.distribution == "normal":
+            return Law("normal", (0.0, std))
+        return Law("truncated_normal", (0.0, std / STD_OF_CUT_NORMAL, -2.0, 2.0))
+
+
+def variance_scaling(
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "normal",
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+) -> Initializer:
+    """Mean 0 and variance ``scale / fan``: the primitive of all fan-scaled initializers.
+
+    ======================  ======================================================================
+    fan_in, fan_out         as `fanfill.fans` counts them
+    fan_avg                 (fan_in + fan_out) / 2
+    fan_geo_avg             sqrt(fan_in * fan_out)
+    normal                  N(0, scale / fan)
+    uniform                 the closed interval +-sqrt(3 * scale / fan)
+    truncated_normal        cut at 2 sigma, sigma = sqrt(scale / fan) / 0.8796256610342398, so that the
+                            standard deviation after the cut is sqrt(scale / fan)
+    ======================  ======================================================================
+
+    A fan of zero, that of an empty tensor, counts as one.
+
+    Parameters
+    ----------
+    scale : float
+        Finite, >= 0. Zero gives the constant +0.
+    mode : {"fan_in", "fan_out", "fan_avg", "fan_geo_avg"}
+    distribution : {"normal", "truncated_normal", "uniform"}
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: the defaults are the layout (\\*k, in, out) of Keras and JAX; for torch's (out,
+        in, \\*k) say ``in_axis=1, out_axis=0``.
+
+    Raises
+    ------
+    ValueError
+        A negative or non-finite scale; an unknown mode or distribution.
+    TypeError
+        A scale that is not a real number, axes that are not integers.
+
+    Notes
+    -----
+    Called VarianceScaling in Keras (whose "untruncated_normal" is "normal" here) and variance_scaling in JAX.
+    The old uniform +-1/sqrt(fan_in) is ``variance_scaling(1/3, "fan_in", "uniform")``.
+    """
+    mode = _one_of("mode", mode, _MODES)
+    distribution = _one_of("distribution", distribution, _DISTRIBUTIONS)
+    axes = axes_of("in_axis", in_axis), axes_of("out_axis", out_axis), axes_of("batch_axis", batch_axis)
+    return Initializer(distribution, (), Scaling(_at_least_zero("scale", scale), mode, *axes))
+
+
+def xavier_uniform(
+    gain: float = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
+) -> Initializer:
+    """Uniform on +-sqrt(3 V) with variance ``V = gain^2 * 2 / (fan_in + fan_out)``; also `glorot_uniform`.
+
+    Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks": for
+    linear, tanh and sigmoid layers. As in Keras, JAX and torch; texts that print 1 / (fan_in + fan_out) mean
+    ``gain=0.5**0.5``.
+
+    Parameters
+    ----------
+    gain : float
+        Finite, >= 0; see `fanfill.gain`.
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gain that is negative, not finite or no real number; axes that are not integers.
+    """
+    return variance_scaling(
+        _square(gain), "fan_avg", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+
+def xavier_normal(
+    gain: float = 1.0,
+    *,
+    truncated: bool = False,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+) -> Initializer:
+    """Normal of variance ``gain^2 * 2 / (fan_in + fan_out)``; also `glorot_normal`.
+
+    Glorot & Bengio 2010. ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and
+    JAX call glorot_normal; torch's xavier_normal_ is not cut. Parameters and errors as in `xavier_uniform`.
+    """
+    return variance_scaling(
+        _square(gain), "fan_avg", _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+
+def he_uniform(
+    mode: str = "fan_in",
+    negative_slope: float = 0.0,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+) -> Initializer:
+    """Uniform on +-sqrt(3 V) with variance ``V = 2 / (1 + negative_slope^2) / fan``; also `kaiming_uniform`.
+
+    He et al. 2015, "Delving deep into rectifiers": for ReLU and leaky ReLU layers. (torch.nn.Linear's own
+    default calls kaiming_uniform_ with a slope of sqrt(5), which is +-1/sqrt(fan_in).)
+
+    Parameters
+    ----------
+    mode : str
+        "fan_in" keeps the variance of the signal forward, "fan_out" that of the gradient backward; or as in
+        `variance_scaling`.
+    negative_slope : float
+        Of the leaky ReLU; 0 for ReLU.
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown mode; a slope that is not finite or no real number; axes that are not integers.
+    """
+    scale = rectifier_scale("negative_slope", negative_slope)
+    return variance_scaling(scale, mode, "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
+
+
+def he_normal(
+    mode: str = "fan_in",
+    negative_slope: float = 0.0,
+    *,
+    truncated: bool = False,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+) -> Initializer:
+    """Normal of variance ``2 / (1 + negative_slope^2) / fan``; also `kaiming_normal`.
+
+    He et al. 2015. ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and JAX call
+    he_normal; the paper and torch's kaiming_normal_ do not cut. Parameters and errors as in `he_uniform`.
+    """
+    scale = rectifier_scale("negative_slope", negative_slope)
+    return variance_scaling(
+        scale, mode, _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+
+def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
+    """Uniform on +-sqrt(3 / fan_in), variance ``1 / fan_in``: LeCun et al. 1998, "Efficient BackProp".
+
+    For SELU networks, or linear ones. Axes and their errors as in `xavier_uniform`.
+    """
+    return variance_scaling(
+        1.0, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+
+def lecun_normal(
+    *, truncated: bool = False, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
+) -> Initializer:
+    """Normal of variance ``1 / fan_in``: LeCun et al. 1998; for SELU, Klambauer et al. 2017.
+
+    ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and JAX call lecun_normal.
+    Some texts call 1 / fan_in "Xavier". Axes and their errors as in `xavier_uniform`.
+    """
+    return variance_scaling(
+        1.0, "fan_in", _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+
+glorot_uniform = xavier_uniform
+glorot_normal = xavier_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal
+
+
+def uniform(low: float, high: float) -> Initializer:
+    """Uniform on the closed interval [low, high]; any shape.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An end that is not finite or no real number; low > high.
+    """
+    low, high = real("low", low), real("high", high)
+    if low > high:
+        raise ValueError(f"expected low <= high; got low={low!r}, high={high!r}; swap them")
+    return Initializer("uniform", (low, high))
+
+
+def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
+    """N(mean, std^2); any shape. The naive N(0, 1) * 0.01 of old texts is ``normal(std=0.01)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter that is not finite or no real number; a negative std.
+    """
+    return Initializer("normal", (real("mean", mean), _at_least_zero("std", std)))
+
+
+def truncated_normal(
+    mean: float = 0.0, std: float = 1.0, lower: float = -2.0, upper: float = 2.0
+) -> Initializer:
+    """N(mean, std^2) given that the value lies in [mean + lower * std, mean + upper * std]; any shape.
+
+    The cuts are in units of std, and either may be infinite. (In JAX too; torch's trunc_normal_ takes
+    absolute ones.) Nothing is corrected: after the cut at +-2 the standard deviation is 0.8796 std
+    (`Initializer.std` tells).
+
+    Raises
+    ------
+    ValueError, TypeError
+        A mean or std that is not finite; a negative std; lower >= upper; a parameter that is nan or no real
+        number.
+    """
+    mean, std = real("mean", mean), _at_least_zero("std", std)
+    lower, upper = extended("lower", lower), extended("upper", upper)
+    if lower >= upper:
+        raise ValueError(
+            f"expected lower < upper; got lower={lower!r}, upper={upper!r}; the cuts are in units of std "
+            "from the mean"
+        )
+    return Initializer("truncated_normal", (mean, std, lower, upper))
+
+
+def constant(value: float) -> Initializer:
+    """One value, rounded once to nearest even into the buffer's dtype; any shape. The sign of a zero is kept.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A value that is not finite or no real number.
+    """
+    number = real("value", value)
+    return Initializer("constant", (number or math.copysign(0.0, value),))
+
+
+_NAMED: Final[dict[str, Callable[..., Initializer]]] = {
+    "constant": constant,
+    "glorot_normal": glorot_normal,
+    "glorot_uniform": glorot_uniform,
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+    "kaiming_normal": kaiming_normal,
+    "kaiming_uniform": kaiming_uniform,
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "normal": normal,
+    "truncated_normal": truncated_normal,
+    "uniform": uniform,
+    "variance_scaling": variance_scaling,
+    "xavier_normal": xavier_normal,
+    "xavier_uniform": xavier_uniform,
+}
+
+
+def initializer(name: str, **kwargs: Any) -> Initializer:
+    """The initializer of that name, with the keyword arguments that its function takes.
+
+    Raises
+    ------
+    ValueError
+        An unknown name: the message lists the known ones. Whatever the function refuses.
+    TypeError
+        An argument that the function does not have, or lacks.
+
+    Examples
+    --------
+    >>> initializer("he_normal", mode="fan_out")
+    variance_scaling(2.0, 'fan_out', 'normal')
+    """
+    function = _NAMED.get(str(name))
+    if function is None:
+        raise ValueError(
+            f"expected the name of an initializer; got {name!r}{_hint(name)}; "
+            f"the names are {', '.join(_NAMED)}"
+        )
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    required = known[: code.co_argcount - len(function.__defaults__ or ())]
+    unknown, missing = set(kwargs) - set(known), set(required) - set(kwargs)
+    if unknown or missing:
+        raise TypeError(
+            f"expected for {name} {'some of ' if not required else ''}the arguments {', '.join(known)}; "
+            f"got {', '.join(sorted(kwargs)) or 'none'}; "
+            + "; ".join(
+                f"{verb} {', '.join(sorted(names))}"
+                for verb, names in (("leave out", unknown), ("add", missing))
+                if names
+            )
+        )
+    return function(**kwargs)
+
+
+def _hint(name: object) -> str:
+    from difflib import get_close_matches  # only ever wanted on the way to an error
+
+    close = get_close_matches(str(name).lower().replace("-", "_"), _NAMED, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _literal(x: float) -> str:
+    return repr(x) if math.isfinite(x) else f"float({str(x)!r})"
+
+
+def _cut(truncated: bool) -> str:
+    if not isinstance(truncated, bool):
+        raise TypeError(f"expected True or False as truncated; got {truncated!r}; give a bool")
+    return "truncated_normal" if truncated else "normal"
+
+
+def _square(gain: float) -> float:
+    gain = _at_least_zero("gain", gain)
+    square = gain * gain
+    if math.isinf(square) or (gain and not square):
+        raise ValueError(
+            f"expected a gain whose square float64 can hold; got {gain!r}; gains are of the order of 1"
+        )
+    return square
+
+
+def _at_least_zero(what: str, value: float) -> float:
+    number = real(what, value)
+    if number < 0.0:
+        raise ValueError(f"expected a {what} >= 0; got {value!r}; give its magnitude")
+    return number
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
+    if str(value) not in known:
+        raise ValueError(f"expected a {what} out of {', '.join(known)}; got {value!r}; choose one of these")
+    return str(value)

@@ -1,0 +1,54 @@
+"""What this machine is and what it can hold: facts to read beside a figure."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+__all__ = ["available_memory", "cpu_model", "vector_bits"]
+
+CPUINFO = Path("/proc/cpuinfo")
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "asimd": 128}
+
+
+def cpu_model(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name as the system states it, or its architecture where no name is stated."""
+    return first_field(cpuinfo, "model name") or platform.processor() or platform.machine()
+
+
+def vector_bits(cpuinfo: Path = CPUINFO) -> int | None:
+    """The width in bits of the processor's widest vector registers, or None where the system does not say."""
+    flags = (first_field(cpuinfo, "flags") or first_field(cpuinfo, "Features") or "").split()
+    return max((WIDTHS[flag] for flag in flags if flag in WIDTHS), default=None)
+
+
+def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
+    """Bytes beyond which an allocation ends in swapping or in a kill, or None where the system does not say.
+
+    A cgroup's limit counts whole: what it holds already may be file cache, which gives way.
+    """
+    stated = first_field(meminfo, "MemAvailable")
+    if stated is None:
+        return None
+    limits = [int(stated.split()[0]) * 1024]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
+        try:
+            limits.append(int((cgroup / name).read_text()))
+        except (OSError, ValueError):  # not there, or "max": no limit
+            continue
+    return min(limits)
+
+
+def first_field(path: Path, name: str) -> str | None:
+    """The value of the first ``name: value`` line of a file of such lines."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None

@@ -1,0 +1,251 @@
+"""From an initializer, a shape and a dtype to the numbers that a kernel gets: sections 4 and 5 of the number
+contract.
+
+Requirements this module answers:
+
+* every scalar that reaches a kernel is made here, once, exactly or in single float64 operations, and cached;
+* all that the contract refuses is refused here, before anything is written;
+* no subnormal number reaches a kernel or can arise in one, so that flush-to-zero modes change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fanfill.cdf import central_constants, interval, tail_constants
+from fanfill.dtypes import STORAGES, Storage, bits, round_down, round_nearest, round_up
+
+if TYPE_CHECKING:
+    from fanfill.initializers import Initializer
+
+__all__ = ["Recipe", "ends", "recipe"]
+
+
+class Recipe(NamedTuple):
+    """What a kernel gets: which kernel (`form`), for which storage type, and its parameters.
+
+    With C the compute type, s the signed unit and z the normal value of section 3:
+
+    constant
+        (bits: int), the storage pattern.
+    uniform
+        (bound, limit: C): s * bound; the narrow types clamp to +-limit.
+    uniform_range
+        (half, mid, low, high: C): mid + s * half, clamped to [low, high].
+    normal
+        (std, mean: C): z * std + mean.
+    truncated_central
+        (origin, width: u64, lower, upper, std, mean, low, high: C): both cuts within two sigma. See
+        `fanfill.cdf.central_constants`.
+    truncated
+        (width, low_tail, high_tail: u64, unit, lower, upper, std, mean, low, high: C). In float64 each tail
+        is two u64, the upper half first. `unit` is the weight of one in a 64-bit line, or in the upper half
+        of a 128-bit line. See `fanfill.cdf.tail_constants`.
+
+    `lower` and `upper` clamp z, `low` and `high` clamp the value: storage values, in C, inside the exact
+    interval.
+    """
+
+    form: str
+    dtype: str
+    params: tuple[Any, ...]
+
+
+class _Limits(NamedTuple):
+    """Where section 5 draws its lines for a compute type.
+
+    Attributes
+    ----------
+    least : float
+        Of a nonzero std, bound, half-width, mean or midpoint.
+    reach : Fraction
+        How many std a normal may lie from its mean, by the contract.
+    cut_reach : float
+        The same for a truncated normal, whose tail may start far out. The least tail probability is that of
+        half a word of the least mass, 2^-57 (float32) or 2^-89 (float64); Phi(-8.6) and Phi(-10.9) are below
+        it.
+    least_cut : float
+        Of a nonzero cut, so that z * std cannot be subnormal where a cut clamps z: 2^-46 * 2^-80 = 2^-126 and
+        2^-122 * 2^-900 = 2^-1022. (The least |z| of an uncut normal is no smaller either.)
+    tiny : float
+        The smallest normal number of the compute type.
+    """
+
+    least: float
+    least_name: str
+    reach: Fraction
+    cut_reach: float
+    least_cut: float
+    least_cut_name: str
+    tiny: float
+
+
+_LIMITS: dict[type, _Limits] = {
+    np.float32: _Limits(2.0**-80, "2^-80", Fraction("6.77"), 8.6, 2.0**-46, "2^-46", 2.0**-126),
+    np.float64: _Limits(2.0**-900, "2^-900", Fraction("8.6"), 10.9, 2.0**-122, "2^-122", 2.0**-1022),
+}
+
+
+@lru_cache(maxsize=4096)
+def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) -> Recipe:
+    """The recipe for a tensor.
+
+    Parameters
+    ----------
+    initializer : Initializer
+    shape : tuple of int
+        The whole tensor's shape.
+    dtype_name : str
+        A name of `fanfill.dtypes.STORAGES`.
+
+    Raises
+    ------
+    ValueError
+        All that section 5 refuses: a closed interval that holds no value of the dtype; a bound, a constant or
+        |mean| + 6.77 std (8.6 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound,
+        |mean| or |midpoint| below 2^-80 (2^-900 in float64); cuts that hold less than 2^-24. And what follows
+        from its ban of subnormals: a nonzero cut below 2^-46 sigma (2^-122 in float64).
+    """
+    s = STORAGES[dtype_name]
+    distribution, params = initializer.law(shape)
+    if distribution == "uniform":
+        return _uniform(s, *params)
+    if distribution == "normal":
+        return _normal(s, *params)
+    if distribution == "truncated_normal":
+        return _truncated(s, *params)
+    return _constant(s, *params)
+
+
+def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction | float, Fraction | float]:
+    """mean + lower * std and mean + upper * std, exactly; infinite where the cut is and std is not zero."""
+    low, high = (
+        cut if math.isinf(cut) and std else Fraction(mean) + (Fraction(std) * Fraction(cut) if std else 0)
+        for cut in (lower, upper)
+    )
+    return low, high
+
+
+def _constant(s: Storage, value: float) -> Recipe:
+    _within("a constant", value, s)
+    return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
+
+
+def _uniform(s: Storage, low: float, high: float) -> Recipe:
+    compute, c = s.compute, STORAGES[s.compute.__name__]
+    _within("a lower bound", low, s)
+    _within("an upper bound", high, s)
+    if low == -high:
+        if high == 0.0:
+            return _constant(s, 0.0)
+        _not_tiny("a bound", high, s)
+        return Recipe("uniform", s.name, (compute(round_down(high, c)), compute(round_down(high, s))))
+    if low == high:
+        # A point is an interval like any other: it must be a value of the dtype, and is not rounded to one.
+        _inside(low, high, s)
+        return _constant(s, low)
+    half, mid = high / 2 - low / 2, low / 2 + high / 2
+    _not_tiny("a half-width", half or math.ulp(0.0), s)
+    _not_tiny("a midpoint", mid, s)
+    return Recipe("uniform_range", s.name, (compute(half), compute(mid), *_inside(low, high, s)))
+
+
+def _normal(s: Storage, mean: float, std: float) -> Recipe:
+    _not_tiny("a mean", mean, s)
+    _not_tiny("a std", std, s)
+    reach = _LIMITS[s.compute].reach
+    _within(f"|mean| + {float(reach)} std", abs(Fraction(mean)) + reach * Fraction(std), s)
+    if std == 0.0:
+        return _constant(s, mean)
+    return Recipe("normal", s.name, (s.compute(std), s.compute(mean)))
+
+
+def _truncated(s: Storage, mean: float, std: float, lower: float, upper: float) -> Recipe:
+    plain = _normal(s, mean, std)
+    if std == 0.0:
+        return plain
+    compute, c, limits = s.compute, STORAGES[s.compute.__name__], _LIMITS[s.compute]
+    for cut in (lower, upper):
+        if cut and abs(cut) < limits.least_cut:
+            raise ValueError(
+                f"expected cuts that are 0 or at least {limits.least_cut_name} sigma from it for {s.name}; "
+                f"got {cut!r}; use 0"
+            )
+    cuts = interval(lower, upper)
+    reach = min(max(abs(lower), abs(upper)), limits.cut_reach)
+    if reach > limits.reach:
+        _within(f"|mean| + {reach} std", abs(Fraction(mean)) + Fraction(reach) * Fraction(std), s)
+    # A mass of 2^-24 spans more than one float32 wherever it lies, so that the cuts cannot cross here; the
+    # storage values inside the interval are what may be missing.
+    clamps = (
+        compute(round_up(lower, c) if lower > -math.inf else lower),
+        compute(round_down(upper, c) if upper < math.inf else upper),
+        compute(std),
+        compute(mean),
+        *_inside(*ends(mean, std, lower, upper), s),
+    )
+    u64 = np.uint64
+    narrow = compute is np.float32
+    if abs(lower) <= 2 and abs(upper) <= 2:
+        origin, width = central_constants(cuts, 31 if narrow else 63)
+        return Recipe("truncated_central", s.name, (u64(origin), u64(width), *clamps))
+    width, low, high, scale = tail_constants(lower, upper, 32 if narrow else 64)
+    if narrow:
+        lines = (u64(width), u64(low), u64(high))
+        return Recipe("truncated", s.name, (*lines, compute(2.0**-scale), *clamps))
+    halves = [u64(part) for line in (low, high) for part in divmod(line, 2**64)]
+    return Recipe("truncated", s.name, (u64(width), *halves, compute(2.0 ** (64 - scale)), *clamps))
+
+
+def _inside(low: Fraction | float, high: Fraction | float, s: Storage) -> tuple[Any, Any]:
+    """The least and the greatest value of the storage type inside [low, high], in the compute type.
+
+    Values that are subnormal in the *compute* type are passed over, for the next ones inside: zero or the
+    smallest normal number. (A subnormal of float16 or of an 8-bit type is a normal float32.) An infinite end
+    does not clamp, and is infinite in the compute type whether or not the storage type has an infinity.
+    """
+    tiny = _LIMITS[s.compute].tiny
+    least = low if low == -math.inf else _normal_up(round_up(low, s), tiny)
+    greatest = high if high == math.inf else 0.0 - _normal_up(-round_down(high, s), tiny)
+    if least > greatest:
+        raise ValueError(
+            f"expected an interval that holds a value of {s.name}; got [{float(low)!r}, {float(high)!r}], "
+            "between two of them; widen it or use a wider dtype"
+        )
+    return s.compute(least), s.compute(greatest)
+
+
+def _normal_up(x: float, tiny: float) -> float:
+    """The least number >= x that is zero or not below `tiny` in magnitude."""
+    return x if abs(x) >= tiny else tiny if x > 0 else 0.0
+
+
+def _within(what: str, value: float | Fraction, s: Storage) -> None:
+    if value > s.largest or value < -s.largest:
+        raise ValueError(
+            f"expected {what} within {s.largest!r}, the largest finite value of {s.name}; "
+            f"got {_shown(value)}; "
+            "make it smaller or use a wider dtype"
+        )
+
+
+def _shown(value: float | Fraction) -> str:
+    try:
+        return repr(float(value))
+    except OverflowError:
+        return "a number beyond float64"
+
+
+def _not_tiny(what: str, value: float, s: Storage) -> None:
+    limits = _LIMITS[s.compute]
+    if value and abs(value) < limits.least:
+        raise ValueError(
+            f"expected {what} of 0 or at least {limits.least_name} in magnitude for {s.name}; "
+            f"got {value!r}; use 0, or "
+            "scale the tensor afterwards"
+        )

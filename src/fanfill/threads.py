@@ -1,0 +1,295 @@
+"""The threads that fill: how many, and one pool for all who fill at once.
+
+Requirements this module answers:
+
+* Results never depend on threads, so that any number of them may turn up, or none: the calling thread takes
+tasks like the
+  others, and a busy pool, a failed thread start or an interpreter about to exit only mean fewer helpers.
+* When `share` has returned or raised, no helper of it is running, and none will start.
+* Ctrl-C, and any exception in a task or a report, stops all within the task at hand.
+* After a fork the child has no helper threads: it gets a new pool, whatever the parent's threads were doing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from fanfill.placement import integer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Work = Callable[[int], int]
+
+_MOST = 2**31
+_chosen: int | None = None
+
+
+def set_threads(n: int | None) -> None:
+    """Set how many threads fills use from now on (>= 1); None returns to the environment's choice."""
+    global _chosen
+    _chosen = None if n is None else integer(n, "threads", 1, _MOST, "[1, 2**31)")
+
+
+def get_threads() -> int:
+    """Return how many threads a fill uses that names no number, the calling thread included.
+
+    That is what `set_threads` set; else the environment variable FANFILL_NUM_THREADS, else NUMBA_NUM_THREADS,
+    else OMP_NUM_THREADS (the first of a comma list), else the CPUs this process may use: affinity and cgroup
+    quota. The environment is read once per process.
+
+    Raises ValueError if FANFILL_NUM_THREADS is no integer >= 1; bad values of the other two are passed over.
+    """
+    return resolve(None)
+
+
+def resolve(threads: int | None) -> int:
+    """Return the number of threads for one fill: its argument, else what `get_threads` says."""
+    if threads is not None:
+        return integer(threads, "threads", 1, _MOST, "[1, 2**31)")
+    return _environment()[0] if _chosen is None else _chosen
+
+
+def why() -> str:
+    """Say where the number of `get_threads` comes from, in a few words."""
+    return _environment()[1] if _chosen is None else "set_threads"
+
+
+@functools.cache
+def _environment() -> tuple[int, str]:
+    own = os.environ.get("FANFILL_NUM_THREADS", "").strip()
+    if own:
+        if count := _positive(own):
+            return count, "FANFILL_NUM_THREADS"
+        raise ValueError(f"FANFILL_NUM_THREADS: expected an integer >= 1; got {own!r}; correct or unset it")
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        if count := _positive(os.environ.get(name, "").split(",")[0]):
+            return count, name
+    cpus = usable_cpus()
+    return cpus, "CPUs this process may use" if cpus == _affinity() else "CPU quota of this process's cgroup"
+
+
+def _positive(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and 1 <= int(text) < _MOST else None
+
+
+def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
+    """Return how many CPUs this process may use: the smaller of affinity and cgroup quota (rounded up).
+
+    A quota may be set on any ancestor, so the process's own cgroup (from ``proc/self/cgroup``; version 2's
+    ``cpu.max``, version 1's ``cpu.cfs_quota_us``) is followed up to the mount. In a container the path may be
+    the host's, of which only the end is mounted: files that are missing or make no sense are passed over.
+
+    ``root`` is the folder that holds ``proc`` and ``sys``.
+    """
+    return min(_affinity(), *_quotas(os.fspath(root)))
+
+
+def _affinity() -> int:
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quotas(root: str) -> list[int]:
+    mount = os.path.join(root, "sys/fs/cgroup")
+    try:
+        lines = _read(root, "proc/self/cgroup").splitlines()
+    except (OSError, ValueError):
+        return [_MOST]
+    quotas = [_MOST]
+    for line in lines:  # "4:cpu,cpuacct:/a/b" in version 1, "0::/a/b" in version 2
+        _, controllers, path = (line + "::").split(":", 3)[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in path.split("/") if part]
+        if ".." in parts:  # a cgroup outside our namespace: only the mount itself can be ours
+            parts = []
+        for base in {controllers, "cpu"} if controllers else {""}:
+            quotas += [_quota(os.path.join(mount, base, *parts[:depth])) for depth in range(len(parts) + 1)]
+    return quotas
+
+
+def _quota(folder: str) -> int:
+    """Return the quota of one cgroup in CPUs, or a number beyond any if it has none ("max", -1)."""
+    try:
+        if os.path.exists(os.path.join(folder, "cpu.max")):
+            quota, period = map(int, _read(folder, "cpu.max").split())
+        else:
+            quota, period = (int(_read(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return _MOST
+    return -(-quota // period) if quota > 0 and period > 0 else _MOST
+
+
+def _read(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name), encoding="ascii") as file:
+        return file.read()
+
+
+def share(
+    tasks: int, worker: Callable[[], Work], threads: int, report: Callable[[int], object] | None = None
+) -> None:
+    """Run tasks 0 .. tasks-1, each once, on the calling thread and at most ``threads - 1`` helpers.
+
+    Parameters
+    ----------
+    tasks
+        How many tasks there are.
+    worker
+        Called once on each thread that takes part; returns its task function (which may own a scratch). A
+        task function gets the task's number and returns how much was done, in the caller's units.
+    threads
+        The most threads, the calling one included.
+    report
+        Called on the calling thread after each of its own tasks with all that has been done so far.
+
+    Raises
+    ------
+    BaseException
+        Whatever a task or ``report`` raised, KeyboardInterrupt included. By then nothing runs any more.
+    """
+    if threads <= 1 or tasks <= 1:
+        work, done = worker(), 0
+        for number in range(tasks):
+            done += work(number)
+            if report is not None:
+                report(done)
+        return
+    pool = _pool
+    job = _Job(tasks, worker, pool)
+    tickets = [_Ticket(job) for _ in range(min(threads, tasks) - 1)]
+    # Closing the job is a plain store, and CPython runs no signal handler between an exception's arrival and
+    # a handler's first store: however many Ctrl-C arrive, helpers stop after their present task. Waiting for
+    # that stands twice: a second Ctrl-C at the gate of the first wait, before its guard, meets the second.
+    try:
+        try:
+            pool.enlist(tickets)
+            job.pull(report)
+        finally:
+            job.open = False
+            _collect(pool, tickets)
+    finally:
+        job.open = False
+        _collect(pool, tickets)
+    if job.error is not None:
+        raise job.error
+
+
+class _Job:
+    """Tasks to share: a counter that every thread takes from."""
+
+    __slots__ = ("done", "error", "lock", "next", "open", "pool", "tasks", "worker")
+
+    def __init__(self, tasks: int, worker: Callable[[], Work], pool: _Pool) -> None:
+        self.tasks, self.worker, self.pool = tasks, worker, pool
+        self.next = self.done = 0
+        self.open = True
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+
+    def pull(self, report: Callable[[int], object] | None = None) -> None:
+        work, units = self.worker(), 0
+        while True:
+            with self.lock:
+                self.done += units
+                done, number = self.done, self.next
+                last = number >= self.tasks or not self.open
+                self.next = number if last else number + 1
+            if report is not None and units:
+                report(done)
+                self.pool.assert_ours()
+            if last:
+                return
+            units = work(number)
+
+    def help(self) -> None:
+        try:
+            self.pull()
+        except BaseException as error:  # raised again by the calling thread
+            self.error = error
+            self.open = False
+
+
+class _Ticket:
+    """A helper's leave to join a job. The helper locks it to work, the caller to revoke it.
+
+    To join a working helper is the same act as to revoke a ticket that none has taken: lock it. The lock is
+    reentrant so that doing so again, after an interruption at any point, is harmless.
+    """
+
+    __slots__ = ("job", "lock")
+
+    def __init__(self, job: _Job) -> None:
+        self.job: _Job | None = job
+        self.lock = threading.RLock()
+
+    def redeem(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            return
+        if self.job is not None:
+            self.job.help()  # which never raises
+        self.lock.release()
+
+
+def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
+    """Lock every ticket: wait for helpers at work, at most a task, and keep the others from starting."""
+    pool.assert_ours()
+    interruption: BaseException | None = None
+    for ticket in tickets:
+        while ticket.job is not None:
+            try:
+                ticket.lock.acquire()
+                ticket.job = None  # a ticket still queued must not keep the buffer alive
+            except BaseException as error:  # whatever a signal handler raises
+                interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+class _Pool:
+    """Helper threads, as many as the largest request so far; daemons, so that they hold up no exit."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.size = 0
+        self.queue: SimpleQueue[_Ticket] = SimpleQueue()
+
+    def assert_ours(self) -> None:
+        if self is not _pool:
+            raise RuntimeError("this process was forked inside a fill, which only its parent can finish")
+
+    def enlist(self, tickets: list[_Ticket]) -> None:
+        with self.lock:
+            while self.size < len(tickets):
+                name = f"fanfill-{self.size}"
+                thread = threading.Thread(target=_serve, args=(self.queue,), name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or at exit: do with what there is
+                    break
+                self.size += 1
+        for ticket in tickets[: self.size]:
+            self.queue.put(ticket)
+
+
+def _serve(queue: SimpleQueue[_Ticket]) -> None:
+    while True:
+        queue.get().redeem()
+
+
+_pool = _Pool()
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,79 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fanfill.backends import Backend, HostKernels
+from fanfill.recipes import Recipe
+
+INDEX = Recipe("words", "uint32", ())
+"""What the index backend is asked to draw; it draws indices, whatever the recipe."""
+
+
+class Calls:
+    """What a fake backend was asked to do, and how long each call is to take."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.boxes = 0
+        self.threads: set[int] = set()
+        self.seconds = 0.0
+        self.last = 0.0
+
+    def note(self, kind: str) -> None:
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.threads.add(threading.get_ident())
+        if self.seconds:
+            time.sleep(self.seconds)
+        self.last = time.monotonic()
+
+
+MakeIndexBackend = Callable[..., tuple[Backend, Calls]]
+
+
+@pytest.fixture
+def index_backend() -> MakeIndexBackend:
+    """A backend that writes each element's global index (plus `error`), which shows placement and nothing else."""
+
+    def make(chunk: int = 1 << 20, tile: int = 1 << 16, error: int = 0) -> tuple[Backend, Calls]:
+        calls = Calls()
+
+        def write(out: np.ndarray, index: Any) -> None:
+            assert out.ndim == 1
+            assert out.flags.c_contiguous
+            assert out.flags.aligned
+            out[:] = np.asarray(index + error, dtype=np.uint64).astype(out.dtype)
+
+        def run(out: np.ndarray, start: int, key: Any, params: Any) -> None:
+            assert type(start) is int
+            calls.note("runs")
+            write(out, np.uint64(start) + np.arange(out.size, dtype=np.uint64))
+
+        def box(out: np.ndarray, start: int, shape: Any, pitches: Any, key: Any, params: Any) -> None:
+            assert all(type(n) is int for n in (start, *shape, *pitches))
+            calls.note("boxes")
+            index = np.full(shape, start, np.uint64)
+            for axis, (n, pitch) in enumerate(zip(shape, pitches, strict=True)):
+                steps = np.arange(n, dtype=np.uint64) * np.uint64(pitch)
+                index += steps.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+            write(out, index.reshape(-1))
+
+        def scatter(dest: np.ndarray, values: np.ndarray) -> None:
+            assert values.flags.c_contiguous
+            assert values.shape == dest.shape
+            dest[...] = values
+
+        kernels = HostKernels(run, box)
+        backend = Backend(
+            "index", "cpu", lambda: None, lambda *_: kernels, scatter, lambda *_: chunk, lambda *_: tile
+        )
+        return backend, calls
+
+    return make

@@ -1,0 +1,195 @@
+"""The package as shipped: what the wheel holds, what imports what, whether the documents tell the truth."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+import fanfill as ff
+from fanfill.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# Where each optional or heavy package may be imported; everywhere else it may not.
+FRAMEWORKS = ("torch", "jax", "keras", "dask")
+ALLOWED = {
+    "typer": ("src/fanfill/cli/",),
+    "rich": ("src/fanfill/cli/",),
+    "cupy": ("src/fanfill/backends/cuda.py",),
+    "fanfill": ("src/",),
+    **{framework: (f"src/fanfill/{framework}.py", f"src/fanfill/{framework}/") for framework in FRAMEWORKS},
+}
+# What the kernels may import beside the standard library.
+KERNELS_MAY = {"numpy", "numba", "llvmlite", "fanfill_kernels"}
+
+
+def imports(source: str) -> set[str]:
+    """The top-level packages that a source imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def trespasses(path: str, source: str) -> set[str]:
+    """The packages that the source at `path` imports and should not."""
+    found = imports(source)
+    strangers = {package for package in found & ALLOWED.keys() if not path.startswith(ALLOWED[package])}
+    if path.startswith("kernels/"):
+        strangers |= found - KERNELS_MAY - sys.stdlib_module_names
+    return strangers
+
+
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for folder in ("src", "kernels")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_a_source_imports_only_what_its_room_may(path: str) -> None:
+    assert trespasses(path, SOURCES[path]) == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "package"),
+    [
+        ("src/fanfill/fill.py", "import rich.console", "rich"),
+        ("src/fanfill/report.py", "def f():\n    from typer import Option", "typer"),
+        ("src/fanfill/backends/numba.py", "import cupy", "cupy"),
+        ("src/fanfill/buffers.py", "import torch", "torch"),
+        ("src/fanfill/torch.py", "import jax", "jax"),
+        ("kernels/fanfill_kernels/cpu.py", "from fanfill.fans import gain", "fanfill"),
+        ("kernels/fanfill_kernels/cpu.py", "import ml_dtypes", "ml_dtypes"),
+    ],
+)
+def test_the_import_check_can_fail(path: str, source: str, package: str) -> None:
+    assert trespasses(path, source) == {package}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel, built without network."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_the_wheel_holds_both_packages_typed_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = message_from_bytes(archive.read(f"fanfill-{ff.__version__}.dist-info/METADATA"))
+        entry_points = archive.read(f"fanfill-{ff.__version__}.dist-info/entry_points.txt").decode()
+    expected = {path.removeprefix("src/").removeprefix("kernels/") for path in SOURCES}
+    expected |= {"fanfill/py.typed", "fanfill_kernels/py.typed"}
+    shipped = {name for name in names if ".dist-info/" not in name}
+    assert expected <= shipped
+    assert {name.partition("/")[0] for name in shipped} == {"fanfill", "fanfill_kernels"}
+    assert not [name for name in shipped if "__pycache__" in name]
+    assert f"fanfill-{ff.__version__}.dist-info/licenses/LICENSE" in names
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert set(metadata.get_all("Provides-Extra")) >= {"cli", "ml-dtypes", "test", "dev"}
+    assert "fanfill = fanfill.cli:main" in entry_points
+
+
+def test_the_sdist_can_be_tested_and_built_from(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run", "ci/test.sh"} <= names
+    assert {"src/fanfill/py.typed", "kernels/fanfill_kernels/py.typed", "tests/test_packaging.py"} <= names
+
+
+def test_the_oldest_dependencies_that_ci_tries_are_the_lower_bounds() -> None:
+    project = PROJECT["project"]
+    stated = [
+        *project["dependencies"],
+        *(r for extra in ("cli", "ml-dtypes") for r in project["optional-dependencies"][extra]),
+    ]
+    pinned = dict(
+        line.split("==") for line in (ROOT / "ci/oldest.txt").read_text().splitlines() if "==" in line
+    )
+    for requirement in stated:
+        name, bound = requirement.split(">=")
+        assert re.fullmatch(rf"{re.escape(bound)}(\.\d+)*", pinned[name]), requirement
+
+
+def test_the_ci_scripts_can_be_run() -> None:
+    for script in [ROOT / ".ci/run", *(ROOT / "ci").glob("*.sh")]:
+        assert script.stat().st_mode & 0o111 == 0o111, script
+        subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+# The documents
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/initializers.md"])
+def test_the_examples_of_a_document_run(document: str) -> None:
+    examples = blocks(document, "python")
+    assert examples
+    for example in examples:
+        exec(compile(example, document, "exec"), {})
+
+
+def test_the_first_command_of_the_readme_does_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
+    setup, install, job = blocks("README.md", "sh")[0].strip().split(" && ")
+    assert setup == "python3 -m venv .venv"
+    assert install == ".venv/bin/python -m pip install -e '.[cli]'"
+    command, *words = shlex.split(job)
+    assert command == ".venv/bin/fanfill"
+    assert words == ["fill", "he_normal", "32768x32768"]
+    assert main(["fill", "he_normal", "327x327"]) == 0  # the same, a ten-thousandth of its size
+    assert "SHA-256" in capsys.readouterr().out
+
+
+def test_the_second_command_of_the_readme_runs_the_tests() -> None:
+    setup, install, job = blocks("README.md", "sh")[1].strip().split(" && ")
+    assert setup == "python3 -m venv .venv"
+    assert install == ".venv/bin/python -m pip install -e '.[test]'"
+    assert shlex.split(job) == [".venv/bin/python", "-m", "pytest"]
+
+
+def test_the_surface_table_of_the_readme_has_every_public_name() -> None:
+    table = (ROOT / "README.md").read_text().partition("## The surface")[2].partition("## Which variance")[0]
+    for name in set(ff.__all__) - {"__version__"}:
+        family = re.sub(r"^(glorot|kaiming)_.*", r"\1_*", name)
+        assert re.search(rf"`{re.escape(family)}[`(.]", table), name
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in text or f"## [{ff.__version__}]" in text
+    headings = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
+    assert headings <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
