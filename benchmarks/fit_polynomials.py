@@ -1,11 +1,13 @@
-"""Where every coefficient of the kernels comes from: minimax fits, rounded to the working type, and the error they leave in it.
+"""Where every coefficient of the kernels comes from: minimax fits, rounded to the working type.
 
-    python benchmarks/fit_polynomials.py [normal32 truncated32 normal64 truncated64]        (all of them: about two minutes)
+    python benchmarks/fit_polynomials.py [normal32 truncated32 normal64 truncated64]    (all: two minutes)
 
-Prints each polynomial as hexadecimal literals, lowest power first, and the order of evaluation (Horner inside, each operation rounded,
-none fused); the largest error of the exact fit and of the rounded one; and the error measured in the working type, whose unit roundoff
-u is 2^-24 or 2^-53. Degrees that were not taken are listed with the error they would leave.
+Prints each polynomial as hexadecimal literals, lowest power first, and the order of evaluation (Horner
+inside, each operation rounded, none fused); the largest error of the exact fit and of the rounded one; and
+the error measured in the working type, whose unit roundoff u is 2^-24 or 2^-53. Degrees that were not taken
+are listed with their errors.
 """
+
 import statistics
 import sys
 from collections.abc import Callable
@@ -17,37 +19,31 @@ from remez import (
     Q_MAX,
     Array,
     Grid,
-    Pins,
     central,
     central_grid,
     cos_grid,
     log_grid,
-    lower_quantile,
+    others,
     quotient_grid,
-    remez,
     rounded,
     sin_grid,
+    tail,
     tail_grid,
 )
 
 BITS = {np.float32: 24, np.float64: 53}  # u = 2^-BITS
 BOUND = {np.float32: 20, np.float64: 48}  # truncated normals: 2^-BOUND max(1, |z|)
+Trig = Callable[..., tuple[Array, Array]]
 found: dict[str, list[Any]] = {}
 
 
-def fit(order: str, at: Grid, degrees: tuple[int, int], one: tuple[str, int], f: type, kept: tuple[str, ...]) -> None:
+def fit(order: str, at: Grid, degrees: tuple[int, int], one: tuple[str, int], f: type, *kept: str) -> None:
     """Fit P/Q with the coefficient `one` set to 1, print it, and keep P and Q under the names in `kept`."""
     best, chosen = rounded(at, *degrees, {one: mp.mpf(1)}, f)
     print(f"  {order}: error 2^{np.log2(best.error):.2f}, rounded 2^{np.log2(chosen.error):.2f}")
     for key, side in zip(kept, (chosen.p, chosen.q), strict=False):
         found[key] = [f(float(c)) for c in side]
         print(f"    {key} = {' '.join(float(c).hex() for c in side)}", flush=True)
-
-
-def others(at: Grid, degrees: tuple[tuple[int, int], ...]) -> None:
-    """Errors of the degrees that were not taken."""
-    pins: Pins = {("q", 0): mp.mpf(1)}
-    print("    not taken:", ", ".join(f"{m}/{n} 2^{np.log2(remez(at, m, n, pins).error):.2f}" for m, n in degrees))
 
 
 def poly(c: list[Any], x: Array) -> Array:
@@ -58,14 +54,14 @@ def poly(c: list[Any], x: Array) -> Array:
     return total
 
 
-# --- kernels in the working type ------------------------------------------------------------------------------------------------
+# --- kernels in the working type ------------------------------------------------------------
 def types(f: type) -> tuple[Any, Any, int, int]:
     """Signed and unsigned words of a working type, their width, and the bits of its fraction."""
     return (np.int32, np.uint32, 32, 23) if f is np.float32 else (np.int64, np.uint64, 64, 52)
 
 
 def radius(w: Array, f: type, log: Callable[[Array], Array]) -> Array:
-    """sqrt(-2 ln u), u = (w + 1/2) / 2^width; the upper half takes the complement, which a signed conversion then holds."""
+    """sqrt(-2 ln u), u = (w + 1/2) / 2^width; the upper half is taken by its complement, a signed integer."""
     i, _, width, fraction = types(f)
     sign = w.view(i) >> i(width - 1)
     v = (w.view(i) ^ sign).astype(f) + f(0.5)
@@ -84,39 +80,58 @@ def by_polynomial(c: list[Any]) -> Callable[[Array], Array]:
 
 def by_quotient(c: list[Any]) -> Callable[[Array], Array]:
     """The same with one: 4 s = g + s g exactly."""
+
     def log(g: Array) -> Array:
         s = g / (4 - g)
         z = s * s
         return s * (g + z * poly(c, z))
+
     return log
 
 
-def sincos(k: Array, f: type, t: list[Any], c: list[Any]) -> tuple[Array, Array]:
-    """sin and cos of pi k / 2^(width - 1), |k| <= 2^(width - 3): k is split, so that 3 k loses no bit."""
-    i, _, width, fraction = types(f)
-    low = i((1 << (width - fraction - 1)) - 1)
-    a, b = (k & ~low).astype(f), (k & low).astype(f)
-    x, three = (a + b) * f(2.0 ** (1 - width)), f(3 * 2.0 ** (1 - width))
+def sincos(k: Array, f: type, t: list[Any], d: list[Any]) -> tuple[Array, Array]:
+    """sin and cos of pi k / 2^(width - 1), 0 < k < 2^(width - 3), within 0.8 ulp; a k < 0 would cancel.
+
+    k is split so that 3 A and 1 - 5 A^2, which are most of the sine and of the cosine, are exact.
+    """
+    i, _, width, _ = types(f)
+    low, unit = i((1 << (width - 1 - BITS[f] // 2)) - 1), f(2.0 ** (1 - width))
+    a, b = (k & ~low).astype(f) * unit, (k & low).astype(f) * unit
+    x = a + b
     z = x * x
-    return a * three + (b * three + x * poly(t, z)), poly(c, z) * z + f(1)
+    sine = a * f(3) + (b * f(3) + x * poly(t, z))
+    return sine, ((a * f(-5)) * a + f(1)) + ((a + x) * (b * f(-5)) + z * poly(d, z))
 
 
-# --- measurements ---------------------------------------------------------------------------------------------------------------
+def short_sincos(k: Array, f: type, t: list[Any], c: list[Any]) -> tuple[Array, Array]:
+    """The same by 14 operations less, within 1.9 ulp: the angle is rounded first, and only 4 x is exact."""
+    x = k.astype(f) * f(2.0 ** (1 - types(f)[2]))
+    z = x * x
+    return x * f(4) + poly(t, z) * x, poly(c, z) * z + f(1)
+
+
+# --- measurements ------------------------------------------------------------
+def ladder(high: float, count: int) -> Array:
+    """Integers of every size up to 2^high; the low bits that a double lacks are random too."""
+    rng = np.random.default_rng(1)
+    low = rng.integers(0, 2048 if high > 53 else 2, count, np.uint64)
+    return np.exp2(rng.uniform(1, high, count)).astype(np.uint64) ^ low
+
+
 def words(f: type, count: int) -> Array:
     """Words of every size, from both ends and around powers of two, and uniform ones."""
     _, unsigned, width, _ = types(f)
-    rng = np.random.default_rng(1)
-    ladder = np.exp2(rng.uniform(0, width - 1, count)).astype(np.uint64)
+    sizes = ladder(width - 1, count)
     ends = np.array([(1 << j) + d for j in range(2, width) for d in range(-3, 4)], dtype=np.uint64)
-    uniform = rng.integers(0, 2**width, 2 * count, dtype=np.uint64)
-    return np.concatenate([ladder, ~ladder, ends, ~ends, uniform]).astype(unsigned)
+    uniform = np.random.default_rng(2).integers(0, 2**width, 2 * count, dtype=np.uint64)
+    return np.concatenate([sizes, ~sizes, ends, ~ends, uniform]).astype(unsigned)
 
 
 def angles(f: type, count: int) -> Array:
-    """Odd reduced angles of every size."""
+    """Odd reduced angles of every size, and uniform ones."""
     i, _, width, _ = types(f)
-    rng = np.random.default_rng(2)
-    return (np.concatenate([np.exp2(rng.uniform(1, width - 3, count)), rng.uniform(1, 2 ** (width - 3), count)]).astype(i)) | i(1)
+    uniform = np.random.default_rng(3).integers(0, 2 ** (width - 3), count, dtype=np.uint64)
+    return np.concatenate([ladder(width - 3.001, count), uniform]).astype(i) | i(1)
 
 
 def exact_radius(w: Array) -> Array:
@@ -126,7 +141,8 @@ def exact_radius(w: Array) -> Array:
         scale = mp.mpf(2) ** -65
         return np.array([mp.sqrt(-2 * mp.log((2 * int(v) + 1) * scale)) for v in w], dtype=object)
     up, d = w >= 2**31, w.astype(np.float64)
-    return np.sqrt(-2 * np.where(up, np.log1p(-np.where(up, 2.0**32 - 0.5 - d, 0) / 2**32), np.log((d + 0.5) / 2**32)))
+    complement = np.where(up, 2.0**32 - 0.5 - d, 0) / 2**32
+    return np.sqrt(-2 * np.where(up, np.log1p(-complement), np.log((d + 0.5) / 2**32)))
 
 
 def exact_sincos(k: Array) -> tuple[Array, Array]:
@@ -160,27 +176,29 @@ def extremes(error: Array, exact: Array, count: int) -> Array:
     return np.unique(np.concatenate(chosen))
 
 
-def measure_normals(f: type, count: int, log: Callable[[Array], Array]) -> None:
+def measure_normals(f: type, count: int, log: Callable[[Array], Array], trig: Trig, *kept: str) -> None:
     """Worst normals: the extreme radii times the extreme sines and cosines, in ulp of max(|z|, 2^-10)."""
-    w, k, name = words(f, count), angles(f, count), f.__name__[-2:]
+    w, k = words(f, count), angles(f, count)
     r, exact_r = radius(w, f, log), exact_radius(w)
     radius_error = relative(r, exact_r, f)
     print(f"  radius of {w.size} words: relative error {span(radius_error)} u")
     i = extremes(radius_error, exact_r, 24)
     rng = np.random.default_rng(3)
-    stds = [f(1), f(0.02)] + [f(s) for s in np.exp2(rng.uniform(0, 1, 10))]
-    for label, value, exact in zip(("sin", "cos"), sincos(k, f, found["T" + name], found["C" + name]), exact_sincos(k), strict=True):
+    stds = [f(1), f(0.02)] + [f(s) for s in np.exp2(rng.uniform(0, 1, 30))]
+    values = trig(k, f, *(found[name] for name in kept))
+    for label, value, exact in zip(("sin", "cos"), values, exact_sincos(k), strict=True):
         error = relative(value, exact, f)
         j = extremes(error, exact, 24)
         ulps, trig_error = [], error[j][None]
         for s in stds:
             z = (r[i] * s)[:, None] * value[j][None]
-            # both factors' errors are known, so the exact normal follows from long double's product of the rounded factors
-            product = r[i].astype(np.longdouble)[:, None] * value[j].astype(np.longdouble)[None] * np.longdouble(s)
+            # both factors' errors are known: the exact normal follows from their long double product
+            product = r[i].astype(np.longdouble)[:, None] * value[j].astype(np.longdouble)[None] * s
             truth = product * (1 - (radius_error[i][:, None] + trig_error) * np.longdouble(2.0) ** -BITS[f])
             floor = np.maximum(np.abs(truth), np.longdouble(s) / 1024).astype(f)
             ulps.append(float(np.max(np.abs((z - truth) / np.spacing(floor)))))
-        print(f"  {label} of {k.size} angles: {span(error)} u; q * {label}: {ulps[0]:.2f} ulp, with any std {max(ulps):.2f}")
+        worst = f"worst q * {label} for std 1: {ulps[0]:.2f} ulp, for {len(stds)} stds: {max(ulps):.2f}"
+        print(f"  {label} of {k.size} angles: {span(error)} u; {worst}", flush=True)
 
 
 def measure_central(f: type, count: int, kept: tuple[str, str]) -> None:
@@ -188,11 +206,13 @@ def measure_central(f: type, count: int, kept: tuple[str, str]) -> None:
     i, _, width, _ = types(f)
     bits, rng = BOUND[f], np.random.default_rng(4)
     top = float(Q_MAX) * 2.0 ** (width - 1)
-    small, edge = np.exp2(rng.uniform(0, np.log2(top), count // 4)), top * (1 - np.exp2(rng.uniform(-20, -1, count // 4)))
-    n = np.concatenate([rng.uniform(1, top, count), small, edge]).astype(i)
+    edge = top * (1 - np.exp2(rng.uniform(-20, -1, count // 4)))
+    spread = np.concatenate([rng.uniform(1, top, count), edge]).astype(i) & ~i(0x7FF if width == 64 else 0)
+    spread |= rng.integers(0, 2048 if width == 64 else 1, spread.size)
+    n = np.concatenate([spread, ladder(width - 2.1, count // 4).astype(i)])
     if f is np.float32:
         inverse = statistics.NormalDist().inv_cdf
-        exact = np.array([inverse(0.5 + v * 2.0**-31) if v > 1 << 12 else float(central(mp.ldexp(int(v), -31))) for v in n])
+        exact = np.array([inverse(0.5 + v * 2.0**-31) for v in n])
     else:
         exact = np.array([central(mp.ldexp(int(v), -63)) for v in n], dtype=object)
     q = n.astype(f) * f(2.0 ** (1 - width))
@@ -210,56 +230,64 @@ def measure_tail(f: type, count: int, kept: tuple[str, str], high: float) -> Non
     if f is np.float32:
         exact = np.array([-statistics.NormalDist().inv_cdf(float(np.exp(-v * v / 2))) for v in exact_r])
     else:
-        exact = np.array([-lower_quantile(mp.exp(-mp.mpf(float(v)) ** 2 / 2)) for v in exact_r], dtype=object)
+        exact = np.array([tail(mp.mpf(float(v))) for v in exact_r], dtype=object)
     ends = []
     for off in (-2, 0, 2):
         r = (exact_r * (1 + off * 2.0 ** -BITS[f])).astype(f)
         z = poly(found[kept[0]], r) / poly(found[kept[1]], r)
         ends.append((z.astype(np.float64 if f is np.float32 else object) - exact) / exact * 2**bits)
-    print(f"    P(r) / Q(r), {count} points: {span(ends[1])}, with r off by 2 u: {span(np.concatenate(ends))} of 2^-{bits} |z|")
+    off = f"{span(ends[1])}, with r off by 2 u: {span(np.concatenate(ends))}"
+    print(f"    P(r) / Q(r), {count} points: {off} of 2^-{bits} |z|")
 
 
-# --- sections -------------------------------------------------------------------------------------------------------------------
+# --- sections ------------------------------------------------------------
+def trigonometry(f: type, sine: int, cosine: int, short_cosine: int) -> None:
+    """The sine's and the cosine's polynomials, for both evaluations."""
+    n, at, q0 = f.__name__[-2:], cos_grid(), ("q", 0)
+    fit("sin: A*3 + (B*3 + x*T(z))", sin_grid(), (sine, 0), q0, f, "T" + n)
+    fit("cos: ((A*-5)*A + 1) + ((A + x)*(B*-5) + z*D(z))", at, (cosine, 0), q0, f, "D" + n)
+    found["S" + n] = [f(float(mp.pi - 4)), *found["T" + n][1:]]
+    print(f"  short sin: x*4 + S(z)*x, S = T but for its constant, {float(found['S' + n][0]).hex()}")
+    fit("short cos: C(z)*z + 1", Grid(at.x, at.g - 5, at.w), (short_cosine, 0), q0, f, "C" + n)
+
+
 def normal32() -> None:
     f = np.float32
-    fit("sqrt((E*K + g) + (L(g)*g)*g)", log_grid(), (7, 0), ("q", 0), f, ("L32",))
-    others(log_grid(), ((6, 0), (8, 0)))
-    fit("sin: A*c3 + (B*c3 + x*T(x*x))", sin_grid(), (3, 0), ("q", 0), f, ("T32",))
-    fit("cos: C(x*x)*(x*x) + 1", cos_grid(), (3, 0), ("q", 0), f, ("C32",))
-    others(cos_grid(), ((2, 0),))
-    measure_normals(f, 1 << 21, by_polynomial(found["L32"]))
+    trigonometry(f, 3, 3, 2)
+    print(others(log_grid(), ((6, 0),)))
+    for degree, trig, names in ((7, short_sincos, ("S32", "C32")), (8, sincos, ("T32", "D32"))):
+        fit("sqrt((E*K + g) + (L(g)*g)*g)", log_grid(), (degree, 0), ("q", 0), f, "L32")
+        measure_normals(f, 1 << 21, by_polynomial(found["L32"]), trig, *names)
 
 
 def normal64() -> None:
     f = np.float64
-    fit("sin: A*c3 + (B*c3 + x*T(x*x))", sin_grid(), (6, 0), ("q", 0), f, ("T64",))
-    fit("cos: C(x*x)*(x*x) + 1", cos_grid(), (6, 0), ("q", 0), f, ("C64",))
-    others(cos_grid(), ((5, 0),))
-    fit("s = g/(4 - g): sqrt((E*K + g) + s*(g + (s*s)*W(s*s)))", quotient_grid(), (9, 0), ("q", 0), f, ("W64",))
-    others(quotient_grid(), ((8, 0),))
-    measure_normals(f, 6000, by_quotient(found["W64"]))
-    fit("or sqrt((E*K + g) + (L(g)*g)*g)", log_grid(), (19, 0), ("q", 0), f, ("L64",))
-    others(log_grid(), ((18, 0), (20, 0)))
-    measure_normals(f, 6000, by_polynomial(found["L64"]))
+    trigonometry(f, 6, 6, 6)
+    fit("sqrt((E*K + g) + s*(g + z*W(z)))", quotient_grid(), (9, 0), ("q", 0), f, "W64")
+    print(others(quotient_grid(), ((8, 0),)))
+    measure_normals(f, 6000, by_quotient(found["W64"]), short_sincos, "S64", "C64")
+    measure_normals(f, 6000, by_quotient(found["W64"]), sincos, "T64", "D64")
+    fit("or sqrt((E*K + g) + (L(g)*g)*g)", log_grid(), (19, 0), ("q", 0), f, "L64")
+    print(others(log_grid(), ((18, 0), (20, 0))))
 
 
 def truncated32() -> None:
     f = np.float32
-    fit("x = 1/4 - q*q, z = (q*P(x)) / Q(x)", central_grid(), (3, 4), ("p", 3), f, ("CP32", "CQ32"))
-    others(central_grid(), ((3, 3), (4, 3), (4, 4)))
+    fit("x = 1/4 - q*q, z = (q*P(x)) / Q(x)", central_grid(), (3, 4), ("p", 3), f, "CP32", "CQ32")
+    print(others(central_grid(), ((3, 3), (4, 3), (4, 4))))
     measure_central(f, 1 << 20, ("CP32", "CQ32"))
-    fit("z = P(r) / Q(r)", tail_grid(9.0), (3, 2), ("p", 3), f, ("TP32", "TQ32"))
-    others(tail_grid(9.0), ((2, 2), (3, 3)))
+    fit("z = P(r) / Q(r)", tail_grid(9.0), (3, 2), ("p", 3), f, "TP32", "TQ32")
+    print(others(tail_grid(9.0), ((2, 2), (3, 3))))
     measure_tail(f, 1 << 19, ("TP32", "TQ32"), 8.97)
 
 
 def truncated64() -> None:
     f = np.float64
-    fit("x = 1/4 - q*q, z = (q*P(x)) / Q(x)", central_grid(), (8, 9), ("p", 8), f, ("CP64", "CQ64"))
-    others(central_grid(), ((8, 8), (9, 8), (9, 9)))
+    fit("x = 1/4 - q*q, z = (q*P(x)) / Q(x)", central_grid(), (8, 9), ("p", 8), f, "CP64", "CQ64")
+    print(others(central_grid(), ((8, 8), (9, 8), (9, 9))))
     measure_central(f, 20_000, ("CP64", "CQ64"))
-    fit("z = P(r) / Q(r)", tail_grid(11.3), (8, 7), ("p", 8), f, ("TP64", "TQ64"))
-    others(tail_grid(11.3), ((7, 6), (7, 7)))
+    fit("z = P(r) / Q(r)", tail_grid(11.3), (8, 7), ("p", 8), f, "TP64", "TQ64")
+    print(others(tail_grid(11.3), ((7, 6), (7, 7))))
     measure_tail(f, 20_000, ("TP64", "TQ64"), 11.25)
 
 

@@ -1,10 +1,12 @@
-"""Weighted minimax fits P(x)/Q(x) by the Remez exchange in multiprecision, their rounding, and the functions fitted.
+"""Weighted minimax fits P(x)/Q(x) by the Remez exchange, their rounding, and the functions that are fitted.
 
-P has degree m, Q degree n, and any coefficient can be pinned to a value. One always is, so that the quotient is
-normalised; rounding is pinning as well: one coefficient is rounded, and the others are fitted again around it. The
-exchange solves the linearised equations P - g Q = +-E Q_old / w on the reference and repeats them, which is why a
-rational fit needs no starting guess.
+All in multiprecision. P has degree m, Q degree n, and any coefficient can be pinned to a value. One always
+is, so that the quotient is normalised; rounding is pinning as well: one coefficient is rounded, and the
+others are fitted again around it. The exchange solves the linearised equations P - g Q = +-E Q_old / w on the
+reference and repeats them, which is why a rational fit needs no starting guess.
 """
+
+import itertools
 import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +18,8 @@ mp.mp.prec = 160
 Array = np.ndarray[Any, Any]
 Function = Callable[[Any], Any]
 Pins = dict[tuple[str, int], Any]
-# 401 Chebyshev points miss the error's maximum by about (pi * alternations / 1200)^2 of it: 0.3 % for twenty coefficients
+# 401 Chebyshev points miss the maximum by about (pi * alternations / 1200)^2 of it: 0.3 % for twenty
+# coefficients
 POINTS = 401
 TINY = mp.mpf(10) ** -9  # where a weight would vanish
 PHI2 = mp.erfc(mp.sqrt(2)) / 2
@@ -64,13 +67,13 @@ def _alternation(error: Array, count: int) -> list[int]:
     sign = np.array([v > 0 for v in error])
     size = np.abs(error)
     ends = [0, *(np.flatnonzero(sign[1:] != sign[:-1]) + 1), len(error)]
-    peaks = [int(a) + int(np.argmax(size[a:b])) for a, b in zip(ends, ends[1:], strict=False)]
+    peaks = [int(a) + int(np.argmax(size[a:b])) for a, b in itertools.pairwise(ends)]
     while len(peaks) > count:
         if len(peaks) == count + 1:
             peaks.pop(0 if size[peaks[0]] < size[peaks[-1]] else -1)
         else:
-            k = int(np.argmin([max(size[a], size[b]) for a, b in zip(peaks, peaks[1:], strict=False)]))
-            del peaks[k:k + 2]
+            k = int(np.argmin([max(size[a], size[b]) for a, b in itertools.pairwise(peaks)]))
+            del peaks[k : k + 2]
     return peaks
 
 
@@ -79,10 +82,12 @@ def _exchange_one(error: Array, reference: list[int]) -> list[int]:
     worst = int(np.argmax(np.abs(error)))
     same = [i for i, r in enumerate(reference) if (error[r] > 0) == (error[worst] > 0)]
     nearest = min(same or range(len(reference)), key=lambda i: abs(reference[i] - worst))
-    return sorted({*reference[:nearest], worst, *reference[nearest + 1:]})
+    return sorted({*reference[:nearest], worst, *reference[nearest + 1 :]})
 
 
-def _solve(at: Grid, free: list[tuple[str, int]], pins: Pins, q_old: Array, reference: list[int]) -> tuple[Pins, Any]:
+def _solve(
+    at: Grid, free: list[tuple[str, int]], pins: Pins, q_old: Array, reference: list[int]
+) -> tuple[Pins, Any]:
     """Coefficients and level that equalise the linearised error on the reference."""
     count = len(free) + 1
     a, b = mp.matrix(count, count), mp.matrix(count, 1)
@@ -90,13 +95,13 @@ def _solve(at: Grid, free: list[tuple[str, int]], pins: Pins, q_old: Array, refe
         for j, (kind, power) in enumerate(free):
             a[i, j] = at.x[r] ** power * (1 if kind == "p" else -at.g[r])
         a[i, count - 1] = (-1) ** i * q_old[r] / at.w[r]
-        b[i] = sum(c * at.x[r] ** power * (-1 if kind == "p" else at.g[r]) for (kind, power), c in pins.items())
+        b[i] = sum(c * at.x[r] ** j * (-1 if kind == "p" else at.g[r]) for (kind, j), c in pins.items())
     solution = mp.lu_solve(a, b)
     return pins | {key: solution[i] for i, key in enumerate(free)}, abs(solution[count - 1])
 
 
 def remez(at: Grid, m: int, n: int, pins: Pins, rounds: int = 30) -> Fit:
-    """Minimise max |P/Q - g| w over the coefficients that `pins` leaves free; its keys are ("p", power) and ("q", power)."""
+    """Minimise max |P/Q - g| w over the coefficients that `pins`, keyed ("p" or "q", power), leaves free."""
     free = [k for k in [("p", j) for j in range(m + 1)] + [("q", j) for j in range(n + 1)] if k not in pins]
     values, best = dict(pins), None
     count, q_old = len(free) + 1, at.x * 0 + 1
@@ -125,7 +130,8 @@ def remez(at: Grid, m: int, n: int, pins: Pins, rounds: int = 30) -> Fit:
 def rounded(at: Grid, m: int, n: int, pins: Pins, dtype: type) -> tuple[Fit, Fit]:
     """The best fit, and the best of those with coefficients in `dtype` that two orders of rounding give.
 
-    Each coefficient in turn takes the better of its two neighbours in `dtype`, the ones that are still free fitted again.
+    Each coefficient in turn takes the better of its two neighbours in `dtype`, and those still free are
+    fitted again.
     """
     best = remez(at, m, n, pins)
     keys = [("p", j) for j in range(m + 1)] + [("q", j) for j in range(n + 1)]
@@ -141,12 +147,18 @@ def rounded(at: Grid, m: int, n: int, pins: Pins, dtype: type) -> tuple[Fit, Fit
             trials = [taken | {key: mp.mpf(float(c))} for c in (near, other)]
             fit, taken = min(((remez(at, m, n, t, 10), t) for t in trials), key=lambda pair: pair[0].error)
         fits.append(fit)
-        if n == 0 or dtype is np.float64:  # no second order, or nothing to gain: the fit's own error rules there
+        if n == 0 or dtype is np.float64:  # no second order, or too little to gain
             break
     return best, min(fits, key=lambda fit: fit.error)
 
 
-# --- targets -----------------------------------------------------------------------------------------------------------------
+def others(at: Grid, degrees: tuple[tuple[int, int], ...]) -> str:
+    """Errors of other degrees, in words."""
+    left = (f"{m}/{n} 2^{np.log2(remez(at, m, n, {('q', 0): mp.mpf(1)}).error):.2f}" for m, n in degrees)
+    return f"    not taken: {', '.join(left)}"
+
+
+# --- the functions ------------------------------------------------------------
 def lower_quantile(p: Any) -> Any:
     """Phi^-1(p) for 0 < p <= 1/2: Halley's steps from the double-precision quantile."""
     x = mp.mpf(statistics.NormalDist().inv_cdf(float(p)))
@@ -168,15 +180,17 @@ def log_rest(g: Any) -> Any:
 
 
 def log_grid() -> Grid:
-    """The squared radius for u >= 1/2, relative error; g = 2 - m for a mantissa m in [1, 2). Below 1/2 the sum only grows."""
+    """The squared radius for u >= 1/2, relative error; g = 2 - m for a mantissa m in [1, 2)."""
     return grid(log_rest, lambda g: max(g, TINY) ** 2 / (-2 * mp.log1p(-max(g, TINY) / 2)), 0, 1)
 
 
 def quotient_grid() -> Grid:
     """W of 4 atanh(s) = 4 s + s^3 W(s^2), the same logarithm for s = g / (4 - g)."""
+
     def w(z: Any) -> Any:
         s = mp.sqrt(z)
         return 4 * (mp.atanh(s) - s) / s**3 if z > TINY**2 else mp.mpf(4) / 3 + z * 4 / 5
+
     return grid(w, lambda z: max(z, TINY**2) / (4 + z * w(z)), 0, mp.mpf(1) / 9)
 
 
@@ -186,27 +200,39 @@ def sin_grid() -> Grid:
 
 
 def cos_grid() -> Grid:
-    """C, for the relative error of the cosine."""
+    """D, for the relative error of the cosine."""
     return grid(cos_rest, lambda z: max(z, TINY) / mp.cospi(mp.sqrt(z)), 0, mp.mpf(1) / 16)
 
 
 def sin_rest(z: Any) -> Any:
-    """T of sin(pi t) = t (3 + T(t^2)): the 3 makes the leading product exact, and takes pi's own rounding out."""
+    """T of sin(pi x) = x (3 + T(x^2)): 3 has two bits, and pi's own rounding falls on T."""
     return (mp.sin(mp.pi * mp.sqrt(z)) / mp.sqrt(z) if z else +mp.pi) - 3
 
 
 def cos_rest(z: Any) -> Any:
-    """C of cos(pi t) = 1 + t^2 C(t^2)."""
-    return (mp.cos(mp.pi * mp.sqrt(z)) - 1) / z if z else -mp.pi**2 / 2
+    """D of cos(pi x) = 1 - 5 x^2 + x^2 D(x^2)."""
+    return 5 + ((mp.cos(mp.pi * mp.sqrt(z)) - 1) / z if z else -(mp.pi**2) / 2)
 
 
 def central_grid() -> Grid:
-    """z/q against x = 1/4 - q^2 = p (1 - p): in this variable no coefficient changes sign, so float32 loses nothing by cancellation."""
+    """z/q against x = 1/4 - q^2 = p (1 - p): no coefficient changes sign there, so nothing is lost by
+    cancellation.
+    """
+
     def q(x: Any) -> Any:
         return mp.sqrt(max(mp.mpf(1) / 4 - x, TINY**2))
-    return grid(lambda x: central(q(x)) / q(x), lambda x: q(x) / max(1, central(q(x))), mp.mpf(1) / 4 - Q_MAX**2, mp.mpf(1) / 4)
+
+    quarter = mp.mpf(1) / 4
+    return grid(
+        lambda x: central(q(x)) / q(x), lambda x: q(x) / max(1, central(q(x))), quarter - Q_MAX**2, quarter
+    )
+
+
+def tail(r: Any) -> Any:
+    """z of r = sqrt(-2 ln d), d = Phi(-z)."""
+    return -lower_quantile(mp.exp(-r * r / 2))
 
 
 def tail_grid(high: float) -> Grid:
-    """z against r = sqrt(-2 ln d), relative error."""
-    return grid(lambda r: -lower_quantile(mp.exp(-r * r / 2)), lambda r: -1 / lower_quantile(mp.exp(-r * r / 2)), 2.75, high)
+    """z against r, relative error."""
+    return grid(tail, lambda r: 1 / tail(r), 2.75, high)

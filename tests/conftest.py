@@ -40,7 +40,7 @@ MakeIndexBackend = Callable[..., tuple[Backend, Calls]]
 
 @pytest.fixture
 def index_backend() -> MakeIndexBackend:
-    """A backend that writes each element's global index (plus `error`), which shows placement and nothing else."""
+    """Make a backend that writes each element's global index plus `error`: placement, and nothing else."""
 
     def make(chunk: int = 1 << 20, tile: int = 1 << 16, error: int = 0) -> tuple[Backend, Calls]:
         calls = Calls()

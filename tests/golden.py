@@ -1,7 +1,8 @@
-"""The golden fills: what is drawn, and the SHA-256 of the bytes that every backend on every machine must draw.
+"""The golden fills: what is drawn, and the SHA-256 of the bytes that every backend on every machine must
+draw.
 
-Run as a script it draws them all with the NumPy backend and rewrites ``data/golden.json``: a deliberate act, for a change of
-the stream that ``docs/stream.md`` and the changelog name.
+Run as a script it draws them all with the NumPy backend and rewrites ``data/golden.json``: a deliberate act,
+for a change of the stream that ``docs/stream.md`` and the changelog name.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ class Cuda:
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """A registry that has chosen nothing yet and given no warning, in an environment that names no backend."""
+    """A registry that has chosen nothing yet and given no warning; the environment names no backend."""
     monkeypatch.delenv("FANFILL_BACKEND", raising=False)
     monkeypatch.setattr(registry, "_warned", {})
     fill = importlib.import_module("fanfill.fill")
@@ -120,7 +120,7 @@ def test_device_buffers_need_a_device_backend_and_never_go_through_the_host():
         lambda: ff.fill(Cuda(), ff.normal(), seed=0, backend="cuda"),
     ):
         with pytest.raises(
-            BackendUnavailableError, match="backend 'cuda' is not usable: .*no CUDA kernels yet"
+            BackendUnavailableError, match=r"backend 'cuda' is not usable: .*no CUDA kernels yet"
         ):
             call()
     with pytest.raises(

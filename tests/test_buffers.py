@@ -1,4 +1,4 @@
-"""Which objects are buffers, that they are viewed and never copied, and what is refused before anything is written."""
+"""Which objects are buffers, that they are viewed and never copied, and what is refused."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_device_buffers_are_told_from_host_buffers_and_never_brought_over():
     assert buffers.device_of(OnlyDlpack(np.ones(3), 2)) == "cuda"
     assert buffers.device_of(OnlyDlpack(np.ones(3), 3)) == "cpu"
     assert buffers.device_of(np.ones(3)) == buffers.device_of(array.array("f")) == "cpu"
-    with pytest.raises(TypeError, match="expected a buffer in host memory; got a .*Cuda on a CUDA device"):
+    with pytest.raises(TypeError, match=r"expected a buffer in host memory; got a .*Cuda on a CUDA device"):
         buffers.as_lanes(Cuda())
 
 

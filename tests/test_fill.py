@@ -256,7 +256,7 @@ def test_progress_rises_to_the_total_on_the_calling_thread(count, shape, law):
     assert seen == sorted(seen)
     assert seen[-1] == (w.size, w.size)
     assert seen.count(seen[-1]) == 1
-    assert w.size < host.SMALL or len(seen) > 2
+    assert w.size < host.SMALL or count > 1 or len(seen) > 2
 
 
 def test_an_error_in_progress_stops_the_fill():
@@ -310,7 +310,7 @@ def test_memory_beyond_the_buffer_is_small(backend, strided):
 INTERRUPTED = """
 import numpy as np, sys, time, threading
 import fanfill as ff
-w = np.zeros(300_000_000, np.float32)
+w = np.zeros(100_000_000, np.float32)
 ff.fill(w[:1_000_000], ff.normal(), seed=0, backend={backend!r}, threads={count})
 print("ready", flush=True)
 try:
@@ -378,7 +378,7 @@ def test_draw_refuses_bad_arguments(keywords, error, message):
 
 def test_draw_says_what_is_missing_for_a_type_of_ml_dtypes(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(TypeError, match="dtype: 'bfloat16' needs ml_dtypes, .*; pip install ml_dtypes"):
+    with pytest.raises(TypeError, match=r"dtype: 'bfloat16' needs ml_dtypes, .*; pip install ml_dtypes"):
         ff.draw((3, 4), ff.normal(), seed=0, dtype="bfloat16")
 
 

@@ -22,7 +22,37 @@ HEAVY = (
     "asyncio",
 )
 
-NAMES = ["BackendUnavailableError", "Initializer", "STREAM_VERSION", "__version__", "backends", "constant", "draw", "fans", "fill", "gain", "get_threads", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "initializer", "kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "normal", "select_backend", "set_threads", "truncated_normal", "uniform", "variance_scaling", "words", "xavier_normal", "xavier_uniform"]
+NAMES = (
+    "BackendUnavailableError",
+    "Initializer",
+    "STREAM_VERSION",
+    "__version__",
+    "backends",
+    "constant",
+    "draw",
+    "fans",
+    "fill",
+    "gain",
+    "get_threads",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "initializer",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "select_backend",
+    "set_threads",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "words",
+    "xavier_normal",
+    "xavier_uniform",
+)
 
 
 def assert_light(code):

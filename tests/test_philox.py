@@ -36,7 +36,7 @@ def philox_block(ctr: Words, key: Words, rounds: int) -> Words:
 
 
 def words_from(start: int, count: int, key: Words, rounds: int = 10) -> np.ndarray:
-    """Words start, start + 1, ... of the number contract, section 1; key is (seed, substream) in 32-bit halves."""
+    """Words start, start + 1, ... by the number contract; key: (seed, substream) in 32-bit halves."""
     blocks_of = {
         b: philox_block((b & WORD, b >> 32, *key[2:]), key[:2], rounds)
         for b in range(start // 4, (start + count) // 4 + 1)
@@ -90,7 +90,9 @@ def test_the_lane_function_is_the_reference_at_random_counters_and_keys_compiled
     generator = np.random.default_rng(7)
     ctr = generator.integers(0, 2**32, (4, 300), np.uint64)
     key = generator.integers(0, 2**32, (2, 300), np.uint64)
-    expected = [philox_block(tuple(c), tuple(k), 10) for c, k in zip(ctr.T.tolist(), key.T.tolist(), strict=True)]
+    expected = [
+        philox_block(tuple(c), tuple(k), 10) for c, k in zip(ctr.T.tolist(), key.T.tolist(), strict=True)
+    ]
     assert_words(np.stack(lanes_of(ctr, key), 1).view(np.uint32), np.array(expected, np.uint32))
 
     compiled = njit(cpu.bound_functions()[philox.philox_pairs])
@@ -112,11 +114,10 @@ def test_a_kernel_gives_the_known_answer_that_its_counters_reach(backend: str) -
 
 
 # The block index crosses 2^32, where its upper half carries, at word 2^34; NumPy and Numba cut there.
-@pytest.mark.parametrize(
-    "start",
-    [*range(10), 2045, 2**31 - 7, 2**32 - 9, 2**33 - 5, 2**34 - 11, 2**34, 5 * 2**34 - 6, 2**48 - 3, 2**62 - 13]
-    + [2**62, 2**63 - 37],
-)
+CARRIES = (2**31 - 7, 2**32 - 9, 2**33 - 5, 2**34 - 11, 2**34, 5 * 2**34 - 6, 2**48 - 3, 2**62 - 13, 2**62)
+
+
+@pytest.mark.parametrize("start", [*range(10), 2045, *CARRIES, 2**63 - 37])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_words_are_those_of_the_reference_wherever_they_start(backend: str, start: int) -> None:
     assert_words(drawn(backend, start, 37), words_from(start, 37, KEY))
@@ -137,7 +138,9 @@ def test_a_box_of_words_across_the_carry_is_that_of_the_reference(backend: str) 
     assert_words(out, np.array(expected))
 
 
-@pytest.mark.parametrize("key", [(0, 0, 0, 0), (WORD,) * 4, *(tuple(int(i == j) for i in range(4)) for j in range(4))])
+@pytest.mark.parametrize(
+    "key", [(0,) * 4, (WORD,) * 4, *(tuple(row) for row in np.eye(4, dtype=int).tolist())]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_part_of_seed_and_substream_has_its_place(backend: str, key: Words) -> None:
     assert_words(drawn(backend, 1, 9, key), words_from(1, 9, key))

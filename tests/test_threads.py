@@ -134,7 +134,10 @@ def test_without_a_cgroup_the_affinity_counts(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is a Linux call")
 def test_affinity_is_respected():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from fanfill import threads; print(threads.usable_cpus())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from fanfill import threads; print(threads.usable_cpus())"
+    )
     assert run_python(code).stdout.strip() == "1"
 
 

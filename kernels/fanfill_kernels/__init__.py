@@ -1,5 +1,6 @@
-"""How fanfill's values are made: pure functions from counter-based words to values, and loops that write them.
+"""How fanfill's values are made: pure functions from counter-based words to values, and loops that write
+them.
 
-Nothing here knows shapes, seeds, initializers or threads; see ``fanfill`` for those and ``docs/stream.md`` for the
-number contract that every function here implements.
+Nothing here knows shapes, seeds, initializers or threads; see ``fanfill`` for those and ``docs/stream.md``
+for the number contract that every function here implements.
 """

@@ -1,8 +1,9 @@
 """From 32-bit words to float32 values: signed unit, log, sine and cosine, Box-Muller, inverse normal CDF.
 
-Written once, on lanes (see ``lanes.py``). Every operation is one IEEE operation in the order written, without fused
-multiply-add; the coefficients are minimax fits by ``benchmarks/fit_polynomials.py``. ``docs/stream.md`` is the contract.
-No step can produce a subnormal: the parameters that could make one are refused before a kernel runs.
+Written once, on lanes (see ``lanes.py``). Every operation is one IEEE operation in the order written, without
+fused multiply-add; the coefficients are minimax fits by ``benchmarks/fit_polynomials.py``. ``docs/stream.md``
+is the contract. No step can produce a subnormal: the parameters that could make one are refused before a
+kernel runs.
 """
 
 from typing import Any
@@ -34,7 +35,8 @@ MANTISSA = np.int32(2**23 - 1)
 MANTISSA_WIDTH = np.int32(23)
 ONE_BITS = np.int32(0x3F800000)
 
-# (-2 log(1 - g/2) - g) / g^2 on (0, 1]: the log's leading term is g itself, exactly. Relative error of the log 2^-25.3.
+# (-2 log(1 - g/2) - g) / g^2 on (0, 1]: the log's leading term is g itself, exactly. Relative error of the
+# log 2^-25.3.
 LOG = constants(
     "0x1.6a0cf8p-8",
     "-0x1.a39486p-7",
@@ -48,7 +50,8 @@ LOG = constants(
 MINUS_2_LN_2 = np.float32(float.fromhex("-0x1.62e43p+0"))
 WORD_BIAS = np.int32(158)
 
-# sin(pi t) / t - 4 and (cos(pi t) - 1) / t^2 in t^2 on |t| <= 1/4: 4t is exact, which spares the sine two roundings.
+# sin(pi t) / t - 4 and (cos(pi t) - 1) / t^2 in t^2 on |t| <= 1/4: 4t is exact, which spares the sine two
+# roundings.
 SIN = constants(
     "-0x1.2dc3bap-1",
     "0x1.465fep+1",
@@ -62,8 +65,8 @@ COS = constants(
 )
 
 
-# The inverse normal CDF by one division: q P(q^2) / Q(q^2) in q = p - 1/2 for |z| <= 2, P(r) / Q(r) in r = sqrt(-2 ln d) beyond,
-# d the probability of the nearer tail.
+# The inverse normal CDF by one division: q P(q^2) / Q(q^2) in q = p - 1/2 for |z| <= 2, P(r) / Q(r) in r =
+# sqrt(-2 ln d) beyond, d the probability of the nearer tail.
 CENTRE_P = constants(
     "0x1p+0",
     "0x1.00b2b4p-1",
@@ -98,7 +101,9 @@ PROBABILITY_BIAS = np.int32(126)
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
-    """``x`` moved to the nearer end where it lies outside [low, high]; a select, so that every machine agrees."""
+    """``x`` moved to the nearer end where it lies outside [low, high]; a select, so that every machine
+    agrees.
+    """
     return select(x < low, low, select(x > high, high, x))
 
 
@@ -131,15 +136,18 @@ def horner(x: Any, coefficients: Any) -> Any:
 
 
 def minus_two_log(g: Any, e: Any) -> Any:
-    """-2 ln(2^e (1 - g/2)) for g in (0, 1] and an integer e <= 0 as a float: the small part first, then the exponent's."""
+    """-2 ln(2^e (1 - g/2)) for g in (0, 1] and an integer e <= 0 as a float: the small part first, then
+    the exponent's.
+    """
     return e * MINUS_2_LN_2 + (g + horner(g, LOG) * g * g)
 
 
 def radius(w: Any) -> Any:
     """sqrt(-2 ln u), u = (w + 1/2) / 2^32, with full relative precision at both ends.
 
-    One signed conversion serves both: for a word below 2^31 it gives 2^32 u, otherwise -2^32 (1 - u), the integer complement.
-    There u is near 1 and g = 2 (1 - u) is that complement, scaled; elsewhere u = 2^e m with m in [1/2, 1), g = 2 - 2m.
+    One signed conversion serves both: for a word below 2^31 it gives 2^32 u, otherwise -2^32 (1 - u), the
+    integer complement. There u is near 1 and g = 2 (1 - u) is that complement, scaled; elsewhere u = 2^e m
+    with m in [1/2, 1), g = 2 - 2m.
     """
     v = f32(i32(w)) + HALF
     b = bits32(v)
@@ -152,8 +160,8 @@ def radius(w: Any) -> Any:
 def box_muller(w0: Any, w1: Any, params: Any) -> Any:
     """Two normals from two words: q cos(pi s) + mean, q sin(pi s) + mean, q = radius * std.
 
-    The angle s in (-1, 1) is reduced exactly, in integers, to the nearest quarter: s = k/2 + t, |t| <= 1/4. A half turn
-    (k >= 2) flips q, a quarter turn swaps (cos, sin) for (-sin, cos).
+    The angle s in (-1, 1) is reduced exactly, in integers, to the nearest quarter: s = k/2 + t, |t| <= 1/4. A
+    half turn (k >= 2) flips q, a quarter turn swaps (cos, sin) for (-sin, cos).
     """
     a = i32(i32(w1) + EIGHTH)
     t = f32(i32(i32(i32(a | ODD) & QUARTER_MASK) - EIGHTH)) * UNIT
@@ -173,7 +181,9 @@ def scaled(z: Any, lower: Any, upper: Any, std: Any, mean: Any, low: Any, high: 
 
 
 def central_arguments(pair: Any, params: Any) -> Any:
-    """Two words, as one uint64, to two signed fixed-point arguments p - 1/2 in units of 2^-31, in the same places."""
+    """Two words, as one uint64, to two signed fixed-point arguments p - 1/2 in units of 2^-31, in the same
+    places.
+    """
     origin = params[0]
     width = params[1]
     first = (origin + width * (pair & LOW_WORD)) >> HALF_WORD
@@ -192,8 +202,8 @@ def truncated_central(w: Any, params: Any) -> Any:
 def truncated(w: Any, params: Any) -> Any:
     """A normal cut anywhere, from the probability of the nearer tail in 64-bit fixed point.
 
-    Each tail is anchored at its own cut, D = tail(cut) + width * w as a sum of positive integers, so that no precision is
-    lost by a subtraction from 1 whatever the cuts.
+    Each tail is anchored at its own cut, D = tail(cut) + width * w as a sum of positive integers, so that no
+    precision is lost by a subtraction from 1 whatever the cuts.
     """
     step = params[0] * u64(w)
     below = params[1] + step

@@ -1,4 +1,5 @@
-"""From 64-bit words to float64 values: the functions of ``arithmetic.py`` in double precision, under the same names.
+"""From 64-bit words to float64 values: the functions of ``arithmetic.py`` in double precision, under the same
+names.
 
 Element e takes ``word(2e) + 2^32 word(2e + 1)`` as one 64-bit word.
 """
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanfill_kernels.arithmetic import clamp, horner, scaled
-from fanfill_kernels.lanes import bits64, f64, float_of_bits64, i64, select, sqrt, u64
+from fanfill_kernels.lanes import bits64, f64, float_of_bits64, i64, select, sqrt
 
 
 def constants(*hexadecimal: str) -> tuple[np.float64, ...]:
@@ -136,7 +137,8 @@ def uniform_range(w: Any, params: Any) -> Any:
 def minus_two_log(g: Any, e: Any) -> Any:
     """-2 ln(2^e (1 - g/2)) for g in (0, 1] and an integer e <= 0 as a float.
 
-    Through s = g / (4 - g), the argument of the inverse hyperbolic tangent: a division saves ten terms of the direct series.
+    Through s = g / (4 - g), the argument of the inverse hyperbolic tangent: a division saves ten terms of the
+    direct series.
     """
     s = g / (FOUR - g)
     z = s * s

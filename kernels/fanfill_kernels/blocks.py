@@ -1,4 +1,6 @@
-"""NumPy kernels: the lane functions over blocks of whole arrays. The fallback, and the oracle of every other backend."""
+"""NumPy kernels: the lane functions over blocks of whole arrays. The fallback, and the oracle of every
+other backend.
+"""
 
 from functools import cache
 from typing import Any
@@ -14,7 +16,9 @@ LONG = 1 << 9  # runs of this length and more are worth a call of their own
 
 
 def word_pairs(block: int, count: int, key: tuple[int, ...]) -> Any:
-    """``count`` Philox blocks from ``block`` on, none across a multiple of 2^32, as 2 * count uint64 word pairs."""
+    """``count`` Philox blocks from ``block`` on, none across a multiple of 2^32, as 2 * count uint64 word
+    pairs.
+    """
     pairs = np.empty((count, 2), np.uint64)
     low = np.arange(block & int(MASK), (block & int(MASK)) + count, dtype=np.uint64)
     k0, k1, s0, s1 = (np.uint64(part) for part in key)
@@ -72,7 +76,8 @@ def kernels(form: str, dtype: str) -> Kernels:
     wrap = steps << 32
 
     def run(out: Any, start: int, key: tuple[int, ...], params: Any) -> None:
-        # Integers wrap on purpose, and lanes that a select drops may overflow: neither is the caller's business.
+        # Integers wrap on purpose, and lanes that a select drops may overflow: neither is the caller's
+        # business.
         with np.errstate(all="ignore"):
             done = 0
             while done < out.size:
@@ -83,8 +88,8 @@ def kernels(form: str, dtype: str) -> Kernels:
     def box(out: Any, start: int, shape: Any, pitch: Any, key: tuple[int, ...], params: Any) -> None:
         if pitch[-1] == 1 and shape[-1] >= LONG:
             for number, outer in enumerate(np.ndindex(*shape[:-1])):
-                index = start + sum(int(c) * int(p) for c, p in zip(outer, pitch[:-1], strict=True))
-                run(out[number * shape[-1] : (number + 1) * shape[-1]], index, key, params)
+                first = start + sum(int(c) * int(p) for c, p in zip(outer, pitch[:-1], strict=True))
+                run(out[number * shape[-1] : (number + 1) * shape[-1]], first, key, params)
             return
         with np.errstate(all="ignore"):
             for done in range(0, out.size, GATHER):

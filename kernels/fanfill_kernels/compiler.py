@@ -1,4 +1,6 @@
-"""Bind the lane functions to Numba: the same code objects, with LLVM's casts, bitcasts and selects as their globals."""
+"""Bind the lane functions to Numba: the same code objects, with LLVM's casts, bitcasts and selects as
+their globals.
+"""
 
 from types import FunctionType, ModuleType
 from typing import Any
@@ -15,14 +17,14 @@ from fanfill_kernels import lanes
 
 
 def _bitcast(source: Any, target: Any, llvm: ir.Type) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def bitcast(context: Any, x: Any) -> Any:
         return target(source), lambda _c, builder, _s, args: builder.bitcast(args[0], llvm)
 
     return bitcast
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _select(context: Any, condition: Any, a: Any, b: Any) -> Any:
     # np.where on scalars branches: 6 M values/s against LLVM's select, which is a masked move.
     if a != b:
@@ -30,7 +32,7 @@ def _select(context: Any, condition: Any, a: Any, b: Any) -> Any:
     return a(condition, a, b), lambda _c, builder, _s, args: builder.select(*args)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _sqrt(context: Any, x: Any) -> Any:
     def codegen(_c: Any, builder: Any, _s: Any, args: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [args[0].type]), args)
@@ -38,7 +40,7 @@ def _sqrt(context: Any, x: Any) -> Any:
     return x(x), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _halves(context: Any, pairs: Any) -> Any:
     # Numba's array.view compiles a check of shapes that takes 0.8 s, a third of a kernel's whole compilation.
     if pairs != types.Array(types.uint64, 1, "C"):
@@ -80,13 +82,15 @@ _OPERATIONS = {
 }
 
 
-# Division as IEEE has it, not Python's check for zero, which would keep the loops scalar. Helpers are called from compiled
-# code alone: without entry points for Python and C each of them compiles in half the time.
+# Division as IEEE has it, not Python's check for zero, which would keep the loops scalar. Helpers are called
+# from compiled code alone: without entry points for Python and C each of them compiles in half the time.
 HELPER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def rebind(function: FunctionType, bound: dict[Any, Any], name: str = "", **constants: Any) -> FunctionType:
-    """The same code under another name, with bound functions as its globals in place of those that they stand for."""
+def rebind(function: Any, bound: dict[Any, Any], name: str = "", **constants: Any) -> FunctionType:
+    """The same code under another name, with bound functions as its globals in place of those that they
+    stand for.
+    """
     names = {
         key: bound.get(value, value) if isinstance(value, FunctionType) else value
         for key, value in function.__globals__.items()
@@ -113,7 +117,7 @@ def bind(*modules: ModuleType) -> dict[Any, Any]:
                 and function.__module__ == module.__name__
                 and function not in bound
             ):
-                # alwaysinline: left as calls, the helpers cost a quarter of the speed; LLVM's inlining compiles faster
-                # than Numba's (1.1 s against 1.3 s for the first normal).
+                # alwaysinline: left as calls, the helpers cost a quarter of the speed; LLVM's inlining
+                # compiles faster than Numba's (1.1 s against 1.3 s for the first normal).
                 bound[function] = register_jitable(forceinline=True, **HELPER)(rebind(function, bound))
     return bound

@@ -1,15 +1,14 @@
 """Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
 
-Numba caches compiled code on disk under the name of the function and the date of its own file. An edit in another file of this package
-would go unseen, and kernels stored by two processes at once under one name could be taken for one another. So the name
-carries the form, the dtype and a digest of every source here, of Numba and of the processor.
+Numba caches compiled code on disk under the name of the function and the date of its own file. An edit in
+another file of this package would go unseen, and kernels stored by two processes at once under one name could
+be taken for one another. So the name carries the form, the dtype and a digest of every source here, of Numba
+and of the processor.
 """
 
 import hashlib
-import os
 from functools import cache
 from importlib import resources
-from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -45,7 +44,7 @@ def digest() -> str:
     return found.hexdigest()[:16]
 
 
-def compiled(function: FunctionType, bound: dict[Any, Any], name: str) -> Any:
+def compiled(function: Any, bound: dict[Any, Any], name: str) -> Any:
     """Compile ``function`` without the GIL; on disk where a folder for it can be written, else in memory."""
     bare = rebind(function, bound, f"{name}_{digest()}")
     try:

@@ -9,8 +9,8 @@ from fanfill_kernels import arithmetic, arithmetic64, narrow
 class Form(NamedTuple):
     """One way from words to values.
 
-    ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives two. ``arguments``, where there is
-    one, replaces each 64-bit pair of words beforehand.
+    ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives
+    two. ``arguments``, where there is one, replaces each 64-bit pair of words beforehand.
     """
 
     function: Callable[..., Any]
@@ -22,7 +22,8 @@ class Kernels(NamedTuple):
     """What a backend offers for one form and dtype.
 
     ``run(out, start, key, params)`` fills contiguous ``out`` with elements ``start``, ``start + 1``, ...;
-    ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C order over ``shape``.
+    ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C
+    order over ``shape``.
     """
 
     run: Callable[..., None]
@@ -56,7 +57,9 @@ STORES = {
 
 
 def form_of(form: str, dtype: str) -> Form:
-    """The form in the dtype's compute type; a narrow uniform is clamped, because its rounding could step over the bound."""
+    """The form in the dtype's compute type; a narrow uniform is clamped, because its rounding could step
+    over the bound.
+    """
     if dtype == "float64":
         return DOUBLE[form]
     if form == "uniform" and dtype != "float32":

@@ -1,8 +1,8 @@
 """The operations whose spelling differs between a NumPy block and a compiled scalar.
 
-``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane is a NumPy array here and a
-scalar inside a vectorised loop under Numba (``compiler.py`` binds the same functions to LLVM's casts, bitcasts and
-selects). The rules that make both executions agree to the bit:
+``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane
+is a NumPy array here and a scalar inside a vectorised loop under Numba (``compiler.py`` binds the same
+functions to LLVM's casts, bitcasts and selects). The rules that make both executions agree to the bit:
 
 * every integer result is cast back to its lane type, because Numba widens ``int32 + int32`` to 64 bits;
 * a cast between integers of one width reinterprets, any other cast converts, rounded to nearest even;

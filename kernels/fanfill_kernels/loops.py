@@ -1,10 +1,11 @@
 """The loops that fill contiguous memory, compiled once for each form and dtype by ``cpu.py``.
 
-A tile of words goes into a scratch in L1, a second loop turns it into values: a loop of pure Philox and a loop of pure
-arithmetic both vectorise at full width, one loop over both does not (measured: the words at a seventh of the rate).
+A tile of words goes into a scratch in L1, a second loop turns it into values: a loop of pure Philox and a
+loop of pure arithmetic both vectorise at full width, one loop over both does not (measured: the words at a
+seventh of the rate).
 
-``STEPS`` and ``halves`` (a block holds 4 words of 32 bits or 2 of 64), ``value``, ``pair``, ``prepare`` and ``store`` are bound
-when a loop is compiled.
+``STEPS`` and ``halves`` (a block holds 4 words of 32 bits or 2 of 64), ``value``, ``pair``, ``prepare`` and
+``store`` are bound when a loop is compiled.
 """
 
 from typing import Any
@@ -41,8 +42,8 @@ def store(x: Any) -> Any:  # pragma: no cover - stands for the dtype's rounding
 def blocks_into(pairs: Any, block: Any, key: Any) -> Any:
     """Write consecutive Philox blocks, as word pairs; they must not cross a multiple of 2^32 blocks.
 
-    With the block index' upper half and the substream fixed, a third of the first three rounds is the same for all of
-    them and leaves the loop.
+    With the block index' upper half and the substream fixed, a third of the first three rounds is the same
+    for all of them and leaves the loop.
     """
     low = block & MASK
     high = block >> HALF
@@ -53,7 +54,9 @@ def blocks_into(pairs: Any, block: Any, key: Any) -> Any:
 
 
 def singles(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
-    """Fill ``out`` with elements ``start``, ``start + 1``, ... of a form that takes one word for one value."""
+    """Fill ``out`` with elements ``start``, ``start + 1``, ... of a form that takes one word for one
+    value.
+    """
     words = halves(pairs)
     block = u64(start) // u64(STEPS)
     head = int(u64(start) % u64(STEPS))
@@ -73,7 +76,9 @@ def singles(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
 
 
 def twins(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
-    """Fill ``out`` with elements ``start``, ... of a form that makes elements 2j and 2j + 1 of words 2j and 2j + 1."""
+    """Fill ``out`` with elements ``start``, ... of a form that makes elements 2j and 2j + 1 of words 2j
+    and 2j + 1.
+    """
     words = halves(pairs)
     block = u64(start) // u64(STEPS)
     head = int(u64(start) % u64(STEPS))
@@ -125,7 +130,9 @@ def run(out: Any, start: Any, key: Any, params: Any) -> None:
 
 
 def box(out: Any, start: Any, shape: Any, pitch: Any, key: Any, params: Any) -> None:
-    """Fill contiguous ``out``, in C order over ``shape``, with elements ``start + sum(coordinate * pitch)``."""
+    """Fill contiguous ``out``, in C order over ``shape``, with elements ``start + sum(coordinate *
+    pitch)``.
+    """
     pairs = np.empty(2 * TILE, np.uint64)
     coordinates = np.zeros(shape.size, np.int64)
     last = shape.size - 1

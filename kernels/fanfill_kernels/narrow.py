@@ -1,8 +1,9 @@
 """One rounding from float32 to a 16-bit or 8-bit type, to nearest even, in integer arithmetic.
 
-Hardware conversions exist for some of these types on some machines; integers agree on all of them. The caller has clamped
-``x`` to the type's finite range. Let u be the least positive value (2^-24 for float16): below the least normal value the sum
-``|x| + 2^23 u`` is rounded by the adder at multiples of u, above it the surplus mantissa bits are rounded away.
+Hardware conversions exist for some of these types on some machines; integers agree on all of them. The caller
+has clamped ``x`` to the type's finite range. Let u be the least positive value (2^-24 for float16): below the
+least normal value the sum ``|x| + 2^23 u`` is rounded by the adder at multiples of u, above it the surplus
+mantissa bits are rounded away.
 """
 
 from typing import Any
@@ -23,7 +24,9 @@ def keep(x: Any) -> Any:
 def rounded(
     x: Any, surplus: Any, rebias: Any, least_normal: Any, magic: Any, magic_bits: Any, sign_shift: Any
 ) -> Any:
-    """Bits of ``x`` in a type with ``surplus`` fewer mantissa bits and the exponent bias less by ``rebias``."""
+    """Bits of ``x`` in a type with ``surplus`` fewer mantissa bits and the exponent bias less by
+    ``rebias``.
+    """
     b = bits32(x)
     magnitude = i32(b & MAGNITUDE)
     half = i32(i32(ONE << i32(surplus - ONE)) - ONE)

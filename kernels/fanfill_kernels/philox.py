@@ -1,14 +1,15 @@
 """Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw.
 
-"Parallel random numbers: as easy as 1, 2, 3", SC11. A block of four 32-bit words is a pure function of a 128-bit counter
-and a 64-bit key::
+"Parallel random numbers: as easy as 1, 2, 3", SC11. A block of four 32-bit words is a pure function of a
+128-bit counter and a 64-bit key::
 
     ten times:  (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0))
                 (k0, k1)         <- (k0 + W0, k1 + W1)
 
-The words live in 64-bit lanes whose upper halves may hold garbage: ``(c & MASK) * M`` is then one widening multiply
-(``vpmuludq``) and both halves of the product are at hand, twice the rate of 32-bit lanes. A block comes out as two
-64-bit pairs, word 0 | word 1 << 32 and word 2 | word 3 << 32, which little-endian memory shows in natural order.
+The words live in 64-bit lanes whose upper halves may hold garbage: ``(c & MASK) * M`` is then one widening
+multiply (``vpmuludq``) and both halves of the product are at hand, twice the rate of 32-bit lanes. A block
+comes out as two 64-bit pairs, word 0 | word 1 << 32 and word 2 | word 3 << 32, which little-endian memory
+shows in natural order.
 """
 
 from typing import Any
@@ -25,7 +26,8 @@ ROUNDS = 10
 
 
 def philox_pairs(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Return words (0, 1) and (2, 3) of the block with counter (c0, c1, c2, c3) and key (k0, k1) as two uint64.
+    """Return words (0, 1) and (2, 3) of the block with counter (c0, c1, c2, c3) and key (k0, k1) as two
+    uint64.
 
     Counters and keys are uint64 lanes; counters may carry garbage above bit 31, keys may not.
     """

@@ -1,4 +1,6 @@
-"""Filling host memory with Numba-compiled kernels, which hold no GIL and write natural order at full vector width."""
+"""Filling host memory with Numba-compiled kernels, which hold no GIL and write natural order at full
+vector width.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
     from fanfill.backends import Key
 
-# About half a millisecond of float32 normals: the call from Python (3 us) is lost in it, Ctrl-C is not kept waiting.
+# About half a millisecond of float32 normals: the call from Python (3 us) is lost in it, Ctrl-C is not kept
+# waiting.
 _CHUNK = 1 << 20
 # Bytes of a strided tile's scratch: fits in L2 beside what it is copied to.
 _SCRATCH = 1 << 18

@@ -1,4 +1,6 @@
-"""Filling host memory with NumPy alone: the same functions over blocks of arrays. Several times slower, the same bits."""
+"""Filling host memory with NumPy alone: the same functions over blocks of arrays. Several times slower,
+the same bits.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from fanfill.backends import Backend, HostKernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Ufuncs release the GIL, and a second thread gains 1.6x on blocks of 64 Ki values; on 16 Ki it loses, but one thread alone
-# gains a tenth there, since its temporaries stay in L2.
+# Ufuncs release the GIL, and a second thread gains 1.6x on blocks of 64 Ki values; on 16 Ki it loses, but one
+# thread alone gains a tenth there, since its temporaries stay in L2.
 _ALONE = 1 << 14
 _TOGETHER = 1 << 16
 

@@ -1,0 +1,160 @@
+"""One set of bits whatever processor LLVM compiles for: plain x86-64 (SSE2), AVX2 with FMA at hand, this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import pytest
+
+HOST = llvm.get_host_cpu_features()
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,-avx512f"
+# NUMBA_CPU_NAME alone would keep the host's features, unless the name is generic.
+TARGETS: dict[str, dict[str, str]] = {
+    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "avx2": {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": AVX2},
+    "host": {},
+}
+if not (X86 and HOST.get("avx2") and HOST.get("fma")):
+    del TARGETS["avx2"]
+
+PROGRAM = """
+import hashlib, json, re, sys
+import numpy as np
+from numba import config
+from fanfill import initializers as init
+from fanfill.dtypes import STORAGES
+from fanfill.recipes import recipe
+from fanfill_kernels import cpu
+
+forms = {
+    "uniform": init.uniform(-0.3, 0.3),
+    "uniform_range": init.uniform(-0.7, 1.6),
+    "normal": init.normal(0.1, 0.6),
+    "truncated_central": init.truncated_normal(0.1, 0.6, -1.9, 1.3),
+    "truncated": init.truncated_normal(0.1, 0.6, -2.7, float("inf")),
+}
+dtypes = {"normal": ("float16",), "truncated": ("bfloat16",), "uniform": ("float8_e4m3fn",),
+          "uniform_range": ("float8_e5m2",)}
+hashes, assembly, dispatchers = {}, {}, {}
+for form, law in forms.items():
+    for dtype in ("float32", "float64", *dtypes.get(form, ())):
+        made = recipe(law, (1,), dtype)
+        assert made.form == form
+        out = np.empty(150_001, STORAGES[dtype].lanes)
+        run = cpu.kernels(form, dtype).run
+        run(out, 2**34 - 70_001, (1, 2, 3, 4), made.params)
+        hashes[form + " " + dtype] = hashlib.sha256(out.tobytes()).hexdigest()
+        assembly[form + " " + dtype] = "".join(run.inspect_asm().values())
+json.dump({"hashes": hashes, "assembly": assembly, "name": config.CPU_NAME}, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each target's process reports; all of them run at once, each with a cache of its own."""
+    processes = {}
+    for target, settings in TARGETS.items():
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV"))}
+        environment |= settings | {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp(target))}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        processes[target] = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PROGRAM],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    found = {}
+    for target, process in processes.items():
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        found[target] = json.loads(output)
+    return found
+
+
+def operands(assembly: str, operation: str) -> set[str]:
+    """Register files (xmm, ymm, zmm) that instructions matching `operation` work on."""
+    return {
+        register
+        for operands_of in re.findall(rf"^\s+{operation}\s+(.*)$", assembly, re.MULTILINE)
+        for register in re.findall(r"%([xyz]mm)\d", operands_of)
+    }
+
+
+def assert_vectorised(assembly: str, registers: set[str], double: bool) -> None:
+    """The loop of words and the loop of arithmetic both work on the registers, and nothing uses wider ones."""
+    letter = "d" if double else "s"
+    width = max(registers)
+    assert width in operands(assembly, r"v?pmul(?:udq|lq|ld|uludq)")
+    assert width in operands(assembly, rf"v?mulp{letter}")
+    assert operands(assembly, r"\S+") <= registers
+
+
+def assert_no_fused_multiply_add(assembly: str) -> None:
+    assert not re.findall(r"^\s+(?:vfn?m(?:add|sub)\S*|fn?m(?:add|sub)|fml[as])\s.*$", assembly, re.MULTILINE)
+
+
+def test_every_target_gives_the_same_bits(results: dict[str, dict[str, Any]]) -> None:
+    expected = results["host"]["hashes"]
+    assert len(set(expected.values())) == len(expected) == 14
+    for target, found in results.items():
+        assert found["hashes"] == expected, target
+
+
+def test_each_target_is_the_one_that_was_asked_for(results: dict[str, dict[str, Any]]) -> None:
+    assert list(results) == (["generic", "avx2", "host"] if X86 and HOST.get("avx2") else ["generic", "host"])
+    for target, settings in TARGETS.items():
+        assert results[target]["name"] == settings.get("NUMBA_CPU_NAME")
+
+
+def test_no_target_fuses_a_multiply_and_an_add(results: dict[str, dict[str, Any]]) -> None:
+    for found in results.values():
+        for assembly in found["assembly"].values():
+            assert_no_fused_multiply_add(assembly)
+
+
+def widths() -> dict[str, list[set[str]]]:
+    """The register files that each target may use, the widest of them in the hot loops."""
+    if not X86:
+        return {target: [] for target in TARGETS}
+    host = [{"xmm"}]
+    if HOST.get("avx2"):
+        host = [{"xmm", "ymm"}]
+    if HOST.get("avx512f"):
+        # LLVM prefers 256 bits on the first AVX-512 machines, whose clock drops with wider ones.
+        host.append({"xmm", "ymm", "zmm"})
+    return {"generic": [{"xmm"}], "avx2": [{"xmm", "ymm"}], "host": host}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_hot_loops_use_the_targets_widest_registers(
+    results: dict[str, dict[str, Any]], target: str
+) -> None:
+    for case, assembly in results[target]["assembly"].items():
+        allowed = widths()[target]
+        if allowed:
+            used = {r for r in operands(assembly, r"\S+")}
+            assert used in allowed, case
+            assert_vectorised(assembly, used, case.endswith("float64"))
+
+
+def test_the_assembly_checks_can_fail(results: dict[str, dict[str, Any]]) -> None:
+    narrow = "\tpmuludq\t%xmm1, %xmm0\n\tmulps\t%xmm1, %xmm2\n"
+    assert_vectorised(narrow, {"xmm"}, False)
+    for wrong in ("\tvmovups\t%zmm1, (%rax)\n", "\tvaddps\t%ymm1, %ymm0, %ymm0\n"):
+        with pytest.raises(AssertionError):
+            assert_vectorised(narrow + wrong, {"xmm"}, False)
+    for scalar in (narrow.replace("mulps", "mulss"), narrow.replace("pmuludq", "imulq")):
+        with pytest.raises(AssertionError):
+            assert_vectorised(scalar, {"xmm"}, False)
+    with pytest.raises(AssertionError):
+        assert_no_fused_multiply_add(narrow + "\tvfmadd213ps\t%ymm1, %ymm2, %ymm3\n")
