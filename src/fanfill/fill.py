@@ -18,8 +18,8 @@ from fanfill import threads as pool
 from fanfill.backends import Backend, default_host, resolve
 from fanfill.backends import get as backend_named
 from fanfill.dtypes import STORAGES
-from fanfill.initializers import Initializer
 from fanfill.initializers import initializer as initializer_named
+from fanfill.laws import Initializer
 from fanfill.recipes import Recipe, recipe
 
 if TYPE_CHECKING:

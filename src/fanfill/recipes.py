@@ -21,7 +21,7 @@ from fanfill.cdf import central_constants, interval, tail_constants
 from fanfill.dtypes import STORAGES, Storage, bits, round_down, round_nearest, round_up
 
 if TYPE_CHECKING:
-    from fanfill.initializers import Initializer
+    from fanfill.laws import Initializer
 
 __all__ = ["Recipe", "ends", "recipe"]
 

@@ -1,0 +1,160 @@
+"""Numba's cache on disk: used where it can be, never stale, never in the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# One kernel of the cheapest form. FROZEN leaves out the digest, as Numba alone would.
+PROGRAM = """
+import hashlib, json, os, sys
+import numpy as np
+from fanfill_kernels import cpu
+
+if os.environ.get("FROZEN"):
+    cpu.digest = lambda: "frozen"
+run = cpu.kernels("uniform", "bfloat16").run
+out = np.empty(5000, np.uint16)
+run(out, 3, (1, 2, 3, 4), (np.float32(1.0), np.float32(1.0)))
+json.dump(
+    {"bits": hashlib.sha256(out.tobytes()).hexdigest(), "hits": sum(run.stats.cache_hits.values()),
+     "misses": sum(run.stats.cache_misses.values()), "home": cpu.__file__}, sys.stdout)
+"""
+EDITS = {
+    "arithmetic.py": ("UNIT = np.float32(2.0**-31)", "UNIT = np.float32(2.0**-32)"),
+    "philox.py": ("W0 = np.uint64(0x9E3779B9)", "W0 = np.uint64(0x9E3779BB)"),
+    "narrow.py": ("HALF_BF16 = np.int32(2**15 - 1)", "HALF_BF16 = np.int32(0)"),
+}
+
+
+class Drawn(NamedTuple):
+    """What a process drew, and whether its kernel came from the cache."""
+
+    bits: str
+    cached: bool
+
+
+class Copy:
+    """A copy of the kernels' sources, a cache folder, and processes that use both."""
+
+    def __init__(self, root: Path) -> None:
+        found = importlib.util.find_spec("fanfill_kernels")
+        assert found is not None
+        assert found.origin is not None
+        self.package = root / "copy" / "fanfill_kernels"
+        shutil.copytree(Path(found.origin).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        self.cache = root / "cache"
+
+    def start(self, **settings: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV"))}
+        environment |= {"PYTHONPATH": str(self.package.parent), "NUMBA_CACHE_DIR": str(self.cache)} | settings
+        return subprocess.Popen(
+            [sys.executable, "-B", "-W", "error", "-c", PROGRAM],
+            env=environment,
+            cwd=self.package.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> Drawn:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        found = json.loads(output)
+        assert Path(found["home"]).parent == self.package
+        assert found["hits"] + found["misses"] <= 1
+        return Drawn(found["bits"], found["hits"] == 1)
+
+    def draw(self, **settings: str) -> Drawn:
+        return self.finish(self.start(**settings))
+
+    def edit(self, name: str) -> None:
+        old, new = EDITS[name]
+        source = (self.package / name).read_text()
+        assert source.count(old) == 1
+        (self.package / name).write_text(source.replace(old, new))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path)
+
+
+def assert_fresh(found: Drawn, before: Drawn) -> None:
+    """Compiled anew, from other sources than before."""
+    assert not found.cached
+    assert found.bits != before.bits
+
+
+def test_a_second_process_loads_the_kernel_and_an_edit_of_any_source_compiles_it_anew(copy: Copy) -> None:
+    first = copy.draw()
+    assert not first.cached
+    assert copy.draw() == Drawn(first.bits, cached=True)
+    assert list(copy.cache.rglob("*.nbc"))
+    last = first
+    for name in EDITS:
+        copy.edit(name)
+        edited = copy.draw()
+        assert_fresh(edited, last)
+        last = edited
+    assert copy.draw() == Drawn(last.bits, cached=True)
+
+
+def test_without_the_digest_numba_would_serve_stale_code(copy: Copy) -> None:
+    first = copy.draw(FROZEN="1")
+    copy.edit("arithmetic.py")
+    stale = copy.draw(FROZEN="1")
+    assert stale == Drawn(first.bits, cached=True)
+    with pytest.raises(AssertionError):
+        assert_fresh(stale, first)
+
+
+def test_an_edit_of_the_sources_back_finds_the_old_kernel_again(copy: Copy) -> None:
+    source = (copy.package / "arithmetic.py").read_text()
+    first = copy.draw()
+    copy.edit("arithmetic.py")
+    assert_fresh(copy.draw(), first)
+    (copy.package / "arithmetic.py").write_text(source)
+    assert copy.draw() == Drawn(first.bits, cached=True)
+
+
+def test_no_folder_for_a_cache_is_no_error(copy: Copy, tmp_path: Path) -> None:
+    expected = copy.draw().bits
+    # A folder below a regular file can be made by nobody, root included.
+    blocked = tmp_path / "file"
+    blocked.touch()
+    (copy.package / "__pycache__").touch()
+    nowhere = {
+        "NUMBA_CACHE_DIR": str(blocked / "cache"),
+        "HOME": str(blocked),
+        "XDG_CACHE_HOME": str(blocked),
+    }
+    for _ in range(2):
+        assert copy.draw(**nowhere) == Drawn(expected, cached=False)
+
+
+def test_an_impossible_cache_folder_falls_back_to_the_one_beside_the_sources(
+    copy: Copy, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    first = copy.draw(NUMBA_CACHE_DIR=str(blocked / "cache"))
+    assert copy.draw(NUMBA_CACHE_DIR=str(blocked / "cache")) == Drawn(first.bits, cached=True)
+    assert list((copy.package / "__pycache__").glob("*.nbc"))
+
+
+def test_processes_that_compile_at_once_all_draw_the_right_bits(copy: Copy) -> None:
+    together = [copy.start() for _ in range(3)]
+    drawn = [copy.finish(process) for process in together]
+    alone = copy.draw()
+    assert alone.cached
+    assert {found.bits for found in drawn} == {alone.bits}
+    assert alone.bits == copy.draw(NUMBA_CACHE_DIR=str(copy.cache / "another")).bits

@@ -1,0 +1,71 @@
+"""The compiled kernels' Python text, run by Python: what Numba compiles is what is written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+# Small sizes: Python takes some 100 us a value. One run is longer than a tile, one crosses the carry at word 2^34.
+PROGRAM = """
+import math
+import numpy as np
+from numba import config
+from fanfill import initializers as init
+from fanfill.dtypes import STORAGES
+from fanfill.recipes import Recipe, recipe
+from fanfill_kernels import blocks, cpu, loops
+
+assert config.DISABLE_JIT
+key = (1, 2, 3, 2**32 - 1)
+laws = [
+    init.uniform(-0.3, 0.3),
+    init.uniform(-0.7, 1.6),
+    init.normal(0.1, 0.6),
+    init.truncated_normal(0.1, 0.6, -1.9, 1.3),
+    init.truncated_normal(0.1, 0.6, -2.7, math.inf),
+]
+cases = [(recipe(law, (1,), dtype), s.lanes) for law in laws for dtype, s in STORAGES.items()]
+cases.append((Recipe("words", "uint32", ()), np.dtype(np.uint32)))
+forms = set()
+for made, lanes in cases:
+    forms.add(made.form)
+    compiled, expected = cpu.kernels(made.form, made.dtype), blocks.kernels(made.form, made.dtype)
+    assert not hasattr(compiled.run, "inspect_asm")
+
+    def assert_same(name, count, start, *box):
+        found, wanted = np.zeros(count, lanes), np.ones(count, lanes)
+        with np.errstate(all="ignore"):
+            getattr(compiled, name)(found, start, *box, key, made.params)
+        getattr(expected, name)(wanted, start, *box, key, made.params)
+        assert found.tobytes() == wanted.tobytes(), (made, name, count, start)
+
+    for start in (0, 1, 2, 3, 2**34 - 3, 2**33 - 3):
+        for count in (0, 1, 2, 5):
+            assert_same("run", count, start)
+    assert_same("box", 12, 5, np.array([3, 4]), np.array([7, 1]))
+    assert_same("box", 12, 5, np.array([2, 3, 2]), np.array([1, 50, 9]))
+    if made.dtype == "float32" and made.form in ("uniform", "normal", "truncated_central"):
+        assert_same("run", 4 * loops.TILE + 3, 1)
+assert len(forms) == 6
+print("the same", len(cases))
+"""
+
+
+def test_the_loops_run_by_python_give_the_bytes_of_the_numpy_kernels() -> None:
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the same 31\n"
+
+
+def test_the_program_can_fail() -> None:
+    wrong = PROGRAM.replace("cases =", "loops.STEPS = 2\ncases =", 1)
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", wrong], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "AssertionError" in done.stderr
