@@ -1,13 +1,13 @@
 """The exact values that words stand for, and how far a kernel's values are from them.
 
-A float32 kernel is measured in float64, whose unit roundoff is 2^-29 of a float32's. Each reference below takes a
-handful of operations on well-conditioned arguments, so it is off by a few 2^-53 of itself: 2^-26 of the 4 ulp or of
-the 2^-20 that are allowed, which no figure printed with three digits can show. Nothing is lost at the ends: near
-u = 1 the logarithm is log1p of the integer complement, the angle is reduced in integers, and the inverse normal CDF
-gets the nearer tail's probability as a sum of positive terms.
+A float32 kernel is measured in float64, whose unit roundoff is 2^-29 of a float32's. Each reference below
+takes a handful of operations on well-conditioned arguments, so it is off by a few 2^-53 of itself: 2^-26 of
+the 4 ulp or of the 2^-20 that are allowed, which no figure printed with three digits can show. Nothing is
+lost at the ends: near u = 1 the logarithm is log1p of the integer complement, the angle is reduced in
+integers, and the inverse normal CDF gets the nearer tail's probability as a sum of positive terms.
 
-A float64 kernel is measured in mpmath with 50 digits; a reference is handed on as a pair of float64, the number and
-what it lacks, so that the errors are NumPy's work again.
+A float64 kernel is measured in mpmath with 50 digits; a reference is handed on as a pair of float64, the
+number and what it lacks, so that the errors are NumPy's work again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from fanfill_kernels.forms import form_of
 
 Array = np.ndarray[Any, Any]
 DIGITS = 50
+FLOOR = 2.0**-10  # of |z|: normals are measured in ulp of max(|z|, FLOOR)
+NORMAL_BOUND = 4.0
+ULP, COUNT = "ulp", "values"
 
 
 class Exact(NamedTuple):
@@ -57,7 +60,8 @@ def kernel_values(made: Recipe, *words: Array) -> Any:
 def split(numbers: list[Any]) -> Exact:
     """mpmath numbers as float64 and rest."""
     value = np.array([float(x) for x in numbers])
-    return Exact(value, np.array([float(x - mp.mpf(v)) for x, v in zip(numbers, value.tolist(), strict=True)]))
+    rest = [float(x - mp.mpf(v)) for x, v in zip(numbers, value.tolist(), strict=True)]
+    return Exact(value, np.array(rest))
 
 
 # --- normals
@@ -71,7 +75,7 @@ def radius_single(w: Array) -> Array:
 
 
 def angle_single(w: Array) -> tuple[Array, Array]:
-    """cos(pi s) and sin(pi s) of the signed units of 32-bit words: s = k/2 + t with |t| <= 1/4, in integers."""
+    """cos(pi s) and sin(pi s) of the signed units s = k/2 + t of 32-bit words, |t| <= 1/4."""
     s = (w | np.uint32(1)).view(np.int32).astype(np.int64)
     k = (s + 2**29) >> 30
     t = (s - (k << 30)) * (np.pi * 2.0**-31)
@@ -91,12 +95,13 @@ def normal_double(w0: Array, w1: Array) -> tuple[Exact, Exact]:
         radius = {w: mp.sqrt(-2 * _log_unit(w)) for w in set(w0.tolist())}
         angle = {w: _turn(w) for w in set(w1.tolist())}
         pairs = list(zip(w0.tolist(), w1.tolist(), strict=True))
-        return split([radius[u] * angle[v][0] for u, v in pairs]), split([radius[u] * angle[v][1] for u, v in pairs])
+        first = split([radius[u] * angle[v][0] for u, v in pairs])
+        return first, split([radius[u] * angle[v][1] for u, v in pairs])
 
 
 def _log_unit(w: int) -> Any:
     u = mp.ldexp(2 * w + 1, -65)
-    return mp.log(u) if w < 2**63 else mp.log1p(u - 1)  # u has 65 bits, and mpmath's subtraction keeps them all
+    return mp.log(u) if w < 2**63 else mp.log1p(u - 1)  # u - 1 is exact: u has 65 bits, of 166
 
 
 def _turn(w: int) -> tuple[Any, Any]:
@@ -106,7 +111,7 @@ def _turn(w: int) -> tuple[Any, Any]:
 
 # --- truncated normals
 class Cut(NamedTuple):
-    """N(0, 1) below, within and above two cuts, from mpmath: the library's own constants are not consulted."""
+    """N(0, 1) below, within and above two cuts, from mpmath, not from the library's own constants."""
 
     below: Any
     mass: Any
@@ -138,8 +143,8 @@ def truncated_single(w: Array, lower: float, upper: float) -> Exact:
 def truncated_double(w: Array, lower: float, upper: float) -> Exact:
     """z of 64-bit words: a Newton step in mpmath from SciPy's quantile.
 
-    The step squares the start's error: from 2^-40 of max(1, |z|) it would leave less than 2^-74, for a bound of
-    2^-48. A start that is further off is an error here, not a figure.
+    The step squares the start's error: from 2^-40 of max(1, |z|) it would leave less than 2^-74, for a bound
+    of 2^-48. A start that is further off is an error here, not a figure.
     """
     with mp.workdps(DIGITS):
         below, mass, above = (+x for x in cut(lower, upper))
@@ -158,10 +163,10 @@ def truncated_double(w: Array, lower: float, upper: float) -> Exact:
 
 # --- uniforms
 def uniform_exact(made: Recipe, w: Array) -> tuple[Exact, Array]:
-    """(s * bound) or (s * half + mid, kept inside the ends), exactly; and the same with each operation rounded.
+    """s * bound, or s * half + mid kept inside the ends: exactly, and with each operation rounded.
 
-    In Fractions for float64. For float32 in float64: there a product of two float32 is exact, and a sum of two
-    float32, rounded to float64 and then to float32, is the float32 nearest to the sum.
+    In Fractions for float64. For float32 in float64: there a product of two float32 is exact, and a sum of
+    two float32, rounded to float64 and then to float32, is the float32 nearest to the sum.
     """
     scale, shift = made.params[0], made.params[1] if made.form == "uniform_range" else None
     ends = made.params[2:] if shift is not None else None
@@ -203,3 +208,33 @@ def shares(found: Array, exact: Exact) -> Array:
     """Error as a share of what a truncated normal is allowed: 2^-20 (float64: 2^-48) of max(1, |z|)."""
     bits = 20 if found.dtype == np.float32 else 48
     return np.ldexp(difference(found, exact) / np.maximum(1.0, np.abs(exact.value)), bits)
+
+
+# --- findings
+class Finding(NamedTuple):
+    """How many values were measured, the worst error in its unit, its bound, how often the bound was broken
+    (by a value or a pair), and the words that the worst came from.
+    """
+
+    values: int
+    worst: float
+    unit: str
+    bound: float
+    beyond: int
+    words: tuple[int, ...] = ()
+
+
+def worst_of(values: int, error: Array, unit: str, bound: float, words: tuple[Array, ...]) -> Finding:
+    """The largest of errors, and the words at that place."""
+    at = int(error.argmax())  # a NaN counts as the largest
+    beyond = int(np.count_nonzero(~(error <= bound)))
+    return Finding(values, float(error[at]), unit, bound, beyond, tuple(int(w[at]) for w in words))
+
+
+def merged(findings: list[Finding]) -> Finding:
+    """One finding of many of a kind."""
+    values, beyond = sum(f.values for f in findings), sum(f.beyond for f in findings)
+    worst = max(findings, key=lambda f: math.inf if math.isnan(f.worst) else f.worst)
+    if worst.unit == COUNT:
+        worst = worst._replace(worst=float(beyond))
+    return worst._replace(values=values, beyond=beyond)

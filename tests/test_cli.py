@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -283,9 +285,7 @@ def test_an_unforeseen_error_is_one_line_too(capsys: Capture, monkeypatch: pytes
         raise LookupError("two\nlines")
 
     monkeypatch.setattr(report, "prepare", broken)
-    assert_refused(
-        capsys, r"internal error: LookupError: two \(.*test_cli\.py:\d+\)", "fill", "normal", "9"
-    )
+    assert_refused(capsys, r"internal error: LookupError: two \(.*test_cli\.py:\d+\)", "fill", "normal", "9")
 
 
 def test_an_unusable_backend_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +309,66 @@ def test_without_the_extra_the_command_says_what_to_install(
 
 
 # The frame around the commands
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 143, "terminated"),
+    ],
+)
+def test_a_signal_unwinds_the_command_and_its_handler_does_not_stay(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int, line: str
+) -> None:
+    def struck(*_: object) -> None:
+        signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(report, "prepare", struck)
+    assert main(["fill", "normal", "9"]) == code
+    assert capsys.readouterr() == ("", f"fanfill: {line}\n")
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_may_run_on_any_thread(capsys: Capture) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["fill", "normal", "9"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert "SHA-256" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"{ff.__version__}\n", "")
+
+
+def test_the_bar_is_updated_at_every_phase_and_twenty_times_a_second_between() -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fanfill.cli.fill import throttled
+
+    written = io.StringIO()
+    with Progress(console=Console(file=written, force_terminal=True, width=80), auto_refresh=False) as bar:
+        progress = throttled(bar)
+        (task,) = bar.tasks
+        progress("warming", 1, 10)
+        assert (task.description, task.completed, task.total) == ("warming", 1, 10)
+        for done in range(2, 10):
+            progress("warming", done, 10)
+        assert task.completed < 9  # eight calls within far less than a twentieth of a second
+        progress("warming", 10, 10)
+        assert task.completed == 10
+        progress("filling", 3, 30)
+        assert (task.description, task.completed, task.total) == ("filling", 3, 30)
+        time.sleep(0.06)
+        progress("filling", 4, 30)
+        assert task.completed == 4
+    assert "filling" in written.getvalue()
 
 
 def test_python_dash_m_is_the_command() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, types
+from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, register_jitable
@@ -64,6 +65,52 @@ def _halves(context: Any, pairs: Any) -> Any:
     return halved(pairs), codegen
 
 
+# Iterations of a vectorised loop that run side by side. Ten rounds of Philox, or a logarithm, are one long
+# chain of operations; with a single chain in flight, as LLVM would have it, the vector units idle for a fifth
+# of the time (Zen 4: uniforms go from 2.2 to 2.65 G values/s, normals from 1.1 to 1.33; with 8 they fall back).
+INTERLEAVE = 4
+
+
+def _interleaved(builder: Any) -> Any:
+    """Loop metadata: a node that names itself first, as LLVM wants it, and the hint."""
+    module = builder.module
+    count = ir.Constant(ir.IntType(32), INTERLEAVE)
+    hint = module.add_metadata([ir.MetaDataString(module, "llvm.loop.interleave.count"), count])
+    node = module.add_metadata([ir.MetaDataString(module, f"fanfill.loop.{len(module.metadata)}"), hint])
+    node.operands = (node, hint)
+    return node
+
+
+@intrinsic
+def _loop(context: Any, count: Any, body: Any, state: Any) -> Any:
+    if not isinstance(state, types.BaseTuple):
+        raise TypingError(f"loop needs a tuple of state, not {state}")
+    arguments = (types.intp, *state.types)
+    body.get_call_type(context, arguments, {})
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        resolved = body.get_call_type(context.typing_context, arguments, {})
+        call = context.get_function(body, resolved)
+        values = cgutils.unpack_tuple(builder, args[2])
+        entry = builder.basic_block
+        inside = builder.append_basic_block("loop")
+        after = builder.append_basic_block("after")
+        zero = ir.Constant(args[0].type, 0)
+        builder.cbranch(builder.icmp_signed(">", args[0], zero), inside, after)
+        builder.position_at_end(inside)
+        i = builder.phi(args[0].type)
+        i.add_incoming(zero, entry)
+        call(builder, [i, *values])
+        following = builder.add(i, ir.Constant(i.type, 1), flags=["nsw"])
+        i.add_incoming(following, builder.basic_block)
+        back = builder.cbranch(builder.icmp_signed("<", following, args[0]), inside, after)
+        back.set_metadata("llvm.loop", _interleaved(builder))
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, body, state), codegen
+
+
 # What stands for each operation of ``lanes`` in compiled code.
 _OPERATIONS = {
     lanes.i32: np.int32,
@@ -79,6 +126,7 @@ _OPERATIONS = {
     lanes.sqrt: _sqrt,
     lanes.select: _select,
     lanes.halves: _halves,
+    lanes.loop: _loop,
 }
 
 

@@ -68,6 +68,11 @@ def kernels(form: str, dtype: str) -> Kernels:
     if made.arguments is not None:
         bound[loops.arguments] = bound[made.arguments]
         preparation = loops.replace_words
+    steps = [loops.make_block, loops.make_twins if made.paired else loops.make_value]
+    if made.arguments is not None:
+        steps.append(loops.make_argument)
+    for step in steps:
+        bound[step] = register_jitable(forceinline=True, **HELPER)(rebind(step, bound))
     for function, target in (
         (loops.blocks_into, loops.blocks_into),
         (preparation, loops.prepare),

@@ -81,3 +81,9 @@ def halves(pairs: Any) -> Any:
 def whole(pairs: Any) -> Any:
     """The 64-bit words of a contiguous vector of uint64: itself."""
     return pairs
+
+
+def loop(count: int, body: Any, state: Any) -> None:
+    """Call ``body(i, *state)`` for i below ``count``; compiled, several iterations side by side."""
+    for i in range(count):
+        body(i, *state)

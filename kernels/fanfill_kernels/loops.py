@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import halves, u64
+from fanfill_kernels.lanes import halves, loop, u64
 from fanfill_kernels.philox import HALF, MASK, philox_pairs
 
 TILE = 512  # blocks: 8 KiB of words, a quarter of the smallest L1 in use
@@ -39,18 +39,32 @@ def store(x: Any) -> Any:  # pragma: no cover - stands for the dtype's rounding
     raise NotImplementedError
 
 
+def make_block(i: Any, pairs: Any, low: Any, high: Any, key: Any) -> None:
+    """Write block ``low + i`` of those with the upper half ``high``."""
+    pairs[2 * i], pairs[2 * i + 1] = philox_pairs(
+        low + u64(i), high, u64(key[2]), u64(key[3]), u64(key[0]), u64(key[1])
+    )
+
+
+def make_value(i: Any, out: Any, words: Any, params: Any) -> None:
+    """Write element i of a form that takes one word for one value."""
+    out[i] = store(value(words[i], params))
+
+
+def make_twins(j: Any, out: Any, words: Any, params: Any) -> None:
+    """Write elements 2j and 2j + 1 of a form that makes two values of two words."""
+    a, b = pair(words[2 * j], words[2 * j + 1], params)
+    out[2 * j] = store(a)
+    out[2 * j + 1] = store(b)
+
+
 def blocks_into(pairs: Any, block: Any, key: Any) -> Any:
     """Write consecutive Philox blocks, as word pairs; they must not cross a multiple of 2^32 blocks.
 
     With the block index' upper half and the substream fixed, a third of the first three rounds is the same
     for all of them and leaves the loop.
     """
-    low = block & MASK
-    high = block >> HALF
-    for i in range(pairs.size // 2):
-        pairs[2 * i], pairs[2 * i + 1] = philox_pairs(
-            low + u64(i), high, u64(key[2]), u64(key[3]), u64(key[0]), u64(key[1])
-        )
+    loop(pairs.size // 2, make_block, (pairs, block & MASK, block >> HALF, key))
 
 
 def singles(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
@@ -68,8 +82,7 @@ def singles(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
         count = min(STEPS * blocks - head, out.size - done)
         o = out[done : done + count]
         w = words[head : head + count]
-        for i in range(count):
-            o[i] = store(value(w[i], params))
+        loop(count, make_value, (o, w, params))
         done += count
         block += u64(blocks)
         head = 0
@@ -93,10 +106,7 @@ def twins(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
             o[0] = store(pair(w[0], w[1], params)[1])
             o = o[1:]
             w = w[2:]
-        for j in range(o.size // 2):
-            a, b = pair(w[2 * j], w[2 * j + 1], params)
-            o[2 * j] = store(a)
-            o[2 * j + 1] = store(b)
+        loop(o.size // 2, make_twins, (o, w, params))
         if o.size % 2:
             o[o.size - 1] = store(pair(w[w.size - 2], w[w.size - 1], params)[0])
         done += count
@@ -112,10 +122,14 @@ def arguments(pair_of_words: Any, params: Any) -> Any:  # pragma: no cover - sta
     raise NotImplementedError
 
 
+def make_argument(i: Any, pairs: Any, params: Any) -> None:
+    """Replace word pair i."""
+    pairs[i] = arguments(pairs[i], params)
+
+
 def replace_words(pairs: Any, params: Any) -> None:
     """Replace the words by the form's arguments, two at a time: 64-bit lanes, where the words were made."""
-    for i in range(pairs.size):
-        pairs[i] = arguments(pairs[i], params)
+    loop(pairs.size, make_argument, (pairs, params))
 
 
 def body(

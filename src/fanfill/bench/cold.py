@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -40,15 +41,19 @@ def processes() -> tuple[Process, ...]:
     )
 
 
-def measure(rounds: int) -> Iterator[dict[Process, float]]:
+def measure(rounds: int, seconds: float = math.inf) -> Iterator[dict[Process, float]]:
     """After each round in which every process ran once, the median seconds of each so far.
 
-    A first round, which is not counted, brings files into memory and fills the warm cache.
+    A first round, which is not counted, brings files into memory and fills the warm cache. No round begins after
+    so many seconds, except the first that counts.
     """
     wanted = processes()
     times: dict[Process, list[float]] = {process: [] for process in wanted}
     with tempfile.TemporaryDirectory(prefix="fanfill-bench-") as scratch:
+        began = perf_counter()
         for turn in range(rounds + 1):
+            if turn > 1 and perf_counter() - began > seconds:
+                return
             for process in wanted:
                 folder = os.path.join(scratch, "warm" if process.cache == "warm" else f"empty-{turn}")
                 if turn == 0 and process.cache == "empty":
@@ -62,7 +67,7 @@ def measure(rounds: int) -> Iterator[dict[Process, float]]:
 
 def _run(code: str, cache: str) -> float:
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    # Installed packages have their bytecode; a checkout that may not write its own would be compiled each time.
+    # Installed packages have their bytecode; a checkout must be allowed to keep its own.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = perf_counter()
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdin=subprocess.DEVNULL)

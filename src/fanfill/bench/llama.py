@@ -1,4 +1,4 @@
-"""The parameters of a 1.1-billion-parameter network of Llama's shape (TinyLlama-1.1B), names and shapes as torch has them."""
+"""The parameters of a 1.1-billion-parameter network of Llama's shape: TinyLlama-1.1B, as torch has them."""
 
 from __future__ import annotations
 

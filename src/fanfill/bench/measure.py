@@ -124,7 +124,7 @@ def size_text(values: int) -> str:
 
 
 def limits(buffer: NDArray[Any]) -> tuple[Entrant, Entrant]:
-    """What one thread can write at most: the C library's memset, and ``numpy.ndarray.fill``, on the buffer."""
+    """What one thread can write at most: the C library's memset and ``numpy.ndarray.fill``, on the buffer."""
     address, size = buffer.ctypes.data, buffer.nbytes
     pieces = [(address + k, min(MEMSET_PIECE, size - k)) for k in range(0, size, MEMSET_PIECE)]
     lanes = buffer.view(f"u{buffer.itemsize}")
@@ -171,7 +171,8 @@ def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Calla
 def _assert_right(case: Case, buffer: NDArray[Any], run: Callable[[], object]) -> None:
     content = buffer.view(np.uint8)
     count = min(WINDOW, case.values)
-    starts = sorted({0, (case.values - count) // 2 | 1 if case.values > 2 * count else 0, case.values - count})
+    middle = (case.values - count) // 2 | 1 if case.values > 2 * count else 0
+    starts = sorted({0, middle, case.values - count})
     for start in starts:
         content[start * buffer.itemsize : (start + count) * buffer.itemsize] = 0xA5
     run()
@@ -185,8 +186,8 @@ def _assert_right(case: Case, buffer: NDArray[Any], run: Callable[[], object]) -
             ff.fill(part, LAWS[case.distribution], seed=SEED, backend="numpy", threads=1, **whole)
         if part.tobytes() != buffer[start : start + count].tobytes():
             raise RuntimeError(
-                f"expected the values of the NumPy oracle; got others for {case.distribution}, {case.dtype}, in "
-                f"elements {start} to {start + count - 1} of {case.values}; run the tests before the benchmark"
+                f"expected the values of the NumPy oracle; got others for {case.distribution}, {case.dtype}, "
+                f"in elements {start} to {start + count - 1} of {case.values}; run the tests before this"
             )
 
 
@@ -213,13 +214,7 @@ def contest(
     deadline
         On the clock of ``time.perf_counter``.
     """
-    repeats = []
-    for run in runs:
-        run()
-        began = perf_counter()
-        run()
-        spent = perf_counter() - began
-        repeats.append(max(1, math.ceil(SAMPLE_SECONDS / max(spent, 1e-7))) if spent < SAMPLE_SECONDS else 1)
+    repeats = [_warm(run) for run in runs]
     times: list[list[float]] = [[] for _ in runs]
     spent_by = [0.0] * len(runs)
     collecting = gc.isenabled()
@@ -241,3 +236,15 @@ def contest(
         if collecting:
             gc.enable()
     return [Sample(median(found), len(found)) for found in times]
+
+
+def _warm(run: Callable[[], object]) -> int:
+    """Call once and, if that was quick, once more: how many calls make one sample."""
+    spent = SAMPLE_SECONDS
+    for _ in range(2):
+        began = perf_counter()
+        run()
+        spent = perf_counter() - began
+        if spent > 5 * SAMPLE_SECONDS:
+            break
+    return math.ceil(SAMPLE_SECONDS / min(SAMPLE_SECONDS, max(spent, 1e-7)))

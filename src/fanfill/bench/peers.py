@@ -1,15 +1,14 @@
 """The other generators and initialisers, one function each: entrants for a case, on the buffer given.
 
-Each is used in the fastest way that its documentation shows, on the same memory (JAX, which has no ``out``, donates
-an array of its own), with the scale of the case: in the call where the peer takes one, else in place afterwards. A
-peer yields nothing for a case that it has no function for; one that is not there yields an entrant that says so.
-Peers are imported by name, here and nowhere else in this package.
+Each is used in the fastest way that its documentation shows, on the same memory (JAX, which has no ``out``,
+donates an array of its own), with the scale of the case: in the call where the peer takes one, else in place
+afterwards. A peer yields nothing for a case that it has no function for; one that is not there yields an entrant
+that says so.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -149,7 +148,7 @@ def jax(case: Case, buffer: Buffer) -> Iterator[Entrant]:
 
 
 def mkl_random(case: Case, buffer: Buffer) -> Iterator[Entrant]:
-    """Intel's mkl_random, which draws new float64 arrays: by blocks that stay in cache, copied to the buffer."""
+    """Intel's mkl_random, which draws new float64 arrays: by blocks that stay in cache, then copied."""
     package = import_module("mkl_random")
     if case.dtype not in FLOATS or case.distribution not in ("uniform", "normal"):
         return
@@ -221,11 +220,3 @@ PEERS: dict[str, Callable[[Case, Buffer], Iterator[Entrant]]] = {
     "randomgen": randomgen,
 }
 REMEDIES = {name: f"pip install {'mkl' if name == 'onemkl' else name}" for name in PEERS}
-
-
-def fastest(peer: str, case: Case, buffer: Buffer) -> Iterator[Entrant]:
-    """Only a peer's entrants that run, for scripts that ask for the best of them."""
-    return (entrant for entrant in entrants(peer, case, buffer) if entrant.run is not None)
-
-
-assert math.log2(MOST) < 31

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 import typer
 
 import fanfill as ff
+from fanfill.cli import bench as benching
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
 
@@ -138,3 +139,17 @@ def fill(
 def info() -> Command:
     """Versions, processor, threads and why that many, backends and why not, cache folder."""
     return informing.command
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="smaller: a minute on two cores")] = False,
+    peers: Annotated[str | None, typer.Option(help="numpy,torch,... or none [default: all]")] = None,
+    sizes: Annotated[str | None, typer.Option(help="values: 64Mi,256Mi [default: 256Mi, quick 16Mi]")] = None,
+    out: Annotated[Path, typer.Option(help="folder for JSON and pictures")] = Path("fanfill-bench"),
+    compare: Annotated[Path | None, typer.Option(help="an older bench.json; exit 1 if slower")] = None,
+    threshold: Annotated[float, typer.Option(help="by how much, as a fraction")] = 0.1,
+) -> Command:
+    """Measure fanfill beside its peers and the memory limit; show, keep and compare."""
+    settings = benching.chosen(quick, peers, sizes)
+    return partial(benching.command, settings, out=out, old=compare, threshold=threshold)

@@ -1,0 +1,223 @@
+"""Instructions and vector width per value of the kernels' hot loops, read off the assembly that Numba generates here.
+
+    python benchmarks/instructions.py [FORM ...] [--dtypes float32,float64,...]
+
+A hot loop is a backward jump without another one inside that writes memory outside the stack. LLVM makes several of
+each loop of the source: the one that counts is the one that writes most in one iteration. A kernel has up to three
+kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values`` writes the result. x86 only.
+"""
+
+import argparse
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+import fanfill as ff
+from fanfill import machine
+from fanfill.dtypes import STORAGES
+from fanfill.recipes import recipe
+from fanfill_kernels import cpu, forms
+
+LAWS = {
+    "uniform": ff.uniform(-0.05, 0.05),
+    "uniform_range": ff.uniform(0.0, 0.05),
+    "normal": ff.normal(0.0, 0.02),
+    "truncated_central": ff.truncated_normal(0.0, 0.02),
+    "truncated": ff.truncated_normal(0.0, 0.02, -3.0, 3.0),
+}
+FORMS = ("words", *LAWS)
+REGISTERS = (("%zmm", 512), ("%ymm", 256), ("%xmm", 128))
+# The first pattern that matches an instruction's name is its class.
+CLASSES = {
+    "multiply": r"v?pmul|imul|mulx|mulq|mull",
+    "float mul": r"v?mul[ps][sd]",
+    "float add": r"v?(add|sub)[ps][sd]",
+    "fused": r"vf?n?m(add|sub)",
+    "div, sqrt": r"v?(div|sqrt)[ps][sd]",
+    "convert": r"v?cvt|vpmov[sz]?[a-z]*[bwdq][bwdq]",
+    "shift": r"v?ps[lr]|v?prol|v?pror|sh[lr]|sar|ro[lr]",
+    "shuffle": r"v?(p?perm|unpck|punpck|p?shuf|insert|extract|pinsr|pextr|pack|pblend|blend|broadcast|pbroadcast)|"
+    r"vp?expand|vp?compress|vshuf|vpalignr|valign",
+    "logic": r"v?p?(andn?|or|xor|ternlog)|vpternlog|v?p?cmp|v?m(in|ax)[ps]|v?pm(in|ax)|k[a-z]+[bwdq]$",
+    "integer add": r"v?p(add|sub)|v?pneg",
+    "load, store": r"v?mov|v?p?gather|v?p?scatter",
+}
+
+
+class Loop(NamedTuple):
+    """One innermost loop: what it is for, its registers' width in bits, and what an iteration does."""
+
+    kind: str
+    width: int
+    stored: int  # bytes
+    counts: Counter[str]
+
+
+class Line(NamedTuple):
+    name: str
+    operands: tuple[str, ...]
+
+
+def assembly_of(form: str, dtype: str) -> str:
+    """The assembly of a kernel, compiled anew: Numba keeps none of what it takes from its cache."""
+    kept = cpu.kernels(form, dtype).run
+    options = {name: value for name, value in kept.targetoptions.items() if name != "nopython"}
+    fresh = numba.njit(**options)(kept.py_func)
+    params: tuple[Any, ...] = ()
+    lanes: Any = np.uint32
+    if form != "words":
+        made = recipe(LAWS[form], (64,), dtype)
+        assert made.form == form, made
+        params, lanes = made.params, STORAGES[dtype].lanes
+    fresh(np.empty(64, lanes), 0, (1, 2, 3, 4), params)
+    return "\n".join(fresh.inspect_asm().values())
+
+
+def parsed(assembly: str) -> Iterator[Line | str]:
+    """Labels as strings, instructions as lines; directives and comments left out."""
+    for text in assembly.splitlines():
+        text = text.split("#")[0].strip()
+        if text.endswith(":"):
+            yield text[:-1]
+        elif text and not text.startswith("."):
+            name, _, rest = text.partition("\t")
+            # Commas inside parentheses belong to one address.
+            yield Line(name.strip(), tuple(part.strip() for part in re.split(r",(?![^(]*\))", rest) if part.strip()))
+
+
+def innermost(assembly: str) -> Iterator[list[Line]]:
+    """The bodies of loops without a loop inside."""
+    items = list(parsed(assembly))
+    at = {item: place for place, item in enumerate(items) if isinstance(item, str)}
+    spans = []
+    for place, item in enumerate(items):
+        if isinstance(item, Line) and item.name.startswith("j") and item.operands[0] in at:
+            target = at[item.operands[0]]
+            if target < place:
+                spans.append((target, place))
+    for first, last in spans:
+        if not any((first, last) != span and first <= span[0] and span[1] <= last for span in spans):
+            yield [item for item in items[first:last + 1] if isinstance(item, Line)]
+
+
+def stored_bytes(line: Line) -> int:
+    """What an instruction writes outside the stack."""
+    if len(line.operands) < 2 or "(" not in line.operands[-1] or "%rsp" in line.operands[-1]:
+        return 0
+    name, source = line.name, line.operands[-2]
+    if re.match(r"cmp|test|prefetch|lea|bt|v?u?comis|vptest", name):
+        return 0
+    full = next((bits // 8 for register, bits in REGISTERS if source.startswith(register)), 0)
+    if full:
+        if re.match(r"vextract[fi]64x4|vextract[fi]32x8", name):
+            return 32
+        if re.match(r"vextract", name):
+            return 16
+        if re.match(r"vcvtps2ph|vpmov[us]*(dw|qd|wb)", name):
+            return full // 2
+        if re.match(r"vpmov[us]*(db|qw)", name):
+            return full // 4
+        if re.match(r"v?movss|v?movd$|v?pextrd|v?extractps", name):
+            return 4
+        if re.match(r"v?movsd|v?movq$|v?mov[lh]p|v?pextrq", name):
+            return 8
+        return {"v?pextrw": 2, "v?pextrb": 1}.get(name, full)
+    return {"q": 8, "l": 4, "w": 2, "b": 1}.get(name[-1], 0)
+
+
+def width_of(line: Line) -> int:
+    """The widest register of an instruction, in bits; a scalar operation in a vector register counts as scalar."""
+    if re.search(r"[a-z](ss|sd)$|ss2|sd2|2ss|2sd|^v?mov[dq]$", line.name):
+        return 64
+    text = " ".join(line.operands)
+    return next((bits for register, bits in REGISTERS if register in text), 64)
+
+
+def class_of(line: Line) -> str:
+    """The class of an instruction; address arithmetic, comparison and jump are the loop's overhead."""
+    vector = any(register in operand for operand in line.operands for register, _ in REGISTERS)
+    for label, pattern in CLASSES.items():
+        if re.match(pattern, line.name) and (vector or label in ("multiply", "shift", "load, store")):
+            return label
+    return "scalar"
+
+
+def loop_of(body: list[Line]) -> Loop | None:
+    """What a loop's body does, or None if it writes nothing: then it is not a hot one."""
+    stored = sum(map(stored_bytes, body))
+    if not stored:
+        return None
+    counts = Counter(class_of(line) for line in body)
+    # 64-bit lanes: what multiplies in Philox, at any width. It has 20 a block of 16 bytes; nothing else has half of it.
+    multiplied = sum(width_of(line) // 64 for line in body if class_of(line) == "multiply")
+    if multiplied >= 10 * stored / 16:
+        kind = "philox"
+    elif any(counts[label] for label in ("float mul", "float add", "convert")):
+        kind = "values"
+    else:
+        kind = "arguments" if counts["multiply"] or counts["shift"] else "copy"
+    return Loop(kind, max(map(width_of, body)), stored, counts)
+
+
+def hot_loops(assembly: str) -> dict[str, Loop]:
+    """Of each kind the loop that writes most in one iteration."""
+    found: dict[str, Loop] = {}
+    for body in innermost(assembly):
+        loop = loop_of(body)
+        if loop is not None and (loop.kind not in found or loop.stored > found[loop.kind].stored):
+            found[loop.kind] = loop
+    return found
+
+
+def host_width() -> int:
+    """The width in bits that a hot loop should have: the processor's, unless LLVM prefers less even for a plain sum.
+
+    It does so on some AVX-512 processors that slow down under 512-bit registers.
+    """
+    @numba.njit(error_model="numpy")  # type: ignore[misc]
+    def scale(out: Any, factor: Any) -> None:
+        for i in range(out.size):
+            out[i] = out[i] * factor
+
+    scale(np.ones(8, np.float32), np.float32(2))
+    plain = max(loop.width for body in innermost("\n".join(scale.inspect_asm().values())) if (loop := loop_of(body)))
+    return min(plain, machine.vector_bits() or plain)
+
+
+def per_value(loop: Loop, dtype: str) -> float:
+    """How many values one iteration makes: words and arguments are 4 bytes a value, 8 for float64."""
+    size = STORAGES[dtype].itemsize if dtype in STORAGES else 4
+    return loop.stored / (size if loop.kind in ("values", "copy") else max(4, size))
+
+
+def main() -> None:
+    """Print a line a loop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("forms", nargs="*", default=FORMS, metavar="FORM", help=", ".join(FORMS))
+    parser.add_argument("--dtypes", default="float32,float64,float16,bfloat16")
+    chosen = parser.parse_args()
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        parser.error(f"expected an x86 processor, whose assembly this reads; got {platform.machine()}")
+    print(f"{machine.cpu_model()}, hot loops should be {host_width()} bits wide; instructions per value:")
+    columns = (*CLASSES, "scalar")
+    print(f"{'kernel':28}{'loop':11}{'bits':>5}{'values':>8}{'all':>8}", *(f"{name:>12}" for name in columns))
+    for form in chosen.forms:
+        for dtype in ("uint32",) if form == "words" else chosen.dtypes.split(","):
+            assert dtype in forms.STORES, dtype
+            whole = 0.0
+            for kind, loop in sorted(hot_loops(assembly_of(form, dtype)).items(), key=lambda item: item[0] != "philox"):
+                values = per_value(loop, dtype)
+                whole += loop.counts.total() / values
+                figures = (f"{loop.counts[name] / values:12.3f}" for name in columns)
+                head = f"{form + ' ' + dtype:28}{kind:11}{loop.width:5}{values:8.0f}"
+                print(head + f"{loop.counts.total() / values:8.2f}", *figures)
+            print(f"{form + ' ' + dtype:28}{'whole':24}{whole:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The run of ``fanfill bench``: peers, scaling, a whole model, whole processes; rows in, rows out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from numpy.typing import NDArray
+
+import fanfill as ff
+from fanfill.backends import get
+from fanfill.bench import cold, model
+from fanfill.bench.measure import (
+    DISTRIBUTIONS,
+    Arena,
+    Case,
+    Entrant,
+    contest,
+    filler,
+    limits,
+    parse_size,
+)
+from fanfill.bench.peers import PEERS, entrants
+from fanfill.bench.report import Row
+
+__all__ = ["Settings", "run", "settings"]
+
+# Cases in which everyone takes part; the others are in benchmarks/.
+CONTESTS = (
+    ("uniform", "float32"),
+    ("normal", "float32"),
+    ("truncated", "float32"),
+    ("normal", "bfloat16"),
+    ("normal", "float64"),
+)
+NUMPY_MOST = parse_size("64Mi")  # the NumPy backend beyond that takes minutes and tells nothing new
+# XLA's generators write some 30 M values a second on a CPU core, and compile for a second each.
+SLOW = ("jax",)
+QUICK_SECONDS = 50.0  # leaves ten for imports and compilation
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large and how long a run is.
+
+    Attributes
+    ----------
+    peers
+        Names among `PEERS`.
+    left_out
+        Peers that the run leaves out by itself, each a row that says so.
+    sizes
+        Values of each contest.
+    scaling
+        Values of the fills that show scaling.
+    rounds, seconds
+        Turns of each contest, and after how many seconds one of its entrants sits out; see `contest`.
+    least
+        Turns that everyone gets.
+    total
+        Seconds after which contests are cut short.
+    processes
+        Rounds of cold processes.
+    model
+        Dtypes in which the whole model is initialised.
+    """
+
+    peers: tuple[str, ...]
+    left_out: tuple[str, ...]
+    sizes: tuple[int, ...]
+    scaling: tuple[int, ...]
+    rounds: int
+    seconds: float
+    least: int
+    total: float
+    processes: int
+    model: tuple[str, ...]
+
+
+def settings(
+    quick: bool = False, peers: Sequence[str] | None = None, sizes: Sequence[int] | None = None
+) -> Settings:
+    """The settings that the options of the command stand for; ValueError for a peer of unknown name."""
+    unknown = [name for name in peers or () if name not in PEERS]
+    if unknown:
+        raise ValueError(
+            f"expected peers among {', '.join(PEERS)}; got {', '.join(unknown)}; leave --peers out for all"
+        )
+    left_out = SLOW if quick and peers is None else ()
+    taken = tuple(name for name in PEERS if name not in left_out) if peers is None else tuple(peers)
+    largest = tuple(sizes) if sizes else (parse_size("16Mi" if quick else "256Mi"),)
+    steps = ("1Ki", "64Ki", "1Mi") if quick else ("1Ki", "16Ki", "64Ki", "256Ki", "1Mi", "16Mi", "64Mi")
+    scaling = tuple(size for size in map(parse_size, steps) if size < max(largest))
+    return Settings(
+        peers=taken,
+        left_out=left_out,
+        sizes=largest,
+        scaling=(*scaling, max(largest)),
+        rounds=5 if quick else 9,
+        seconds=0.2 if quick else 4.0,
+        least=2 if quick else 5,
+        total=QUICK_SECONDS if quick else math.inf,
+        processes=3 if quick else 9,
+        model=() if quick else ("bfloat16", "float32"),
+    )
+
+
+def run(chosen: Settings, progress: Progress = lambda phase, done, total: None) -> list[Row]:
+    """Measure everything that the settings name.
+
+    Parameters
+    ----------
+    chosen
+        What to measure.
+    progress
+        Gets (phase, steps done, steps in all).
+
+    Raises
+    ------
+    RuntimeError
+        If a kernel's values are not those of the oracle.
+    """
+    began = perf_counter()
+    arena = Arena()
+    rows: list[Row] = []
+    # Processes first: a deadline that cuts them short would leave nothing of them, contests only lose rounds.
+    rows += processes(chosen.processes, 0.25 * chosen.total, progress)
+    cases = [Case(*kind, size) for size in chosen.sizes for kind in CONTESTS]
+    arena.view("float64", max(chosen.sizes))  # at once: growing later would take new pages
+    for done, case in enumerate(cases):
+        progress("peers", done, len(cases))
+        rows += peers_of(case, arena, chosen, began + chosen.total * (0.5 + 0.35 * (done + 1) / len(cases)))
+    for name in chosen.left_out:
+        why = f"left out of --quick for its pace; --peers {name} asks for it"
+        rows.append(Row("peers", name, "", "", "", 0, 1, missing=why))
+    steps = [(kind, size) for kind in DISTRIBUTIONS for size in chosen.scaling]
+    for done, (kind, size) in enumerate(steps):
+        progress("scaling", done, len(steps))
+        rows += scaling_of(
+            Case(kind, "uint32" if kind == "words" else "float32", size), arena, chosen, began + chosen.total
+        )
+    progress("scaling", len(steps), len(steps))
+    for done, dtype in enumerate(chosen.model):
+        progress("model", done, len(chosen.model))
+        rows += model.rows(dtype, arena, "torch" in chosen.peers)
+    return unrepeated(rows)
+
+
+def ours(case: Case, buffer: NDArray[Any]) -> Iterator[Entrant]:
+    """fanfill's own entrants: each backend on one thread and on all."""
+    for backend in ("numba", "numpy"):
+        if backend == "numpy" and case.values > NUMPY_MOST:
+            continue
+        reason = get(backend).unusable()
+        if reason is not None:
+            yield Entrant("fanfill", backend, 1, None, reason)
+            continue
+        for count in sorted({1, ff.get_threads()}):
+            yield Entrant("fanfill", backend, count, filler(case, buffer, backend, count))
+
+
+def peers_of(case: Case, arena: Arena, chosen: Settings, deadline: float) -> list[Row]:
+    """One contest: the limits, fanfill, every peer."""
+    buffer = arena.view(case.dtype, case.values)
+    taking_part = [*limits(buffer), *ours(case, buffer)]
+    for name in chosen.peers:
+        taking_part += entrants(name, case, buffer)
+    return timed("peers", case, taking_part, chosen, deadline)
+
+
+def scaling_of(case: Case, arena: Arena, chosen: Settings, deadline: float) -> list[Row]:
+    """One size of one distribution on one thread, two, four, ... and all."""
+    buffer = arena.view(case.dtype, case.values)
+    every = ff.get_threads()
+    counts = sorted({1 << k for k in range(every.bit_length())} | {every})
+    backend = ff.select_backend(buffer).name
+    taking_part = [
+        limits(buffer)[0],
+        *(Entrant("fanfill", backend, count, filler(case, buffer, backend, count)) for count in counts),
+    ]
+    return timed("scaling", case, taking_part, chosen, deadline)
+
+
+def timed(
+    group: str, case: Case, taking_part: Sequence[Entrant], chosen: Settings, deadline: float
+) -> list[Row]:
+    """Rows of a contest; the first entrant is the limit that the others are held against."""
+    running = [entrant for entrant in taking_part if entrant.run is not None]
+    samples = iter(
+        contest(
+            [entrant.run for entrant in running if entrant.run is not None],
+            rounds=chosen.rounds,
+            seconds=chosen.seconds,
+            least=chosen.least,
+            deadline=deadline,
+        )
+    )
+    rows = []
+    limit = None
+    for subject, method, count, call, missing in taking_part:
+        if call is None:
+            rows.append(Row(group, subject, method, "", "", 0, count, missing=missing))
+            continue
+        sample = next(samples)
+        limit = limit or sample.seconds
+        rows.append(
+            Row(
+                "limit" if subject == "limit" else group,
+                subject,
+                method,
+                *case,
+                count,
+                sample.seconds,
+                sample.rounds,
+                limit / sample.seconds,
+            )
+        )
+    return rows
+
+
+def processes(rounds: int, seconds: float, progress: Progress) -> list[Row]:
+    """Rows of cold processes, each held against ``import numba``."""
+    progress("cold", 0, rounds)
+    medians: dict[cold.Process, float] = {}
+    done = 0
+    for medians in cold.measure(rounds, seconds):
+        done += 1
+        progress("cold", done, rounds)
+    reference = next((found for process, found in medians.items() if process.subject == "numba"), None)
+    return [
+        Row(
+            "cold",
+            process.subject,
+            process.method,
+            "",
+            "",
+            0,
+            1,
+            median,
+            done,
+            reference / median if reference else None,
+        )
+        for process, median in medians.items()
+    ]
+
+
+def unrepeated(rows: Sequence[Row]) -> list[Row]:
+    """Rows without second copies of the same complaint or of the same limit."""
+    return list({row.key: row for row in reversed(rows)}.values())[::-1]
