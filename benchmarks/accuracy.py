@@ -9,8 +9,8 @@ is for each float64 line.
 
 The last lines are adversarial: a float32 normal is a radius times a cosine or a sine of another word, so its
 worst cases can be put together. Of ``--scan`` radius words and as many angles (by default of all there are)
-the worst are taken, in each of 1024 slices of the mantissa and of either sign, and multiplied out. Where every
-word was scanned, the slices' worst errors also make a ceiling for all 2^64 pairs.
+the worst are taken, in each of 1024 slices of the mantissa and of either sign, and multiplied out. Where
+every word was scanned, the slices' worst errors also make a ceiling for all 2^64 pairs.
 
 Exit code 1 if a bound is broken, whether by random, extreme or adversarial words.
 """

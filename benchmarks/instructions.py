@@ -1,10 +1,11 @@
-"""Instructions and vector width per value of the kernels' hot loops, read off the assembly that Numba generates here.
+"""Instructions and vector width per value of the kernels' hot loops, read off the assembly made here.
 
     python benchmarks/instructions.py [FORM ...] [--dtypes float32,float64,...]
 
-A hot loop is a backward jump without another one inside that writes memory outside the stack. LLVM makes several of
-each loop of the source: the one that counts is the one that writes most in one iteration. A kernel has up to three
-kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values`` writes the result. x86 only.
+A hot loop is a backward jump without another one inside that writes memory outside the stack. LLVM makes
+several of each loop of the source: the one that counts is the one that writes most in one iteration. A kernel
+has up to three kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values`` writes
+the result. x86 only.
 """
 
 import argparse
@@ -41,7 +42,7 @@ CLASSES = {
     "div, sqrt": r"v?(div|sqrt)[ps][sd]",
     "convert": r"v?cvt|vpmov[sz]?[a-z]*[bwdq][bwdq]",
     "shift": r"v?ps[lr]|v?prol|v?pror|sh[lr]|sar|ro[lr]",
-    "shuffle": r"v?(p?perm|unpck|punpck|p?shuf|insert|extract|pinsr|pextr|pack|pblend|blend|broadcast|pbroadcast)|"
+    "shuffle": r"v?(p?perm|p?unpck|p?shuf|insert|extract|pinsr|pextr|pack|p?blend|p?broadcast)|"
     r"vp?expand|vp?compress|vshuf|vpalignr|valign",
     "logic": r"v?p?(andn?|or|xor|ternlog)|vpternlog|v?p?cmp|v?m(in|ax)[ps]|v?pm(in|ax)|k[a-z]+[bwdq]$",
     "integer add": r"v?p(add|sub)|v?pneg",
@@ -87,7 +88,9 @@ def parsed(assembly: str) -> Iterator[Line | str]:
         elif text and not text.startswith("."):
             name, _, rest = text.partition("\t")
             # Commas inside parentheses belong to one address.
-            yield Line(name.strip(), tuple(part.strip() for part in re.split(r",(?![^(]*\))", rest) if part.strip()))
+            yield Line(
+                name.strip(), tuple(part.strip() for part in re.split(r",(?![^(]*\))", rest) if part.strip())
+            )
 
 
 def innermost(assembly: str) -> Iterator[list[Line]]:
@@ -102,7 +105,7 @@ def innermost(assembly: str) -> Iterator[list[Line]]:
                 spans.append((target, place))
     for first, last in spans:
         if not any((first, last) != span and first <= span[0] and span[1] <= last for span in spans):
-            yield [item for item in items[first:last + 1] if isinstance(item, Line)]
+            yield [item for item in items[first : last + 1] if isinstance(item, Line)]
 
 
 def stored_bytes(line: Line) -> int:
@@ -131,7 +134,7 @@ def stored_bytes(line: Line) -> int:
 
 
 def width_of(line: Line) -> int:
-    """The widest register of an instruction, in bits; a scalar operation in a vector register counts as scalar."""
+    """The widest register of an instruction, in bits; a scalar operation counts as scalar."""
     if re.search(r"[a-z](ss|sd)$|ss2|sd2|2ss|2sd|^v?mov[dq]$", line.name):
         return 64
     text = " ".join(line.operands)
@@ -153,7 +156,7 @@ def loop_of(body: list[Line]) -> Loop | None:
     if not stored:
         return None
     counts = Counter(class_of(line) for line in body)
-    # 64-bit lanes: what multiplies in Philox, at any width. It has 20 a block of 16 bytes; nothing else has half of it.
+    # 64-bit lanes multiply in Philox, at any width: 20 a block of 16 bytes; nothing else has half of it.
     multiplied = sum(width_of(line) // 64 for line in body if class_of(line) == "multiply")
     if multiplied >= 10 * stored / 16:
         kind = "philox"
@@ -161,7 +164,9 @@ def loop_of(body: list[Line]) -> Loop | None:
         kind = "values"
     else:
         kind = "arguments" if counts["multiply"] or counts["shift"] else "copy"
-    return Loop(kind, max(map(width_of, body)), stored, counts)
+    # A scalar loop uses vector registers too, to blend and to move; what it computes with is scalar.
+    computing = [line for line in body if class_of(line) in ("multiply", "float mul", "float add")]
+    return Loop(kind, max(map(width_of, computing or body)), stored, counts)
 
 
 def hot_loops(assembly: str) -> dict[str, Loop]:
@@ -171,21 +176,26 @@ def hot_loops(assembly: str) -> dict[str, Loop]:
         loop = loop_of(body)
         if loop is not None and (loop.kind not in found or loop.stored > found[loop.kind].stored):
             found[loop.kind] = loop
+    if "values" in found:  # else the copy is what makes the values, of words; here it unpacks arguments
+        found.pop("copy", None)
     return found
 
 
 def host_width() -> int:
-    """The width in bits that a hot loop should have: the processor's, unless LLVM prefers less even for a plain sum.
+    """The width in bits that a hot loop should have: the processor's, unless LLVM prefers less for any loop.
 
     It does so on some AVX-512 processors that slow down under 512-bit registers.
     """
+
     @numba.njit(error_model="numpy")  # type: ignore[misc]
     def scale(out: Any, factor: Any) -> None:
         for i in range(out.size):
             out[i] = out[i] * factor
 
     scale(np.ones(8, np.float32), np.float32(2))
-    plain = max(loop.width for body in innermost("\n".join(scale.inspect_asm().values())) if (loop := loop_of(body)))
+    plain = max(
+        loop.width for body in innermost("\n".join(scale.inspect_asm().values())) if (loop := loop_of(body))
+    )
     return min(plain, machine.vector_bits() or plain)
 
 
@@ -210,7 +220,9 @@ def main() -> None:
         for dtype in ("uint32",) if form == "words" else chosen.dtypes.split(","):
             assert dtype in forms.STORES, dtype
             whole = 0.0
-            for kind, loop in sorted(hot_loops(assembly_of(form, dtype)).items(), key=lambda item: item[0] != "philox"):
+            for kind, loop in sorted(
+                hot_loops(assembly_of(form, dtype)).items(), key=lambda item: item[0] != "philox"
+            ):
                 values = per_value(loop, dtype)
                 whole += loop.counts.total() / values
                 figures = (f"{loop.counts[name] / values:12.3f}" for name in columns)

@@ -175,16 +175,3 @@ def test_boxes_far_beyond_2_to_the_32_elements_continue_the_words(backend: str) 
             word = np.empty(37, np.uint32)
             ff.words(word, seed=7, name="w", start=(row + k) * 2**21 + 2**21 - 37)
             assert (part[k] == (word | 1).view(np.int32).astype(np.float32) * np.float32(2.0**-31)).all()
-
-
-@pytest.mark.slow
-def test_a_float16_tensor_of_more_than_2_to_the_32_elements_is_filled_to_its_end() -> None:
-    whole = (65537, 65536)
-    tensor = np.empty(whole, np.float16)  # 8.6 GB
-    law = ff.uniform(-1.0, 1.0)
-    ff.fill(tensor, law, seed=3)
-    for row in (0, 1, 32767, 32768, 65535, 65536):
-        part = np.empty((1, 65536), np.float16)
-        ff.fill(part, law, seed=3, backend="numpy", global_shape=whole, offset=(row, 0))
-        assert_same_bits(tensor[row : row + 1], part)
-    assert not (tensor[0] == tensor[65536]).all()

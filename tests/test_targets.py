@@ -41,10 +41,14 @@ forms = {
     "truncated_central": init.truncated_normal(0.1, 0.6, -1.9, 1.3),
     "truncated": init.truncated_normal(0.1, 0.6, -2.7, float("inf")),
 }
-narrow = {"normal": ("float16",), "truncated": ("bfloat16",)}
+others = {
+    "normal": ("float16", "float64"),
+    "truncated_central": ("float64",),
+    "truncated": ("bfloat16", "float64"),
+}
 hashes, assembly = {}, {}
 for form, law in forms.items():
-    for dtype in ("float32", "float64", *narrow.get(form, ())):
+    for dtype in ("float32", *others.get(form, ())):
         made = recipe(law, (1,), dtype)
         assert made.form == form
         out = np.empty(150_001, STORAGES[dtype].lanes)
@@ -103,7 +107,7 @@ def assert_no_fused_multiply_add(assembly: str) -> None:
 
 def test_every_target_gives_the_same_bits(results: dict[str, dict[str, Any]]) -> None:
     expected = results["host"]["hashes"]
-    assert len(set(expected.values())) == len(expected) == 12
+    assert len(set(expected.values())) == len(expected) == 10
     for target, found in results.items():
         assert found["hashes"] == expected, target
 

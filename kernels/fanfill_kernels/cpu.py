@@ -68,7 +68,7 @@ def kernels(form: str, dtype: str) -> Kernels:
     if made.arguments is not None:
         bound[loops.arguments] = bound[made.arguments]
         preparation = loops.replace_words
-    steps = [loops.make_block, loops.make_twins if made.paired else loops.make_value]
+    steps: list[Any] = [loops.make_block, loops.make_twins if made.paired else loops.make_value]
     if made.arguments is not None:
         steps.append(loops.make_argument)
     for step in steps:

@@ -103,13 +103,13 @@ class Tape:
 
     def send(self, value: Lane, target: Lane) -> None:
         """Store ``value`` in ``target``: by the very step that makes it, where nothing else needs it."""
-        made = next((k for k, step in enumerate(self.steps) if step.out.place is value.place), None)
-        shared = any(isinstance(x, Lane) and x.place is value.place for step in self.steps for x in step.inputs)
-        if made is None or shared or value.dtype.itemsize != target.dtype.itemsize:
+        made = [k for k, step in enumerate(self.steps) if step.out.place is value.place]
+        read = any(isinstance(x, Lane) and x.place is value.place for step in self.steps for x in step.inputs)
+        if len(made) != 1 or read or value.dtype.itemsize != target.dtype.itemsize:
             self.steps.append(Step(None, (value,), target))
         else:
-            ufunc, inputs, out = self.steps[made]
-            self.steps[made] = Step(ufunc, inputs, target.view(out.dtype))
+            ufunc, inputs, out = self.steps[made[0]]
+            self.steps[made[0]] = Step(ufunc, inputs, target.view(out.dtype))
 
 
 class Program:

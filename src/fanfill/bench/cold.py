@@ -44,8 +44,8 @@ def processes() -> tuple[Process, ...]:
 def measure(rounds: int, seconds: float = math.inf) -> Iterator[dict[Process, float]]:
     """After each round in which every process ran once, the median seconds of each so far.
 
-    A first round, which is not counted, brings files into memory and fills the warm cache. No round begins after
-    so many seconds, except the first that counts.
+    A first round, which is not counted, brings files into memory and fills the warm cache. No round begins
+    after so many seconds, except the first that counts.
     """
     wanted = processes()
     times: dict[Process, list[float]] = {process: [] for process in wanted}

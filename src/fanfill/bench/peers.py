@@ -2,8 +2,8 @@
 
 Each is used in the fastest way that its documentation shows, on the same memory (JAX, which has no ``out``,
 donates an array of its own), with the scale of the case: in the call where the peer takes one, else in place
-afterwards. A peer yields nothing for a case that it has no function for; one that is not there yields an entrant
-that says so.
+afterwards. A peer yields nothing for a case that it has no function for; one that is not there yields an
+entrant that says so.
 """
 
 from __future__ import annotations

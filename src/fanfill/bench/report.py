@@ -190,8 +190,8 @@ def load(path: Path) -> Result:
 def compare(old: Result, new: Result) -> list[Change]:
     """The measurements that both runs have, slower ones first.
 
-    Shares of the limit are compared, so that the runs may come from machines of different speed. Peers' rows are
-    among them: where they moved too, it was the machine.
+    Shares of the limit are compared, so that the runs may come from machines of different speed. Peers' rows
+    are among them: where they moved too, it was the machine.
     """
     before = {row.key: row.share for row in old.rows}
     changes = [

@@ -228,7 +228,8 @@ def processes(rounds: int, seconds: float, progress: Progress) -> list[Row]:
     progress("cold", 0, rounds)
     medians: dict[cold.Process, float] = {}
     done = 0
-    for medians in cold.measure(rounds, seconds):
+    for found in cold.measure(rounds, seconds):
+        medians = found
         done += 1
         progress("cold", done, rounds)
     reference = next((found for process, found in medians.items() if process.subject == "numba"), None)

@@ -1,0 +1,374 @@
+"""The benchmark: what it keeps, what it says of peers that are missing, and when a comparison fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import fanfill as ff
+from fanfill.bench import cold, llama, measure, model, peers, report, suite
+from fanfill.bench.measure import Arena, Case, contest, parse_size, size_text
+from fanfill.bench.report import Result, Row
+from fanfill.cli import bench, main
+
+TINY = suite.Settings(
+    peers=("numpy",),
+    left_out=("jax",),
+    sizes=(3000,),
+    scaling=(1000, 3000),
+    rounds=2,
+    seconds=0.0,
+    least=1,
+    total=float("inf"),
+    processes=0,
+    model=(),
+)
+KEYS = {field.name for field in dataclasses.fields(Row)} | {"values_per_second", "bytes_per_second"}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Result:
+    return report.surroundings("fanfill bench", suite.run(TINY))
+
+
+def changed(result: Result, factor: float, subject: str = "fanfill") -> Result:
+    """The result of a machine on which a subject has another share of the limit."""
+    rows = [
+        dataclasses.replace(row, share=row.share * factor) if row.share and row.subject == subject else row
+        for row in result.rows
+    ]
+    return dataclasses.replace(result, rows=tuple(rows))
+
+
+def shown(call: Any, *arguments: Any) -> tuple[Any, str]:
+    """What a function that prints returns, and what it prints."""
+    text = io.StringIO()
+    found = call(*arguments, Console(file=text, width=132))
+    return found, text.getvalue()
+
+
+def exit_code(words: list[str]) -> object:
+    """What the process would end with."""
+    try:
+        return main(words)
+    except SystemExit as error:
+        return error.code
+
+
+# The run
+
+
+def test_a_run_has_limits_ours_and_peers_in_every_case(tiny: Result) -> None:
+    for kind in suite.CONTESTS[:2]:
+        found = {
+            (row.group, row.subject, row.method)
+            for row in tiny.rows
+            if (row.distribution, row.dtype) == kind and row.values == 3000
+        }
+        assert {
+            ("limit", "limit", "memset"),
+            ("limit", "limit", "numpy fill"),
+            ("peers", "fanfill", "numba"),
+            ("peers", "fanfill", "numpy"),
+            ("peers", "numpy", "Generator(SFC64), out="),
+        } <= found
+
+
+def test_the_figures_of_a_row_belong_together(tiny: Result) -> None:
+    timed = [row for row in tiny.rows if row.seconds]
+    assert timed
+    for row in timed:
+        assert row.values_per_second == pytest.approx(row.values / row.seconds)
+        assert row.bytes_per_second == pytest.approx(row.values_per_second * measure.itemsize(row.dtype))
+        assert row.share is not None
+        assert row.share > 0
+
+
+def test_a_result_survives_its_file(tiny: Result, tmp_path: Path) -> None:
+    report.save(tiny, tmp_path / "bench.json")
+    assert report.load(tmp_path / "bench.json") == tiny
+
+
+def test_the_json_has_the_facts_that_its_figures_depend_on(tiny: Result, tmp_path: Path) -> None:
+    report.save(tiny, tmp_path / "bench.json")
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found.keys() == {"format", "command", "date", "commit", "machine", "versions", "rows"}
+    assert found["machine"].keys() >= {"cpu", "vector_bits", "cpus", "threads", "load"}
+    assert found["versions"]["fanfill"] == ff.__version__
+    assert found["versions"]["numpy"] == np.__version__
+    assert all(row.keys() == KEYS for row in found["rows"])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 99}'])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match="expected a result of fanfill bench"):
+        report.load(tmp_path / "other.json")
+
+
+def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
+    assert report.commit(tmp_path / "fanfill.py") is None
+
+
+def test_wrong_values_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("normal", "float32", 100)
+    buffer = Arena().view("float32", 100)
+    assert measure.filler(case, buffer, "numpy", 1) is not None
+    monkeypatch.setattr(measure, "_call", lambda *_: lambda: None)
+    with pytest.raises(RuntimeError, match="expected the values of the NumPy oracle"):
+        measure.filler(case, buffer, "numpy", 1)
+
+
+def test_a_contest_runs_everyone_in_turns_and_gives_medians() -> None:
+    calls: list[str] = []
+    samples = contest([lambda: calls.append("a"), lambda: calls.append("b")], rounds=5, seconds=0.0, least=3)
+    assert [sample.rounds for sample in samples] == [3, 3]
+    assert all(0 < sample.seconds < 1 for sample in samples)
+    assert calls.index("b") < len(calls) - calls[::-1].index("a")
+
+
+def test_a_deadline_leaves_everyone_one_turn() -> None:
+    samples = contest([lambda: None, lambda: None], rounds=5, seconds=9.0, deadline=0.0)
+    assert [sample.rounds for sample in samples] == [1, 1]
+
+
+def test_an_arena_is_one_piece_of_memory() -> None:
+    arena = Arena()
+    whole = arena.view("float64", 1000)
+    assert np.shares_memory(whole, arena.view("bfloat16", 500))
+    assert arena.view("bfloat16", 500).dtype.name == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"), [("64Mi", 1 << 26), ("1Ki", 1024), ("1gi", 1 << 30), ("1000", 1000)]
+)
+def test_sizes_are_read_and_written(text: str, values: int) -> None:
+    assert parse_size(text) == values
+    assert parse_size(size_text(values)) == values
+
+
+@pytest.mark.parametrize("text", ["", "64M", "-1", "0", "1.5Ki", "Ki"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 64Ki"):
+        parse_size(text)
+
+
+# Peers
+
+
+@pytest.mark.parametrize("peer", peers.PEERS)
+def test_a_missing_peer_is_an_entrant_that_says_so(monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {peer!r}")
+
+    monkeypatch.setitem(peers.PEERS, peer, missing)
+    (entrant,) = peers.entrants(peer, Case("normal", "float32", 10), np.empty(10, np.float32))
+    assert entrant.run is None
+    assert entrant.missing is not None
+    assert "No module named" in entrant.missing
+    assert "pip install" in entrant.missing
+
+
+def test_a_missing_or_left_out_peer_is_a_row_of_the_table(
+    tiny: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError("libmkl_rt.so: cannot open shared object file")
+
+    monkeypatch.setitem(peers.PEERS, "onemkl", missing)
+    buffer = np.empty(10, np.float32)
+    entrants = peers.entrants("onemkl", Case("normal", "float32", 10), buffer)
+    rows = suite.timed("peers", Case("normal", "float32", 10), entrants, TINY, 0.0)
+    _, text = shown(bench.show, dataclasses.replace(tiny, rows=(*tiny.rows, *rows)))
+    assert "libmkl_rt.so" in text
+    assert "left out of --quick" in text
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numpy_draws_what_we_draw(distribution: str, dtype: str) -> None:
+    """The peer does the whole job: same law, same scale, every element."""
+    values = 200_000
+    buffer = np.zeros(values, dtype)
+    for entrant in peers.entrants("numpy", Case(distribution, dtype, values), buffer):
+        buffer.fill(0)
+        assert entrant.run is not None
+        entrant.run()
+        law = measure.LAWS[distribution]
+        assert abs(buffer.mean()) < 5 * law.std((values,)) / values**0.5
+        assert buffer.std() == pytest.approx(law.std((values,)), rel=0.02)
+        assert np.count_nonzero(buffer == 0) < 10
+
+
+# The model and the processes
+
+
+def test_the_model_has_its_published_number_of_parameters() -> None:
+    table = list(llama.parameters())
+    assert len({name for name, _ in table}) == len(table) == 201
+    assert sum(int(np.prod(shape)) for _, shape in table) == llama.TOTAL == 1_100_048_384
+
+
+def test_a_model_is_filled_by_name_with_both_schemes() -> None:
+    table = [("embed.weight", (40, 8)), ("q.weight", (16, 8)), ("norm.weight", (8,))]
+    rows = model.rows("float32", Arena(), with_torch=False, parameters=table)
+    found = {(row.subject, row.distribution) for row in rows}
+    assert found == {("limit", ""), ("fanfill", "N(0, 0.02)"), ("fanfill", "defaults")}
+    assert {row.values for row in rows} == {456}
+
+
+def test_defaults_are_those_of_torchs_modules() -> None:
+    assert model.law_of("defaults", "q.weight", 2).std((16, 12)) == pytest.approx((1 / (3 * 12)) ** 0.5)
+    assert model.law_of("defaults", "model.embed_tokens.weight", 2) == ff.normal()
+    assert model.law_of("defaults", "norm.weight", 1) == ff.constant(1.0)
+    assert model.law_of("N(0, 0.02)", "model.embed_tokens.weight", 2) == ff.normal(0, 0.02)
+
+
+def test_processes_are_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = (cold.Process("a", "nothing", "pass", "warm"), cold.Process("b", "nothing", "pass", "empty"))
+    monkeypatch.setattr(cold, "processes", lambda: chosen)
+    (found,) = cold.measure(1)
+    assert found.keys() == set(chosen)
+    assert all(0 < seconds < 30 for seconds in found.values())
+
+
+# The table and the comparison
+
+
+def test_the_table_shows_rates_bandwidth_and_share(tiny: Result) -> None:
+    _, text = shown(bench.show, tiny)
+    for words in ("G values/s", "of the limit", "memset", "Generator(SFC64), out=", "normal float32 3000"):
+        assert words in text
+    row = next(row for row in tiny.rows if row.subject == "fanfill")
+    assert report.text_of(row)[-1] in text
+
+
+def test_a_run_compared_with_itself_has_not_moved(tiny: Result) -> None:
+    slower, text = shown(bench.show_changes, tiny, tiny, 0.1)
+    assert slower is False
+    assert "0 moved by more than 10%, 0 of fanfill's became slower" in text
+
+
+@pytest.mark.parametrize(("factor", "slower"), [(0.8, True), (0.95, False), (1.3, False)])
+def test_a_comparison_finds_what_became_slower_past_the_threshold(
+    tiny: Result, factor: float, slower: bool
+) -> None:
+    found, text = shown(bench.show_changes, tiny, changed(tiny, factor), 0.1)
+    assert found is slower
+    assert ("slower" in text.split("compared")[0]) is slower
+    assert ("faster" in text) is (factor > 1.2)
+
+
+def test_a_slower_peer_is_no_fault_of_ours(tiny: Result) -> None:
+    found, text = shown(bench.show_changes, tiny, changed(tiny, 0.5, "numpy"), 0.1)
+    assert found is False
+    assert "0.50x slower" in text
+
+
+def test_results_without_a_common_measurement_are_not_compared(tiny: Result) -> None:
+    with pytest.raises(ValueError, match="expected an older result with some of the same"):
+        shown(bench.show_changes, dataclasses.replace(tiny, rows=()), tiny, 0.1)
+
+
+# The command
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tiny: Result) -> None:
+    """The command without its minute: the rows of the tiny run."""
+    monkeypatch.setattr(suite, "run", lambda *_: list(tiny.rows))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (2.0, 1)])
+def test_compare_exits_1_if_and_only_if_something_became_slower(
+    tmp_path: Path, tiny: Result, capsys: pytest.CaptureFixture[str], factor: float, code: int
+) -> None:
+    report.save(changed(tiny, factor), tmp_path / "old.json")
+    words = ["bench", "--quick", "--out", str(tmp_path / "new"), "--compare", str(tmp_path / "old.json")]
+    assert exit_code(words) == code
+    assert report.load(tmp_path / "new" / "bench.json").rows == tiny.rows
+    assert "measurements compared" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+def test_pictures_are_drawn_or_the_way_to_them_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "pip install 'fanfill[bench]'" in out
+        return
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "bench.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--peers", "numpy,dice"], "expected peers among numpy, torch"),
+        (["--sizes", "many"], "expected a size such as 64Ki"),
+        (["--compare", "no-such.json"], "no-such.json"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("measured"))
+    assert main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_quick_leaves_the_slow_peer_out_unless_it_is_asked_for() -> None:
+    assert suite.settings(quick=True).left_out == ("jax",)
+    assert "jax" not in suite.settings(quick=True).peers
+    assert suite.settings(quick=True, peers=["jax"]).peers == ("jax",)
+    assert suite.settings().peers == tuple(peers.PEERS)
+
+
+# The README's table
+
+
+@pytest.fixture(scope="module")
+def readme_table() -> ModuleType:
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "readme_table.py"
+    spec = importlib.util.spec_from_file_location("readme_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["readme_table"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_takes_its_place_between_the_comments(
+    readme_table: ModuleType, tiny: Result, tmp_path: Path
+) -> None:
+    report.save(tiny, tmp_path / "bench.json")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n")
+    for _ in range(2):  # the second time it replaces itself
+        readme_table.main([str(tmp_path / "bench.json"), "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("| memset, one thread |") == 1
+    for fact in (tiny.command, tiny.machine["cpu"], f"numpy {np.__version__}", tiny.commit or "none"):
+        assert fact in text
+
+
+def test_a_readme_without_the_comments_is_left_alone(readme_table: ModuleType) -> None:
+    with pytest.raises(ValueError, match="each once"):
+        readme_table.replaced("nothing here", "table")
