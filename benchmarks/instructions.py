@@ -4,8 +4,8 @@
 
 A hot loop is a backward jump without another one inside that writes memory outside the stack. LLVM makes
 several of each loop of the source: the one that counts is the one that writes most in one iteration. A kernel
-has up to three kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values`` writes
-the result. x86 only.
+has up to three kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values``
+writes the result. x86 only.
 """
 
 import argparse

@@ -45,7 +45,7 @@ def table(result: report.Result) -> list[str]:
         rate = None if row is None else row.values_per_second
         if row is None or rate is None:
             return ""
-        return f"{rate / 1e9:.3g}" + ("" if row.share is None else f" ({row.share:.2f})")
+        return f"{rate / 1e9:.3g}" + ("" if row.share is None else f" ({row.share:.2g})")
 
     lines = [
         "| G values/s (share of memset) | " + " | ".join(f"{d} {t}" for d, t in COLUMNS) + " |",

@@ -2,9 +2,9 @@
 
     python benchmarks/targets.py [--values 256Mi] [--rounds 5] [--json FILE]
 
-float32 and 2^28 values unless the row says otherwise, one warmed buffer, medians of at least five turns, every
-figure a ratio of contestants that took turns. Takes several minutes and 2 GiB of memory. On a machine with more
-than two cores, run it on two: ``taskset -c 0,1``. Exit code 1 if a target is missed.
+float32 and 2^28 values unless the row says otherwise, one warmed buffer, medians of at least five turns,
+every figure a ratio of contestants that took turns. Takes several minutes and 2 GiB of memory. On a machine
+with more than two cores, run it on two: ``taskset -c 0,1``. Exit code 1 if a target is missed.
 """
 
 import argparse

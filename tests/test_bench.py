@@ -372,3 +372,15 @@ def test_the_table_takes_its_place_between_the_comments(
 def test_a_readme_without_the_comments_is_left_alone(readme_table: ModuleType) -> None:
     with pytest.raises(ValueError, match="each once"):
         readme_table.replaced("nothing here", "table")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["/usr/bin/fanfill", "bench", "--quick"], "fanfill bench --quick"),
+        (["/lib/fanfill/__main__.py", "bench"], "python -m fanfill bench"),
+        (["benchmarks/targets.py"], "python benchmarks/targets.py"),
+    ],
+)
+def test_the_command_is_kept_as_one_would_type_it(words: list[str], shown: str) -> None:
+    assert report.command_line(words) == shown

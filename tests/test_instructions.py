@@ -24,11 +24,7 @@ COMPILED = [
     ("uniform", "float64"),
     ("normal", "float64"),
     ("truncated_central", "float64"),
-    pytest.param(
-        "truncated",
-        "float64",
-        marks=pytest.mark.xfail(reason="128-bit tail probabilities keep the loop scalar"),
-    ),
+    ("truncated", "float64"),
     ("normal", "float16"),
     ("normal", "bfloat16"),
     ("uniform", "bfloat16"),

@@ -25,7 +25,7 @@ INF = math.inf
 DTYPES = list(STORAGES)
 NARROW_FAMILY = [name for name in DTYPES if name != "float64"]
 LEAST = {name: 2.0**-900 if name == "float64" else 2.0**-80 for name in DTYPES}
-REACH = {name: Fraction("8.6") if name == "float64" else Fraction("6.77") for name in DTYPES}
+REACH = {name: Fraction("9.5") if name == "float64" else Fraction("6.77") for name in DTYPES}
 
 
 def bare(init: Initializer, dtype: str, shape: tuple[int, ...] = ()) -> Recipe:

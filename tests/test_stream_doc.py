@@ -138,7 +138,7 @@ def test_the_script_that_writes_the_tables_would_change_nothing() -> None:
 PHILOX = {name: value for (name, _), value in STATED["philox"].items()}
 SCALAR = {name: value for (name, place), value in STATED["arithmetic"].items() if not place}
 F = np.float32
-UNIT, HALF, ONE, TWO, FOUR = (F(SCALAR[name]) for name in ("UNIT", "HALF", "ONE", "TWO", "FOUR"))
+UNIT, HALF, ONE, TWO, THREE = (F(SCALAR[name]) for name in ("UNIT", "HALF", "ONE", "TWO", "THREE_UNITS"))
 
 
 def polynomial(name: str) -> list[np.float32]:
@@ -191,9 +191,11 @@ def normal(e: int, seed: int, sub: int, std: float, mean: float) -> np.float32:
     """Section 4.3."""
     w0, w1 = (word(e // 2 * 2 + k, seed, sub) for k in (0, 1))
     a = signed(w1 + SCALAR["EIGHTH"])
-    t = F(((a | 1) & SCALAR["QUARTER_MASK"]) - SCALAR["EIGHTH"]) * UNIT
+    coarse = F((a & SCALAR["COARSE"]) - SCALAR["EIGHTH"])
+    fine = F((a | 1) & SCALAR["FINE"])
+    t = (coarse + fine) * UNIT
     z = t * t
-    sine = t * FOUR + horner(z, "SIN") * t
+    sine = coarse * THREE + (fine * THREE + horner(z, "SIN") * t)
     cosine = horner(z, "COS") * z + ONE
     q = radius(w0) * F(std)
     if a < 0:

@@ -23,14 +23,15 @@ HALF = np.float32(0.5)
 FOURTH = np.float32(0.25)
 ONE = np.float32(1.0)
 TWO = np.float32(2.0)
-FOUR = np.float32(4.0)
 ZERO = np.float32(0.0)
 NONE = np.int32(0)
 ODD = np.int32(1)
 SIGN = np.int32(-(2**31))
 EIGHTH = np.int32(2**29)
 QUARTER = np.int32(2**30)
-QUARTER_MASK = np.int32(2**30 - 1)
+FINE = np.int32(2**8 - 1)
+COARSE = np.int32(2**30 - 2**8)
+THREE_UNITS = np.float32(3 * 2.0**-31)
 MANTISSA = np.int32(2**23 - 1)
 MANTISSA_WIDTH = np.int32(23)
 ONE_BITS = np.int32(0x3F800000)
@@ -50,20 +51,19 @@ LOG = constants(
 MINUS_2_LN_2 = np.float32(float.fromhex("-0x1.62e43p+0"))
 WORD_BIAS = np.int32(158)
 
-# sin(pi t) / t - 4 and (cos(pi t) - 1) / t^2 in t^2 on |t| <= 1/4: 4t is exact, which spares the sine two
-# roundings.
+# sin(pi t) / t - 3 and (cos(pi t) - 1) / t^2 in t^2 on |t| <= 1/4.
 SIN = constants(
     "-0x1.2dc3bap-1",
     "0x1.465fep+1",
     "-0x1.4abbbep+2",
-    "-0x1.b7812ap-1",
+    "0x1.21fb54p-3",
 )
 COS = constants(
-    "-0x1.4e8c32p+0",
-    "0x1.03b0cp+2",
-    "-0x1.3bd39ep+2",
+    "0x1.d4f6p-3",
+    "-0x1.55b2b4p+0",
+    "0x1.03c1bp+2",
+    "-0x1.3bd3ccp+2",
 )
-
 
 # The inverse normal CDF by one division: q P(q^2) / Q(q^2) in q = p - 1/2 for |z| <= 2, P(r) / Q(r) in r =
 # sqrt(-2 ln d) beyond, d the probability of the nearer tail.
@@ -96,7 +96,7 @@ HALF_WORD = np.uint64(32)
 HIGH_WORD = np.uint64(0xFFFFFFFF00000000)
 LOW_WORD = np.uint64(0xFFFFFFFF)
 MIDDLE = np.uint64(2**62)
-MIDDLE_UNIT = np.float32(2.0**-63)
+HALF_SHIFT = np.int64(32)
 PROBABILITY_BIAS = np.int32(126)
 
 
@@ -160,13 +160,18 @@ def radius(w: Any) -> Any:
 def box_muller(w0: Any, w1: Any, params: Any) -> Any:
     """Two normals from two words: q cos(pi s) + mean, q sin(pi s) + mean, q = radius * std.
 
-    The angle s in (-1, 1) is reduced exactly, in integers, to the nearest quarter: s = k/2 + t, |t| <= 1/4. A
-    half turn (k >= 2) flips q, a quarter turn swaps (cos, sin) for (-sin, cos).
+    The angle s in (-1, 1) is reduced exactly, in integers, to the nearest quarter: s = k/2 + t, |t| <= 1/4.
+    A half turn (k >= 2) flips q, a quarter turn swaps (cos, sin) for (-sin, cos).
+
+    t has up to 30 bits. Rounding it first would cost the sine one of the four ulp that a normal may be wrong
+    by, so it is kept as coarse + fine, both exact; 3 * coarse is exact too, and what is left of pi t is small.
     """
     a = i32(i32(w1) + EIGHTH)
-    t = f32(i32(i32(i32(a | ODD) & QUARTER_MASK) - EIGHTH)) * UNIT
+    coarse = f32(i32(i32(a & COARSE) - EIGHTH))
+    fine = f32(i32(i32(a | ODD) & FINE))
+    t = (coarse + fine) * UNIT
     z = t * t
-    s = t * FOUR + horner(z, SIN) * t
+    s = coarse * THREE_UNITS + (fine * THREE_UNITS + horner(z, SIN) * t)
     c = horner(z, COS) * z + ONE
     q = radius(w0) * params[0]
     q = float_of_bits32(i32(bits32(q) ^ i32(a & SIGN)))
@@ -214,7 +219,8 @@ def truncated(w: Any, params: Any) -> Any:
     b = bits32(d)
     g = TWO - float_of_bits32(i32(i32(b & MANTISSA) | ONE_BITS))
     r = sqrt(minus_two_log(g, f32(i32(i32(b >> MANTISSA_WIDTH) - PROBABILITY_BIAS))))
-    q = f32(i64(MIDDLE - nearer)) * MIDDLE_UNIT
+    # Half a word is enough here, and no smaller: a z of 2^-62 times the least std would be subnormal.
+    q = f32(i32(i64(MIDDLE - nearer) >> HALF_SHIFT)) * UNIT
     y = FOURTH - q * q
     tail = d < TAIL
     z = select(tail, horner(r, TAIL_P), q * horner(y, CENTRE_P)) / select(

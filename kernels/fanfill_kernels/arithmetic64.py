@@ -29,7 +29,9 @@ ODD = np.int64(1)
 SIGN = np.int64(-(2**63))
 EIGHTH = np.int64(2**61)
 QUARTER = np.int64(2**62)
-QUARTER_MASK = np.int64(2**62 - 1)
+FINE = np.int64(2**11 - 1)
+COARSE = np.int64(2**62 - 2**11)
+THREE_UNITS = np.float64(3 * 2.0**-63)
 MANTISSA = np.int64(2**52 - 1)
 MANTISSA_WIDTH = np.int64(52)
 ONE_BITS = np.int64(0x3FF0000000000000)
@@ -55,7 +57,7 @@ SIN = constants(
     "-0x1.32d2cce2e80ecp-1",
     "0x1.466bc6775876fp+1",
     "-0x1.4abbce625be4p+2",
-    "-0x1.b7812aeef4b9fp-1",
+    "0x1.21fb54442d184p-3",
 )
 COS = constants(
     "-0x1.b053b084e591cp-14",
@@ -114,8 +116,7 @@ TAIL = np.float64(float.fromhex("0x1.74bd03d285476p-6"))
 LOW_HALF = np.uint64(0xFFFFFFFF)
 HALF_WORD = np.uint64(32)
 MIDDLE = np.uint64(2**62)
-CARRY = np.uint64(1)
-NO_CARRY = np.uint64(0)
+TOP_BIT = np.uint64(63)
 PROBABILITY_BIAS = np.int64(1022)
 
 
@@ -158,9 +159,11 @@ def radius(w: Any) -> Any:
 def box_muller(w0: Any, w1: Any, params: Any) -> Any:
     """Two normals from two words: q cos(pi s) + mean, q sin(pi s) + mean, q = radius * std."""
     a = i64(w1) + EIGHTH
-    t = f64(((a | ODD) & QUARTER_MASK) - EIGHTH) * UNIT
+    coarse = f64((a & COARSE) - EIGHTH)
+    fine = f64((a | ODD) & FINE)
+    t = (coarse + fine) * UNIT
     z = t * t
-    s = t * FOUR + horner(z, SIN) * t
+    s = coarse * THREE_UNITS + (fine * THREE_UNITS + horner(z, SIN) * t)
     c = horner(z, COS) * z + ONE
     q = radius(w0) * params[0]
     q = float_of_bits64(bits64(q) ^ (a & SIGN))
@@ -188,13 +191,21 @@ def truncated_central(w: Any, params: Any) -> Any:
     return scaled(z, params[2], params[3], params[4], params[5], params[6], params[7])
 
 
+def carry(a: Any, b: Any, total: Any) -> Any:
+    """The carry out of ``total = a + b`` in uint64; a borrow is the carry of the complements.
+
+    Not ``total < b``: LLVM makes that an addition with overflow flag, which it does not vectorise.
+    """
+    return ((a & b) | ((a | b) & ~total)) >> TOP_BIT
+
+
 def truncated(w: Any, params: Any) -> Any:
     """A normal cut anywhere, from the probability of the nearer tail in 128-bit fixed point."""
     high, low = product(params[0], w)
     below_low = params[2] + low
-    below_high = params[1] + high + select(below_low < low, CARRY, NO_CARRY)
+    below_high = params[1] + high + carry(params[2], low, below_low)
     above_low = params[4] - low
-    above_high = params[3] - high - select(params[4] < low, CARRY, NO_CARRY)
+    above_high = params[3] - high - carry(~params[4], low, ~above_low)
     lower = below_high < above_high
     nearer = select(lower, below_high, above_high)
     rest = select(lower, below_low, above_low)

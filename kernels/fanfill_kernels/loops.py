@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import halves, loop, u64
+from fanfill_kernels.lanes import halves, i64, loop, u64
 from fanfill_kernels.philox import HALF, MASK, philox_pairs
 
 TILE = 512  # blocks: 8 KiB of words, a quarter of the smallest L1 in use
@@ -73,10 +73,10 @@ def singles(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
     """
     words = halves(pairs)
     block = u64(start) // u64(STEPS)
-    head = int(u64(start) % u64(STEPS))
+    head = i64(u64(start) % u64(STEPS))
     done = 0
     while done < out.size:
-        blocks = min(TILE, (head + out.size - done + STEPS - 1) // STEPS, int(MASK - (block & MASK)) + 1)
+        blocks = min(TILE, (head + out.size - done + STEPS - 1) // STEPS, i64(MASK - (block & MASK)) + 1)
         blocks_into(pairs[: 2 * blocks], block, key)
         prepare(pairs[: 2 * blocks], params)
         count = min(STEPS * blocks - head, out.size - done)
@@ -94,10 +94,10 @@ def twins(out: Any, start: Any, key: Any, params: Any, pairs: Any) -> None:
     """
     words = halves(pairs)
     block = u64(start) // u64(STEPS)
-    head = int(u64(start) % u64(STEPS))
+    head = i64(u64(start) % u64(STEPS))
     done = 0
     while done < out.size:
-        blocks = min(TILE, (head + out.size - done + STEPS - 1) // STEPS, int(MASK - (block & MASK)) + 1)
+        blocks = min(TILE, (head + out.size - done + STEPS - 1) // STEPS, i64(MASK - (block & MASK)) + 1)
         blocks_into(pairs[: 2 * blocks], block, key)
         count = min(STEPS * blocks - head, out.size - done)
         o = out[done : done + count]

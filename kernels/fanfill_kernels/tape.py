@@ -196,8 +196,8 @@ class Replay:
         self._scalars = [call(step) for step in program.scalars]
         self._steps = [call(step) for step in program.steps]
         self._last = [
-            (step.ufunc, tuple(array(x) for x in step.inputs), slice(step.out.first, None, step.out.step), step.out.dtype)
-            for step in program.last
+            (step.ufunc, tuple(array(x) for x in step.inputs), slice(out.first, None, out.step), out.dtype)
+            for step, out in ((step, step.out) for step in program.last)
         ]
         self._values: tuple[Any, ...] | None = None
         self.index = array(program.index)

@@ -87,7 +87,7 @@ class _Limits(NamedTuple):
 
 _LIMITS: dict[type, _Limits] = {
     np.float32: _Limits(2.0**-80, "2^-80", Fraction("6.77"), 8.6, 2.0**-46, "2^-46", 2.0**-126),
-    np.float64: _Limits(2.0**-900, "2^-900", Fraction("8.6"), 10.9, 2.0**-122, "2^-122", 2.0**-1022),
+    np.float64: _Limits(2.0**-900, "2^-900", Fraction("9.5"), 10.9, 2.0**-122, "2^-122", 2.0**-1022),
 }
 
 
@@ -107,7 +107,7 @@ def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) ->
     ------
     ValueError
         All that section 5 refuses: a closed interval that holds no value of the dtype; a bound, a constant or
-        |mean| + 6.77 std (8.6 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound,
+        |mean| + 6.77 std (9.5 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound,
         |mean| or |midpoint| below 2^-80 (2^-900 in float64); cuts that hold less than 2^-24. And what follows
         from its ban of subnormals: a nonzero cut below 2^-46 sigma (2^-122 in float64).
     """

@@ -220,4 +220,7 @@ def text_of(row: Row) -> tuple[str, ...]:
 def command_line(words: Sequence[str] | None = None) -> str:
     """How this process was called, as one would type it."""
     name, *rest = sys.argv if words is None else words
-    return " ".join([Path(name).name if name.endswith("fanfill") else name, *rest])
+    path = Path(name)
+    if path.name == "__main__.py":
+        return " ".join(["python -m", path.parent.name, *rest])
+    return " ".join([path.name if path.name == "fanfill" else f"python {name}", *rest])
