@@ -3,24 +3,27 @@ other backend.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from fanfill_kernels.forms import STORES, Form, Kernels, form_of
 from fanfill_kernels.lanes import select
-from fanfill_kernels.philox import HALF, MASK, philox_pairs
-from fanfill_kernels.tape import ALIGNED, Lane, Program, Replay, Tape
+from fanfill_kernels.philox import HALF, philox_pairs
+from fanfill_kernels.tape import ALIGNED, Program, Replay, Tape
 
-ARENA = 3 << 19  # bytes of temporaries for each thread
-BLOCK = 1 << 15  # values computed at once by `run`, or fewer where the arena is too small for them
+BLOCK = 1 << 18  # values computed at once by `run`, or as many as the arena holds
 GATHER = 1 << 13  # values computed at once by `box` where runs are short: each value makes a block of its own
 LONG = 1 << 9  # runs of this length and more are worth a call of their own
-REPLAYS = 16  # bound programs kept for each thread, some 50 KB each
+ARENA = 58 << 16  # bytes of temporaries for each thread, below 4 MiB: a block of 2^18 normals takes them all
+REPLAYS = 8  # programs kept bound for each thread, some 40 KB each
+REPLAY = 1536  # Philox blocks whose values take as long as the 180 calls of a replay by themselves: 60 us
 
 Params = tuple[Any, ...]
 Key = tuple[int, int, int, int]
+ROW = np.arange(ALIGNED, dtype=np.uint64)
 
 
 def contiguous_program(form: Form, store: Any, steps: int, lanes: Any, params: Params) -> Program:
@@ -43,7 +46,7 @@ def contiguous_program(form: Form, store: Any, steps: int, lanes: Any, params: P
             tape.send(store(value), out[number::2])
     else:
         tape.send(store(form.function(words, given)), out)
-    return Program(tape, low, (high, k0, k1, s0, s1, *given), out)
+    return Program(tape, low, (high, k0, k1, s0, s1), given, out)
 
 
 def gathered_program(form: Form, store: Any, steps: int, lanes: Any, params: Params) -> Program:
@@ -70,7 +73,7 @@ def gathered_program(form: Form, store: Any, steps: int, lanes: Any, params: Par
     else:
         value = form.function(select(odd, second, first), given)
     tape.send(store(value), out)
-    return Program(tape, index, (k0, k1, s0, s1, *given), out)
+    return Program(tape, index, (k0, k1, s0, s1), given, out)
 
 
 class Workspace:
@@ -80,28 +83,25 @@ class Workspace:
         memory = np.empty(ARENA + ALIGNED, np.uint8)
         first = -memory.ctypes.data % ALIGNED
         self.arena = memory[first : first + ARENA]
-        self.count = np.arange(BLOCK // 2, dtype=np.uint64)
         self.replays: dict[tuple[Program, int], Replay] = {}
 
     def replay(self, program: Program, blocks: int) -> Replay:
-        """The program bound to at least so many blocks, or to as many as the arena holds.
-
-        Their number is a power of two, so that few bindings, of some 0.2 ms each, serve every length.
+        """The program bound to so many blocks or to as many as the arena holds, rounded to a power of two,
+        since binding takes 0.5 ms: up where the surplus takes less time than another replay, else down.
         """
-        most = 1 << (ARENA // program.width).bit_length() - 1
-        size = min(most, max(ALIGNED, 1 << (blocks - 1).bit_length()))
+        size = max(ALIGNED, 1 << (blocks - 1).bit_length())
+        while size > ALIGNED and (size - blocks > REPLAY or size * program.width > ARENA):
+            size //= 2
         found = self.replays.get((program, size))
         if found is None:
-            if len(self.replays) == REPLAYS:
+            if len(self.replays) >= REPLAYS:
                 self.replays.clear()
             found = self.replays[program, size] = Replay(program, self.arena, size)
         return found
 
 
 class Spare(threading.local):
-    """The workspace that this thread keeps; none while a fill uses it, so that a fill from a signal handler
-    or a finalizer gets one of its own.
-    """
+    """The workspace that this thread keeps, if it has one."""
 
     workspace: Workspace | None = None
 
@@ -109,16 +109,17 @@ class Spare(threading.local):
 spare = Spare()
 
 
-def with_workspace(work: Callable[[Workspace], None]) -> None:
-    """Do the work with the thread's workspace, deaf to what the caller says about floating-point errors.
+@contextmanager
+def a_workspace() -> Iterator[Workspace]:
+    """Lend the thread's workspace, and be deaf to what the caller says about floating-point errors.
 
     Integers wrap on purpose, and lanes that a select drops may overflow: neither is the caller's business.
+    While it is lent nobody else finds it: a fill from a signal handler or a finalizer makes one of its own.
     """
-    workspace = spare.workspace or Workspace()
-    spare.workspace = None
+    workspace, spare.workspace = spare.workspace or Workspace(), None
     try:
         with np.errstate(all="ignore"):
-            work(workspace)
+            yield workspace
     finally:
         spare.workspace = workspace
 
@@ -126,12 +127,12 @@ def with_workspace(work: Callable[[Workspace], None]) -> None:
 def kernels(form: str, dtype: str) -> Kernels:
     """The functions that fill contiguous arrays of the dtype's lanes with values of the form.
 
-    They record their programs at first use, some 3 ms each, and keep them: keep these functions.
+    They record their programs at first use, which takes some milliseconds, and keep them: keep these
+    functions.
     """
     made = form_of(form, dtype)
     store = STORES[dtype]
     steps = 2 if dtype == "float64" else 4
-    wrap = 1 << 32
     programs: dict[Any, Program] = {}
 
     def recorded(record: Any, lanes: Any, params: Params) -> Program:
@@ -141,26 +142,23 @@ def kernels(form: str, dtype: str) -> Kernels:
 
     def run(out: Any, start: int, key: Key, params: Params) -> None:
         program = recorded(contiguous_program, out.dtype, params)
-
-        def work(workspace: Workspace) -> None:
-            done = 0
+        done = 0
+        with a_workspace() as workspace:
             while done < out.size:
                 block, head = divmod(start + done, steps)
-                left = min(-(-(head + out.size - done) // steps), wrap - block % wrap, BLOCK // steps)
+                high, low = divmod(block, 1 << 32)
+                left = min(-(-(head + out.size - done) // steps), (1 << 32) - low, BLOCK // steps)
                 replay = workspace.replay(program, left)
-                size = replay.index.size
-                count = min(size * steps - head, left * steps - head, out.size - done)
-                np.add(workspace.count[:size], np.uint64(block % wrap), replay.index)
-                target = out[done : done + count]
-                values = (np.uint64(block // wrap), *(np.uint64(part) for part in key), *params)
-                if count == size * steps:
-                    replay.run(values, target)
+                count = min(min(replay.blocks, left) * steps - head, out.size - done)
+                rows = np.arange(low, low + replay.blocks, ALIGNED, dtype=np.uint64)
+                np.add.outer(rows, ROW, out=replay.index.reshape(-1, ALIGNED))
+                values = out[done : done + count]
+                if count == replay.blocks * steps:
+                    replay.run((high, *key), params, values)
                 else:
-                    replay.run(values, replay.out)
-                    target[...] = replay.out[head : head + count]
+                    replay.run((high, *key), params, replay.out)
+                    values[...] = replay.out[head : head + count]
                 done += count
-
-        with_workspace(work)
 
     def box(out: Any, start: int, shape: Any, pitch: Any, key: Key, params: Params) -> None:
         if pitch[-1] == 1 and shape[-1] >= LONG:
@@ -169,22 +167,18 @@ def kernels(form: str, dtype: str) -> Kernels:
                 run(out[number * shape[-1] : (number + 1) * shape[-1]], first, key, params)
             return
         program = recorded(gathered_program, out.dtype, params)
-        values = (*(np.uint64(part) for part in key), *params)
-
-        def work(workspace: Workspace) -> None:
-            done = 0
+        done = 0
+        with a_workspace() as workspace:
             while done < out.size:
                 replay = workspace.replay(program, min(GATHER, out.size - done))
-                count = min(replay.index.size, out.size - done)
-                flat = np.arange(done, done + count)
+                count = min(replay.blocks, out.size - done)
                 index = replay.index[:count]
                 index[...] = start
-                for coordinate, p in zip(np.unravel_index(flat, tuple(shape)), pitch, strict=True):
+                coordinates = np.unravel_index(np.arange(done, done + count), tuple(shape))
+                for coordinate, p in zip(coordinates, pitch, strict=True):
                     index += coordinate.astype(np.uint64) * np.uint64(p)
-                replay.run(values, replay.out)
+                replay.run(key, params, replay.out)
                 out[done : done + count] = replay.out[:count]
                 done += count
-
-        with_workspace(work)
 
     return Kernels(run, box)

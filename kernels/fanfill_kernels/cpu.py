@@ -44,9 +44,9 @@ def digest() -> str:
     return found.hexdigest()[:16]
 
 
-def compiled(function: Any, bound: dict[Any, Any], name: str) -> Any:
+def compiled(function: Any, bound: dict[Any, Any], name: str, constants: dict[str, int]) -> Any:
     """Compile ``function`` without the GIL; on disk where a folder for it can be written, else in memory."""
-    bare = rebind(function, bound, f"{name}_{digest()}")
+    bare = rebind(function, bound, f"{name}_{digest()}", **constants)
     try:
         return njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)(bare)
     except RuntimeError:  # Numba's "no locator available": neither beside the source nor in the user's cache
@@ -60,9 +60,9 @@ def kernels(form: str, dtype: str) -> Kernels:
     bound = dict(bound_functions())
     bound[loops.store] = bound[STORES[dtype]]
     bound[loops.pair if made.paired else loops.value] = bound[made.function]
-    constants: dict[str, Any] = {}
+    constants = {"STEPS": 4, "TILE": made.tile}
     if dtype == "float64":
-        constants = {"STEPS": 2}
+        constants["STEPS"] = 2
         bound[lanes.halves] = bound[lanes.whole]
     preparation = loops.no_preparation
     if made.arguments is not None:
@@ -80,6 +80,6 @@ def kernels(form: str, dtype: str) -> Kernels:
     ):
         bound[target] = register_jitable(**HELPER)(rebind(function, bound, **constants))
     return Kernels(
-        compiled(loops.run, bound, f"run_{form}_{dtype}"),
-        compiled(loops.box, bound, f"box_{form}_{dtype}"),
+        compiled(loops.run, bound, f"run_{form}_{dtype}", constants),
+        compiled(loops.box, bound, f"box_{form}_{dtype}", constants),
     )

@@ -4,6 +4,7 @@ the same bits.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from fanfill.backends import Backend, HostKernels
@@ -11,12 +12,14 @@ from fanfill.backends import Backend, HostKernels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Ufuncs release the GIL, and a second thread gains 1.6x on blocks of 64 Ki values; on 16 Ki it loses, but one
-# thread alone gains a tenth there, since its temporaries stay in L2.
-_ALONE = 1 << 14
-_TOGETHER = 1 << 16
+# One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by that:
+# ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last longer. A
+# second thread gains 1.2x on blocks of 2^16 values, 1.5x on 2^17 and 1.75x on 2^18.
+_ALONE = 1 << 16
+_TOGETHER = 1 << 18
 
 
+@functools.cache
 def _kernels(form: str, dtype: str) -> HostKernels:
     from fanfill_kernels import blocks
 
