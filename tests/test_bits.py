@@ -1,4 +1,6 @@
-"""The same bits from every backend, on any number of threads, for any part of a tensor, in any memory layout."""
+"""The same bits from every backend, on any number of threads, for any part of a tensor, in any layout."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ LAWS = (
     ff.constant(0.75),
 )
 BACKENDS = ("numba", "numpy")
-# Above the size that the calling thread keeps to itself, so that helpers really work; not a multiple of anything.
+# Above what the calling thread keeps to itself, so that helpers really work; not a multiple of anything.
 LARGE = (3, 5 * host.SMALL // 3 + 7)
 
 
@@ -96,7 +98,7 @@ def test_flat_ranges_join_to_the_whole(
     edges = [0, *sorted(cuts), 5000]
     pieces = [
         drawn(law, (b - a,), dtype, backend=backend, global_shape=whole, offset=a)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]
     assert_same_bits(np.concatenate(pieces), full)
 

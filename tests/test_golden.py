@@ -26,7 +26,7 @@ def test_every_initializer_draws_its_golden_bytes(dtype: str, backend: str) -> N
 
 
 def test_golden_float32_hashes_tell_the_initializers_and_the_places_apart() -> None:
-    # Narrow types may agree where a few small values round alike; in float32 a shared hash would prove little.
+    # Narrow types may agree where a few small values round alike; in float32 a shared hash proves little.
     hashes = [value for case, value in EXPECTED["sha256"].items() if " / float32 / " in case]
     constants = [value for case, value in EXPECTED["sha256"].items() if case.startswith("constant / float32")]
     assert len(set(hashes)) == len(hashes)

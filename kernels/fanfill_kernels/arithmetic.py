@@ -164,7 +164,7 @@ def box_muller(w0: Any, w1: Any, params: Any) -> Any:
     A half turn (k >= 2) flips q, a quarter turn swaps (cos, sin) for (-sin, cos).
 
     t has up to 30 bits. Rounding it first would cost the sine one of the four ulp that a normal may be wrong
-    by, so it is kept as coarse + fine, both exact; 3 * coarse is exact too, and what is left of pi t is small.
+    by, so it is kept as coarse + fine, both exact; so is 3 * coarse, and what is left of pi t is small.
     """
     a = i32(i32(w1) + EIGHTH)
     coarse = f32(i32(i32(a & COARSE) - EIGHTH))

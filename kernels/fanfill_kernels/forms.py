@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from fanfill_kernels import arithmetic, arithmetic64, narrow
 
-
 # Philox blocks in a tile of compiled loops. The values of a tile go to memory while the next tile's words are
 # made, as far as the store buffer holds them; a light form has so little to do besides that a tile of 8 KiB
-# leaves it waiting (uniforms beyond the cache, G values/s: 2.4 with 256 blocks, 2.0 with 512), and a heavy one
+# leaves it waiting (uniforms beyond the cache, G values/s: 2.4 with 256 blocks, 2.0 with 512); a heavy one
 # gains from the longer loop (normals: 1.21 and 1.27).
 LIGHT = 256
 
