@@ -17,9 +17,11 @@ import numba
 from numba import config, njit
 from numba.extending import register_jitable
 
-from fanfill_kernels import arithmetic, arithmetic64, lanes, loops, narrow, philox
+from fanfill_kernels import arithmetic, arithmetic64, boxes, lanes, loops, narrow, philox
+from fanfill_kernels import scatter as scattering
 from fanfill_kernels.compiler import HELPER, bind, rebind
-from fanfill_kernels.forms import STORES, Kernels, form_of
+from fanfill_kernels.forms import STORES, Form, Kernels, form_of
+from fanfill_kernels.vectors import OPERATIONS
 
 
 @cache
@@ -44,7 +46,7 @@ def digest() -> str:
     return found.hexdigest()[:16]
 
 
-def compiled(function: Any, bound: dict[Any, Any], name: str, constants: dict[str, int]) -> Any:
+def compiled(function: Any, bound: dict[Any, Any], name: str, constants: dict[str, Any]) -> Any:
     """Compile ``function`` without the GIL; on disk where a folder for it can be written, else in memory."""
     bare = rebind(function, bound, f"{name}_{digest()}", **constants)
     try:
@@ -60,7 +62,7 @@ def kernels(form: str, dtype: str) -> Kernels:
     bound = dict(bound_functions())
     bound[loops.store] = bound[STORES[dtype]]
     bound[loops.pair if made.paired else loops.value] = bound[made.function]
-    constants = {"STEPS": 4, "TILE": made.tile}
+    constants: dict[str, Any] = {"STEPS": 4, "TILE": made.tile}
     if dtype == "float64":
         constants["STEPS"] = 2
         bound[lanes.halves] = bound[lanes.whole]
@@ -79,7 +81,48 @@ def kernels(form: str, dtype: str) -> Kernels:
         (loops.twins if made.paired else loops.singles, loops.body),
     ):
         bound[target] = register_jitable(**HELPER)(rebind(function, bound, **constants))
+    run = compiled(loops.run, bound, f"run_{form}_{dtype}", constants)
+    words = {"STEPS": 2, "WORDS": 1} if dtype == "float64" else {"STEPS": 4, "WORDS": 2}
+    bound = _with_boxes(bound, made, words)
     return Kernels(
-        compiled(loops.run, bound, f"run_{form}_{dtype}", constants),
-        compiled(loops.box, bound, f"box_{form}_{dtype}", constants),
+        run,
+        boxes.box_by(
+            compiled(boxes.fill_runs, bound, f"runs_{form}_{dtype}", words),
+            compiled(boxes.fill_elements, bound, f"elements_{form}_{dtype}", words),
+        ),
     )
+
+
+@cache
+def scatter(itemsize: int, function: Any) -> Any:
+    """One of the loops of ``scatter.py``, for values of that many bytes."""
+    bound = _with_vectors(bound_functions())
+    _help(bound, (scattering.move_row,), {}, forceinline=True)
+    return compiled(function, bound, f"{function.__name__}_{8 * itemsize}", {})
+
+
+def _with_boxes(bound: dict[Any, Any], made: Form, words: dict[str, int]) -> dict[Any, Any]:
+    """What the loops over boxes use, beside what the loops over runs do."""
+    bound = _with_vectors(bound)
+    steps = (boxes.make_listed_block, boxes.list_element, boxes.list_block, boxes.pick_pair, boxes.pick_value)
+    _help(bound, steps, words, forceinline=True)
+    _help(bound, (boxes.words_into, boxes.advance), words)
+    for function, target in (
+        (boxes.no_preparation if made.arguments is None else boxes.replace_words, boxes.prepare),
+        (boxes.twin_values if made.paired else boxes.single_values, boxes.values_into),
+    ):
+        bound[target] = register_jitable(**HELPER)(rebind(function, bound, **words))
+    return bound
+
+
+def _with_vectors(bound: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(bound) if config.DISABLE_JIT else bound | OPERATIONS
+
+
+def _help(
+    bound: dict[Any, Any], functions: tuple[Any, ...], constants: dict[str, int], forceinline: bool = False
+) -> None:
+    """Bind functions, in order of use, each to its compiled double."""
+    for function in functions:
+        options = HELPER | {"forceinline": True} if forceinline else HELPER
+        bound[function] = register_jitable(**options)(rebind(function, bound, **constants))
