@@ -65,10 +65,13 @@ def index_backend() -> MakeIndexBackend:
                 index += steps.reshape([-1 if k == axis else 1 for k in range(len(shape))])
             write(out, index.reshape(-1))
 
-        def scatter(dest: np.ndarray, values: np.ndarray) -> None:
-            assert values.flags.c_contiguous
-            assert values.shape == dest.shape
-            dest[...] = values
+        def scatter(target: np.ndarray) -> Any:
+            def put(where: tuple[slice, ...], values: np.ndarray) -> None:
+                assert values.ndim == 1
+                assert values.flags.c_contiguous
+                target[where] = values.reshape(target[where].shape)
+
+            return put
 
         kernels = HostKernels(run, box)
         backend = Backend(

@@ -306,7 +306,7 @@ def test_the_comparison_sees_a_change_in_any_coefficient(
     cases = [f"{form}-{dtype}" for form in ("normal", "truncated_central", "truncated")]
     expected = {case: compiled_values(case) for case in cases}
     row = list(getattr(module, name))
-    row[place] += row[place] * type(row[place])(2.0**-16)
+    row[place] += row[place] * type(row[place])(2.0**-10)
     monkeypatch.setattr(module, name, tuple(row))
     seen = [(run("changed", RECIPES[case], 0, 40_000) != expected[case]).any() for case in cases]
     assert any(seen)

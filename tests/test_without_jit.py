@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numba import config
 from fanfill import initializers as init
+from fanfill.backends.numba import BACKEND
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
 from fanfill_kernels import blocks, cpu, loops
@@ -47,7 +48,19 @@ for made, lanes in cases:
     assert_same("box", 12, 5, np.array([2, 3, 2]), np.array([1, 50, 9]))
     if made.dtype in ("float32", "float64"):
         assert_same("run", 4 * loops.TILE + 3, 1)
+        assert_same("box", 1800, 6, np.array([45, 40]), np.array([43, 1]))
+        assert_same("box", 600, 2, np.array([600]), np.array([9]))
 assert len(forms) == 6
+
+for steps in ((1, 1), (1, 2), (1, -1), (-1, 1)):
+    for shape in ((40, 35), (40, 3)):
+        memory = np.zeros([abs(k) * n for k, n in zip(steps, shape)], np.uint32)
+        view = memory[:: steps[0], :: steps[1]]
+        for target in (view, view.T):
+            values = np.arange(target.size, dtype=np.uint32) + np.uint32(1)
+            BACKEND.scatter(target)(tuple(slice(0, n) for n in target.shape), values)
+            assert (target == values.reshape(target.shape)).all()
+            assert np.count_nonzero(memory) == target.size
 print("the same", len(cases))
 """
 
@@ -62,7 +75,7 @@ def test_the_loops_run_by_python_give_the_bytes_of_the_numpy_kernels() -> None:
 
 
 def test_the_program_can_fail() -> None:
-    wrong = PROGRAM.replace("cases =", "loops.STEPS = 2\ncases =", 1)
+    wrong = PROGRAM.replace("cases =", "loops.MASK = np.uint64(255)\ncases =", 1)
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", wrong], env=environment, capture_output=True, text=True

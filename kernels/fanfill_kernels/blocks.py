@@ -14,16 +14,15 @@ from fanfill_kernels.lanes import select
 from fanfill_kernels.philox import HALF, philox_pairs
 from fanfill_kernels.tape import ALIGNED, Program, Replay, Tape
 
-BLOCK = 1 << 18  # values computed at once by `run`, or as many as the arena holds
+BLOCK = 7 << 15  # values computed at once by `run`, or as many as the arena holds
 GATHER = 1 << 13  # values computed at once by `box` where runs are short: each value makes a block of its own
 LONG = 1 << 9  # runs of this length and more are worth a call of their own
-ARENA = 58 << 16  # bytes of temporaries for each thread, below 4 MiB: a block of 2^18 normals takes them all
+ARENA = 58 * BLOCK // 4  # bytes of temporaries for each thread, 3.2 MiB: those of a block of normals
 REPLAYS = 8  # programs kept bound for each thread, some 40 KB each
 REPLAY = 1536  # Philox blocks whose values take as long as the 180 calls of a replay by themselves: 60 us
 
 Params = tuple[Any, ...]
 Key = tuple[int, int, int, int]
-ROW = np.arange(ALIGNED, dtype=np.uint64)
 
 
 def contiguous_program(form: Form, store: Any, steps: int, lanes: Any, params: Params) -> Program:
@@ -85,13 +84,16 @@ class Workspace:
         self.arena = memory[first : first + ARENA]
         self.replays: dict[tuple[Program, int], Replay] = {}
 
-    def replay(self, program: Program, blocks: int) -> Replay:
-        """The program bound to so many blocks or to as many as the arena holds, rounded to a power of two,
-        since binding takes 0.5 ms: up where the surplus takes less time than another replay, else down.
+    def replay(self, program: Program, steps: int, blocks: int) -> Replay:
+        """The program bound to so many blocks, or to fewer where the arena holds no more.
+
+        Their number is a power of two or the most that the arena holds, since binding takes 0.5 ms: the next
+        such number above where the surplus takes less time than another replay, else the one below.
         """
-        size = max(ALIGNED, 1 << (blocks - 1).bit_length())
-        while size > ALIGNED and (size - blocks > REPLAY or size * program.width > ARENA):
-            size //= 2
+        most = min(BLOCK // steps, ARENA // program.width // ALIGNED * ALIGNED)
+        size = min(max(ALIGNED, 1 << (blocks - 1).bit_length()), most)
+        if size - blocks > REPLAY:
+            size = 1 << blocks.bit_length() - 1
         found = self.replays.get((program, size))
         if found is None:
             if len(self.replays) >= REPLAYS:
@@ -107,6 +109,16 @@ class Spare(threading.local):
 
 
 spare = Spare()
+
+
+def count_up(index: Any, first: int) -> None:
+    """Store first, first + 1, ... by doubling: `np.arange` would make an array of its own."""
+    index[0] = first
+    done = 1
+    while done < index.size:
+        part = index[done : 2 * done]
+        np.add(index[: part.size], np.uint64(done), part)
+        done *= 2
 
 
 @contextmanager
@@ -148,12 +160,11 @@ def kernels(form: str, dtype: str) -> Kernels:
                 block, head = divmod(start + done, steps)
                 high, low = divmod(block, 1 << 32)
                 left = min(-(-(head + out.size - done) // steps), (1 << 32) - low, BLOCK // steps)
-                replay = workspace.replay(program, left)
+                replay = workspace.replay(program, steps, left)
                 count = min(min(replay.blocks, left) * steps - head, out.size - done)
-                rows = np.arange(low, low + replay.blocks, ALIGNED, dtype=np.uint64)
-                np.add.outer(rows, ROW, out=replay.index.reshape(-1, ALIGNED))
+                count_up(replay.index, low)
                 values = out[done : done + count]
-                if count == replay.blocks * steps:
+                if head == 0:
                     replay.run((high, *key), params, values)
                 else:
                     replay.run((high, *key), params, replay.out)
@@ -170,15 +181,17 @@ def kernels(form: str, dtype: str) -> Kernels:
         done = 0
         with a_workspace() as workspace:
             while done < out.size:
-                replay = workspace.replay(program, min(GATHER, out.size - done))
+                replay = workspace.replay(program, 1, min(GATHER, out.size - done))
                 count = min(replay.blocks, out.size - done)
                 index = replay.index[:count]
                 index[...] = start
-                coordinates = np.unravel_index(np.arange(done, done + count), tuple(shape))
-                for coordinate, p in zip(coordinates, pitch, strict=True):
-                    index += coordinate.astype(np.uint64) * np.uint64(p)
-                replay.run(key, params, replay.out)
-                out[done : done + count] = replay.out[:count]
+                rest = np.arange(done, done + count, dtype=np.uint64)
+                coordinate = np.empty_like(rest)
+                for n, p in zip(reversed(shape), reversed(pitch), strict=True):
+                    np.divmod(rest, np.uint64(n), rest, coordinate)
+                    coordinate *= np.uint64(p)
+                    index += coordinate
+                replay.run(key, params, out[done : done + count])
                 done += count
 
     return Kernels(run, box)

@@ -82,7 +82,7 @@ def kernels(form: str, dtype: str) -> Kernels:
     ):
         bound[target] = register_jitable(**HELPER)(rebind(function, bound, **constants))
     run = compiled(loops.run, bound, f"run_{form}_{dtype}", constants)
-    words = {"STEPS": 2, "WORDS": 1} if dtype == "float64" else {"STEPS": 4, "WORDS": 2}
+    words: dict[str, Any] = {"STEPS": 2, "WORDS": 1} if dtype == "float64" else {"STEPS": 4, "WORDS": 2}
     bound = _with_boxes(bound, made, words)
     return Kernels(
         run,
@@ -101,7 +101,7 @@ def scatter(itemsize: int, function: Any) -> Any:
     return compiled(function, bound, f"{function.__name__}_{8 * itemsize}", {})
 
 
-def _with_boxes(bound: dict[Any, Any], made: Form, words: dict[str, int]) -> dict[Any, Any]:
+def _with_boxes(bound: dict[Any, Any], made: Form, words: dict[str, Any]) -> dict[Any, Any]:
     """What the loops over boxes use, beside what the loops over runs do."""
     bound = _with_vectors(bound)
     steps = (boxes.make_listed_block, boxes.list_element, boxes.list_block, boxes.pick_pair, boxes.pick_value)
@@ -120,7 +120,7 @@ def _with_vectors(bound: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _help(
-    bound: dict[Any, Any], functions: tuple[Any, ...], constants: dict[str, int], forceinline: bool = False
+    bound: dict[Any, Any], functions: tuple[Any, ...], constants: dict[str, Any], forceinline: bool = False
 ) -> None:
     """Bind functions, in order of use, each to its compiled double."""
     for function in functions:

@@ -141,28 +141,3 @@ def body(
 def run(out: Any, start: Any, key: Any, params: Any) -> None:
     """Fill contiguous ``out`` with elements ``start``, ``start + 1``, ..."""
     body(out, start, key, params, np.empty(2 * TILE, np.uint64))
-
-
-def box(out: Any, start: Any, shape: Any, pitch: Any, key: Any, params: Any) -> None:
-    """Fill contiguous ``out``, in C order over ``shape``, with elements ``start + sum(coordinate *
-    pitch)``.
-    """
-    pairs = np.empty(2 * TILE, np.uint64)
-    coordinates = np.zeros(shape.size, np.int64)
-    last = shape.size - 1
-    length = 1
-    if pitch[last] == 1:
-        length = shape[last]
-        last -= 1
-    index = start
-    for done in range(0, out.size, length):
-        body(out[done : done + length], index, key, params, pairs)
-        axis = last
-        while axis >= 0:
-            coordinates[axis] += 1
-            index += pitch[axis]
-            if coordinates[axis] < shape[axis]:
-                break
-            index -= pitch[axis] * shape[axis]
-            coordinates[axis] = 0
-            axis -= 1

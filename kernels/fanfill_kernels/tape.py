@@ -20,6 +20,8 @@ ALIGNED = 64  # blocks at least, and bytes: every place then begins with a cache
 class Place:
     """Memory of one value: ``width`` bytes for each Philox block, or a scalar where that is 0."""
 
+    __slots__ = ("offset", "width")
+
     def __init__(self, width: int) -> None:
         self.width = width
         self.offset = -1  # in bytes for each block; -1 until the arena is laid out
@@ -29,6 +31,8 @@ class Lane(NDArrayOperatorsMixin):
     """A value on a tape: stands for an array, every ``step``-th item of a place from ``first`` on, or for a
     scalar.
     """
+
+    __slots__ = ("dtype", "first", "place", "step", "tape")
 
     def __init__(self, tape: "Tape", place: Place, dtype: DTypeLike, first: int = 0, step: int = 1) -> None:
         self.tape, self.place, self.first, self.step = tape, place, first, step
@@ -227,7 +231,9 @@ class Replay:
         self._params: tuple[Any, ...] | None = None
 
     def run(self, integers: tuple[int, ...], params: tuple[Any, ...], out: Any) -> None:
-        """Fill ``out``, which is ``self.out`` or an array like it, from ``self.index`` and the scalars."""
+        """Fill ``out``, which is ``self.out`` or an array like its beginning, from ``self.index`` and the
+        scalars.
+        """
         # Parameters are compared by identity, since -0.0 == 0.0.
         if params is not self._params or integers != self._integers:
             self._params = None
@@ -239,7 +245,9 @@ class Replay:
         for function, arguments in self._steps:
             function(*arguments)
         for ufunc, inputs, items, dtype in self._last:
+            target = out.view(dtype)[items]
+            operands = [x[: target.size] if x.ndim else x for x in inputs]
             if ufunc is None:
-                out[items] = inputs[0]
+                target[...] = operands[0]
             else:
-                ufunc(*inputs, out.view(dtype)[items])
+                ufunc(*operands, target)

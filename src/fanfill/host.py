@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,8 +115,7 @@ def _draw(
     view: NDArray[Any], plan: Tiling, recipe: Recipe, key: Key, backend: Backend
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
-    kernels, scatter = backend.kernels(recipe.form, recipe.dtype), backend.scatter
-    params = recipe.params
+    kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
 
     def draw_in_place(number: int) -> int:
         piece = placement.piece(plan, number)
@@ -123,20 +123,23 @@ def _draw(
         _values(kernels, out, piece, key, params)
         return out.size
 
+    if plan.in_place:
+        return lambda: draw_in_place
+    put = backend.scatter(target)
+
     def with_scratch() -> Callable[[int], int]:
-        scratch = np.empty(int(np.prod(plan.extents)), view.dtype)
+        scratch = np.empty(prod(plan.extents), view.dtype)
 
-        def draw_and_scatter(number: int) -> int:
+        def draw_and_put(number: int) -> int:
             piece = placement.piece(plan, number)
-            tile = target[piece.where]
-            out = scratch[: tile.size]
+            out = scratch[: prod(piece.shape)]
             _values(kernels, out, piece, key, params)
-            scatter(tile, out.reshape(tile.shape))
-            return tile.size
+            put(piece.where, out)
+            return out.size
 
-        return draw_and_scatter
+        return draw_and_put
 
-    return (lambda: draw_in_place) if plan.in_place else with_scratch
+    return with_scratch
 
 
 def _values(kernels: HostKernels, out: NDArray[Any], piece: Piece, key: Key, params: tuple[Any, ...]) -> None:

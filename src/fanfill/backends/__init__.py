@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     # Seed and substream as 32-bit words: (seed low, seed high, substream low, substream high).
     Key = tuple[int, int, int, int]
+    # What copies values to a part of one target: put(where, values).
+    Put = Callable[[tuple[slice, ...], NDArray[Any]], None]
 
 _HOST = ("numba", "numpy")
 _DEVICE = ("cuda",)
@@ -63,7 +65,8 @@ class Backend(NamedTuple):
         ``kernels(form, dtype)`` for the forms words, uniform, uniform_range, normal, truncated_central and
         truncated.
     scatter
-        ``scatter(dest, values)`` copies contiguous values into a view of any strides, aligned or not.
+        ``scatter(target)`` returns ``put(where, values)`` for a view of any strides, aligned or not: it
+        copies the contiguous 1-D ``values`` into ``target[where]``, in C order.
     chunk, tile
         ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, about 1 ms of work at
         most, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
@@ -74,9 +77,19 @@ class Backend(NamedTuple):
     device: Device
     unusable: Callable[[], str | None]
     kernels: Callable[[str, str], HostKernels]
-    scatter: Callable[[NDArray[Any], NDArray[Any]], None]
+    scatter: Callable[[NDArray[Any]], Put]
     chunk: Callable[[int, int], int]
     tile: Callable[[int, int], int]
+
+
+def put_by_numpy(target: NDArray[Any]) -> Put:
+    """A backend's ``scatter`` by NumPy's own copy."""
+
+    def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
+        part = target[where]
+        part[...] = values.reshape(part.shape)
+
+    return put
 
 
 class BackendStatus(NamedTuple):

@@ -21,7 +21,7 @@ def kernels(form: str, dtype: str) -> NoReturn:
     raise BackendUnavailableError(f"backend 'cuda' is not usable: {_REASON}")
 
 
-def scatter(dest: NDArray[Any], values: NDArray[Any]) -> NoReturn:
+def scatter(target: NDArray[Any]) -> NoReturn:
     raise BackendUnavailableError(f"backend 'cuda' is not usable: {_REASON}")
 
 

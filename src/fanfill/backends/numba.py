@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanfill.backends import Backend, HostKernels
+from fanfill.backends import Backend, HostKernels, put_by_numpy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from fanfill.backends import Key
+    from fanfill.backends import Put
 
 # About half a millisecond of float32 normals: the call from Python (3 us) is lost in it, Ctrl-C is not kept
 # waiting.
 _CHUNK = 1 << 20
-# Bytes of a strided tile's scratch: fits in L2 beside what it is copied to.
-_SCRATCH = 1 << 18
+# Bytes of a strided tile's scratch: half of an L2 of 1 MiB. Smaller ones pay more for each call from Python
+# (8 us a tile), and more for each page of the target, of which they write a shorter part.
+_SCRATCH = 1 << 19
 
 
 @functools.cache
@@ -39,23 +42,39 @@ def _unusable() -> str | None:
 def _kernels(form: str, dtype: str) -> HostKernels:
     from fanfill_kernels import cpu
 
-    run, box = cpu.kernels(form, dtype)
-
-    def box_of(
-        out: NDArray[Any],
-        start: int,
-        shape: tuple[int, ...],
-        pitches: tuple[int, ...],
-        key: Key,
-        params: tuple[Any, ...],
-    ) -> None:
-        box(out, start, np.array(shape, np.int64), np.array(pitches, np.int64), key, params)
-
-    return HostKernels(run, box_of)
+    return HostKernels(*cpu.kernels(form, dtype))
 
 
-def _scatter(dest: NDArray[Any], values: NDArray[Any]) -> None:
-    dest[...] = values
+def _scatter(target: NDArray[Any]) -> Put:
+    size, shape = target.itemsize, target.shape
+    last = target.strides[-1]
+    nothing_to_turn = last != -size and abs(last) == min(map(abs, target.strides))
+    if nothing_to_turn or not target.flags.aligned or any(stride % size for stride in target.strides):
+        return put_by_numpy(target)
+
+    from fanfill_kernels import cpu
+    from fanfill_kernels.scatter import scatter_by
+
+    strides = tuple(stride // size for stride in target.strides)
+    ends = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    lowest = target[
+        tuple(slice(n - 1, n) if end < 0 else slice(1) for n, end in zip(shape, ends, strict=True))
+    ]
+    memory = np.lib.stride_tricks.as_strided(lowest, (1 + sum(map(abs, ends)),), (size,)).view(f"u{size}")
+    beginning = -sum(end for end in ends if end < 0)
+
+    @functools.cache  # all whole tiles share one answer
+    def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
+        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides)
+
+    def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
+        at = beginning
+        for part, stride in zip(where, strides, strict=True):
+            at += part.start * stride
+        lengths = tuple([part.stop - part.start for part in where])
+        scatter(lengths)(memory, at, values.view(memory.dtype))
+
+    return put
 
 
 BACKEND = Backend(

@@ -5,18 +5,14 @@ the same bits.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
 
-from fanfill.backends import Backend, HostKernels
+from fanfill.backends import Backend, HostKernels, put_by_numpy
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-# One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by that:
-# ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last longer. A
-# second thread gains 1.2x on blocks of 2^16 values, 1.5x on 2^17 and 1.75x on 2^18.
+# One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by
+# that: ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last
+# longer. A second thread gains 1.2x on blocks of 2^16 values, 1.5x on 2^17 and 1.6x on these.
 _ALONE = 1 << 16
-_TOGETHER = 1 << 18
+_TOGETHER = 7 << 15
 
 
 @functools.cache
@@ -25,10 +21,6 @@ def _kernels(form: str, dtype: str) -> HostKernels:
 
     run, box = blocks.kernels(form, dtype)
     return HostKernels(run, box)
-
-
-def _scatter(dest: NDArray[Any], values: NDArray[Any]) -> None:
-    dest[...] = values
 
 
 def _block(itemsize: int, threads: int) -> int:
@@ -40,7 +32,7 @@ BACKEND = Backend(
     device="cpu",
     unusable=lambda: None,
     kernels=_kernels,
-    scatter=_scatter,
+    scatter=put_by_numpy,
     chunk=_block,
     tile=_block,
 )

@@ -1,0 +1,147 @@
+"""Operations on several neighbouring lanes at once, for compiled code: vector loads and vector stores.
+
+A short inner loop would be left to LLVM, which guards it against overlap, and to Numba, which guards it
+against negative indices: for 16 values that costs several times the copy. ``boxes.py`` and ``scatter.py``
+hold the plain Python that these stand for.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from fanfill_kernels import boxes, scatter
+
+
+def _vector_at(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int) -> Any:
+    """Where ``count`` lanes of a contiguous array begin, as a pointer to a vector of them."""
+    data = make_array(kind)(context, builder, array).data
+    lane = context.get_data_type(kind.dtype)
+    return builder.bitcast(builder.gep(data, [at]), ir.VectorType(lane, count).as_pointer())
+
+
+def _assert_vectors(*kinds: Any) -> None:
+    for kind in kinds:
+        if not (isinstance(kind, types.Array) and kind.ndim == 1 and kind.layout == "C"):
+            raise TypingError(f"expected contiguous vectors, not {kind}")
+    if len({kind.dtype for kind in kinds}) > 1:
+        raise TypingError(f"expected vectors of one type, not {kinds}")
+
+
+def _shuffled(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+    return builder.shuffle_vector(a, b, mask)
+
+
+def _copier(count: int, backwards: bool) -> Any:
+    @intrinsic
+    def copy(context: Any, out: Any, at: Any, values: Any, source: Any) -> Any:
+        _assert_vectors(out, values)
+
+        def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+            align = context.get_abi_sizeof(context.get_data_type(out.dtype))
+            line = builder.load(_vector_at(context, builder, values, args[2], args[3], count), align=align)
+            at = args[1]
+            if backwards:
+                line = _shuffled(builder, line, line, list(reversed(range(count))))
+                at = builder.sub(at, ir.Constant(at.type, count - 1))
+            builder.store(line, _vector_at(context, builder, out, args[0], at, count), align=align)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, values, types.intp), codegen
+
+    return copy
+
+
+def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
+    """Turn a square of lanes: swap ever smaller quarters off the diagonal."""
+    side = len(lines)
+    half = side // 2
+    while half:
+        upper = [k if not k & half else side + k - half for k in range(side)]
+        lower = [k + half if not k & half else side + k for k in range(side)]
+        for k in range(side):
+            if not k & half:
+                a, b = lines[k], lines[k + half]
+                lines[k] = _shuffled(builder, a, b, upper)
+                lines[k + half] = _shuffled(builder, a, b, lower)
+        half //= 2
+    return lines
+
+
+@intrinsic
+def _turn_block(
+    context: Any, memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
+) -> Any:
+    _assert_vectors(memory, values)
+    _assert_vectors(offsets)
+
+    def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+        target, at, table, first, tile, source, pitch = args
+        align = context.get_abi_sizeof(context.get_data_type(memory.dtype))
+        lines = []
+        for _ in range(scatter.SIDE):
+            line = _vector_at(context, builder, values, tile, source, scatter.SIDE)
+            lines.append(builder.load(line, align=align))
+            source = builder.add(source, pitch)
+        data = make_array(offsets)(context, builder, table).data
+        for k, line in enumerate(_transposed(builder, lines)):
+            column = builder.add(first, ir.Constant(first.type, k))
+            place = builder.add(at, builder.load(builder.gep(data, [column])))
+            builder.store(
+                line, _vector_at(context, builder, memory, target, place, scatter.SIDE), align=align
+            )
+        return context.get_dummy_value()
+
+    ints = types.intp
+    return types.void(memory, ints, offsets, ints, values, ints, ints), codegen
+
+
+@intrinsic
+def _move_group(context: Any, memory: Any, at: Any, step: Any, values: Any, source: Any, pitch: Any) -> Any:
+    _assert_vectors(memory, values)
+
+    def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+        target, at, step, tile, source, pitch = args
+        origin = make_array(values)(context, builder, tile).data
+        data = make_array(memory)(context, builder, target).data
+        moved = []
+        for _ in range(scatter.GROUP):
+            moved.append(builder.load(builder.gep(origin, [source])))
+            source = builder.add(source, pitch)
+        for value in moved:
+            builder.store(value, builder.gep(data, [at]))
+            at = builder.add(at, step)
+        return context.get_dummy_value()
+
+    ints = types.intp
+    return types.void(memory, ints, ints, values, ints, ints), codegen
+
+
+@intrinsic
+def _list_span(context: Any, blocks: Any, at: Any, block: Any) -> Any:
+    _assert_vectors(blocks)
+
+    def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+        kind = ir.VectorType(args[2].type, boxes.GROUP)
+        none = ir.Constant(kind, ir.Undefined)
+        first = builder.insert_element(none, args[2], ir.Constant(ir.IntType(32), 0))
+        all_first = _shuffled(builder, first, none, [0] * boxes.GROUP)
+        numbers = builder.add(all_first, ir.Constant(kind, list(range(boxes.GROUP))))
+        builder.store(numbers, _vector_at(context, builder, blocks, args[0], args[1], boxes.GROUP), align=8)
+        return context.get_dummy_value()
+
+    return types.void(blocks, types.intp, types.uint64), codegen
+
+
+# What stands for each operation in compiled code.
+OPERATIONS = {
+    boxes.copy_span: _copier(boxes.SPAN, backwards=False),
+    boxes.list_span: _list_span,
+    scatter.reverse_line: _copier(scatter.SIDE, backwards=True),
+    scatter.turn_block: _turn_block,
+    scatter.move_group: _move_group,
+}
