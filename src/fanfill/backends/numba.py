@@ -38,11 +38,28 @@ def _unusable() -> str | None:
     return None
 
 
+def _whatever_the_cache(kernel: Callable[..., None]) -> Callable[..., None]:
+    """Call a kernel again if its first call ended in an OSError.
+
+    Numba takes a compiled kernel into use and then stores it. Where storing fails (a full disk, a quota) the
+    error is the cache's alone: the second call finds the kernel, and a fill may be repeated.
+    """
+
+    def call(*arguments: Any) -> None:
+        try:
+            kernel(*arguments)
+        except OSError:
+            kernel(*arguments)
+
+    return call
+
+
 @functools.cache
 def _kernels(form: str, dtype: str) -> HostKernels:
     from fanfill_kernels import cpu
 
-    return HostKernels(*cpu.kernels(form, dtype))
+    run, box = cpu.kernels(form, dtype)
+    return HostKernels(_whatever_the_cache(run), _whatever_the_cache(box))
 
 
 def _scatter(target: NDArray[Any]) -> Put:
@@ -65,7 +82,7 @@ def _scatter(target: NDArray[Any]) -> Put:
 
     @functools.cache  # all whole tiles share one answer
     def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
-        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides)
+        return _whatever_the_cache(scatter_by(functools.partial(cpu.scatter, size), lengths, strides))
 
     def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
         at = beginning
