@@ -67,8 +67,7 @@ def _halves(context: Any, pairs: Any) -> Any:
 
 # Iterations of a vectorised loop that run side by side. Ten rounds of Philox, or a logarithm, are one long
 # chain of operations; with a single chain in flight, as LLVM would have it, the vector units idle for a fifth
-# of the time (Zen 4: uniforms go from 2.2 to 2.65 G values/s, normals from 1.1 to 1.33; with 8 they fall
-# back).
+# of the time (Zen 4, in cache: uniforms go from 2.2 to 2.65 G values/s, normals gain as much; 8 are worse).
 INTERLEAVE = 4
 
 

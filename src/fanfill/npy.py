@@ -89,9 +89,8 @@ def create(
         mapped = mmap.mmap(descriptor, size)
         yield np.ndarray(shape, dtype, buffer=mapped, offset=len(header))
         mapped.flush()
-        os.fsync(
-            descriptor
-        )  # a write that fails late (quota, network) must fail before the file gets its name
+        # A write that fails late (quota, network) must fail before the file gets its name.
+        os.fsync(descriptor)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -3,8 +3,8 @@
 Requirements this module answers:
 
 * Results never depend on threads, so that any number of them may turn up, or none: the calling thread takes
-tasks like the
-  others, and a busy pool, a failed thread start or an interpreter about to exit only mean fewer helpers.
+  tasks like the others, and a busy pool, a failed thread start or an interpreter about to exit only mean
+  fewer helpers.
 * When `share` has returned or raised, no helper of it is running, and none will start.
 * Ctrl-C, and any exception in a task or a report, stops all within the task at hand.
 * After a fork the child has no helper threads: it gets a new pool, whatever the parent's threads were doing.

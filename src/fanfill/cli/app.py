@@ -31,8 +31,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     command = typer.main.get_command(app)
     try:
-        # Not standalone: typer neither prints nor exits, so every complaint leaves the way ours
-        # do.
+        # Not standalone: typer neither prints nor exits, so every complaint leaves the way ours do.
         result = command.main(list(arguments), prog_name="fanfill", standalone_mode=False)
     except typer.Abort as error:  # Ctrl-C while parsing, in older releases; newer ones return 130
         raise KeyboardInterrupt from error
