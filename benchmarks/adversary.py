@@ -30,7 +30,8 @@ from reference import (
 
 from fanfill import initializers as init
 from fanfill.recipes import recipe
-from fanfill_kernels import arithmetic, cpu
+from fanfill_kernels import arithmetic
+from fanfill_kernels.compiler import operation
 
 SLICES = 1024
 WORDS = 2**32
@@ -44,8 +45,7 @@ def scanners() -> Any:
     They call the compiled kernels, and libm in float64. Word i is i times an odd constant, modulo 2^32: any
     number of first words is spread over all of them, and 2^32 of them are all of them.
     """
-    bound = cpu.bound_functions()
-    radius, box_muller, spread = bound[arithmetic.radius], bound[arithmetic.box_muller], 2654435769
+    radius, box_muller, spread = operation(arithmetic.radius), operation(arithmetic.box_muller), 2654435769
 
     @njit(error_model="numpy")
     def keep(worst: Any, at: Any, w: Any, found: float, exact: float) -> None:

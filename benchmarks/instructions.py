@@ -21,7 +21,6 @@ import numpy as np
 import fanfill as ff
 from fanfill import machine
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
 from fanfill_kernels import cpu, forms
 
 LAWS = {
@@ -65,18 +64,9 @@ class Line(NamedTuple):
 
 
 def assembly_of(form: str, dtype: str) -> str:
-    """The assembly of a kernel, compiled anew: Numba keeps none of what it takes from its cache."""
-    kept = cpu.kernels(form, dtype).run
-    options = {name: value for name, value in kept.targetoptions.items() if name != "nopython"}
-    fresh = numba.njit(**options)(kept.py_func)
-    params: tuple[Any, ...] = ()
-    lanes: Any = np.uint32
-    if form != "words":
-        made = recipe(LAWS[form], (64,), dtype)
-        assert made.form == form, made
-        params, lanes = made.params, STORAGES[dtype].lanes
-    fresh(np.empty(64, lanes), 0, (1, 2, 3, 4), params)
-    return "\n".join(fresh.inspect_asm().values())
+    """The assembly of a kernel, compiled anew."""
+    code = cpu.kernels(form, dtype).run.compile()
+    return str(code.library.get_asm_str())
 
 
 def parsed(assembly: str) -> Iterator[Line | str]:

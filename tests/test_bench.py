@@ -240,6 +240,8 @@ def test_processes_are_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = cold.measure(1)
     assert found.keys() == set(chosen)
     assert all(0 < seconds < 30 for seconds in found.values())
+    assert len(list(cold.measure(4, seconds=60.0))) == 4
+    assert len(list(cold.measure(4, seconds=0.0))) == 1
 
 
 # The table and the comparison

@@ -1,4 +1,4 @@
-"""Numba's cache on disk: used where it can be, never stale, never in the way."""
+"""Kernels on disk, between processes: used where they can be, never stale, never in the way."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from fanfill_kernels import cpu
 
 if os.environ.get("FROZEN"):
     cpu.digest = lambda: "frozen"
-run = cpu.kernels("uniform", "bfloat16").run
 out = np.empty(5000, np.uint16)
-run(out, 3, (1, 2, 3, 4), (np.float32(1.0), np.float32(1.0)))
+cpu.kernels("uniform", "bfloat16").run(out, 3, (1, 2, 3, 4), (np.float32(1.0), np.float32(1.0)))
 json.dump(
-    {"bits": hashlib.sha256(out.tobytes()).hexdigest(), "hits": sum(run.stats.cache_hits.values()),
-     "misses": sum(run.stats.cache_misses.values()), "home": cpu.__file__}, sys.stdout)
+    {"bits": hashlib.sha256(out.tobytes()).hexdigest(), "compiled": "fanfill_kernels.compiler" in sys.modules,
+     "numba": "numba" in sys.modules, "home": cpu.__file__}, sys.stdout)
 """
 EDITS = {
     "arithmetic.py": ("UNIT = np.float32(2.0**-31)", "UNIT = np.float32(2.0**-32)"),
@@ -70,11 +69,14 @@ class Copy:
         assert process.returncode == 0, errors
         found = json.loads(output)
         assert Path(found["home"]).parent == self.package
-        assert found["hits"] + found["misses"] <= 1
-        return Drawn(found["bits"], found["hits"] == 1)
+        assert found["numba"] == found["compiled"], "a stored kernel needs no Numba"
+        return Drawn(found["bits"], not found["compiled"])
 
     def draw(self, **settings: str) -> Drawn:
         return self.finish(self.start(**settings))
+
+    def files(self) -> list[Path]:
+        return sorted(self.cache.rglob("run_*.bin"))
 
     def edit(self, name: str) -> None:
         old, new = EDITS[name]
@@ -97,7 +99,7 @@ def assert_fresh(found: Drawn, before: Drawn) -> None:
 def test_a_second_process_loads_the_kernel_and_an_edit_of_any_source_compiles_it_anew(copy: Copy) -> None:
     first = copy.draw()
     assert not first.cached
-    assert list(copy.cache.rglob("*.nbc"))
+    assert len(copy.files()) == 1
     assert copy.draw() == Drawn(first.bits, cached=True)
     for name in EDITS:
         source = (copy.package / name).read_text()
@@ -107,7 +109,7 @@ def test_a_second_process_loads_the_kernel_and_an_edit_of_any_source_compiles_it
     assert copy.draw() == Drawn(first.bits, cached=True)
 
 
-def test_without_the_digest_numba_would_serve_stale_code(copy: Copy) -> None:
+def test_without_the_digest_stale_code_would_be_served(copy: Copy) -> None:
     first = copy.draw(FROZEN="1")
     copy.edit("arithmetic.py")
     stale = copy.draw(FROZEN="1")
@@ -116,29 +118,64 @@ def test_without_the_digest_numba_would_serve_stale_code(copy: Copy) -> None:
         assert_fresh(stale, first)
 
 
+@pytest.mark.parametrize("setting", ["NUMBA_OPT=1", "NUMBA_CPU_NAME=generic"])
+def test_a_setting_that_changes_the_code_has_kernels_of_its_own(copy: Copy, setting: str) -> None:
+    first = copy.draw()
+    name, _, value = setting.partition("=")
+    assert copy.draw(**{name: value}) == Drawn(first.bits, cached=False)
+    assert copy.draw(NUMBA_NUM_THREADS="1") == Drawn(first.bits, cached=True)
+
+
 def test_no_folder_for_a_cache_is_no_error(copy: Copy, tmp_path: Path) -> None:
     expected = copy.draw().bits
     # A folder below a regular file can be made by nobody, root included.
     blocked = tmp_path / "file"
     blocked.touch()
-    (copy.package / "__pycache__").touch()
-    nowhere = {
-        "NUMBA_CACHE_DIR": str(blocked / "cache"),
-        "HOME": str(blocked),
-        "XDG_CACHE_HOME": str(blocked),
-    }
-    for _ in range(2):
-        assert copy.draw(**nowhere) == Drawn(expected, cached=False)
+    for nowhere in (
+        {"NUMBA_CACHE_DIR": str(blocked / "cache")},
+        {"FANFILL_CACHE_DIR": str(blocked)},
+        {"NUMBA_CACHE_DIR": "", "HOME": str(blocked), "XDG_CACHE_HOME": ""},
+    ):
+        for _ in range(2):
+            assert copy.draw(**nowhere) == Drawn(expected, cached=False)
 
 
-def test_an_impossible_cache_folder_falls_back_to_the_one_beside_the_sources(
-    copy: Copy, tmp_path: Path
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.touch()
-    first = copy.draw(NUMBA_CACHE_DIR=str(blocked / "cache"))
-    assert copy.draw(NUMBA_CACHE_DIR=str(blocked / "cache")) == Drawn(first.bits, cached=True)
-    assert list((copy.package / "__pycache__").glob("*.nbc"))
+def damage(file: Path, how: str) -> None:
+    data = file.read_bytes()
+    if how == "cut short":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "one bit":
+        file.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+    else:
+        file.write_bytes(b"garbage" * 1000)
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "one bit", "garbage"])
+def test_a_damaged_kernel_is_compiled_anew_and_mended(copy: Copy, how: str) -> None:
+    first = copy.draw()
+    (file,) = copy.files()
+    kept = file.read_bytes()
+    damage(file, how)
+    assert file.read_bytes() != kept
+    assert copy.draw() == Drawn(first.bits, cached=False)
+    assert copy.draw() == Drawn(first.bits, cached=True)
+
+
+def test_a_folder_that_vanishes_between_two_processes_comes_back(copy: Copy) -> None:
+    first = copy.draw()
+    shutil.rmtree(copy.cache)
+    assert copy.draw() == Drawn(first.bits, cached=False)
+    assert copy.draw() == Drawn(first.bits, cached=True)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_code_that_others_may_write_is_not_run(copy: Copy, what: str) -> None:
+    first = copy.draw()
+    (file,) = copy.files()
+    (file.parent if what == "folder" else file).chmod(0o777)
+    assert copy.draw() == Drawn(first.bits, cached=False)
 
 
 def test_processes_that_compile_at_once_all_draw_the_right_bits(copy: Copy) -> None:

@@ -15,23 +15,17 @@ turned = np.empty((40, 50), np.float32).T
 want_turned = ff.fill(np.empty((50, 40), np.float32), ff.normal(), seed=1, backend="numpy")
 # From here on no file can grow: what a full disk or a spent quota does to the cache.
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-{guard}
 got = ff.fill(np.empty(5000, np.float32), ff.normal(), seed=1, backend="numba")
 assert got.tobytes() == want.tobytes()
 ff.fill(turned, ff.normal(), seed=1, backend="numba")
 assert (turned == want_turned).all()
 assert ff.fill(np.empty(9, np.float32), ff.normal(), seed=1, backend="numba").tobytes() == want[:9].tobytes()
 """
-# What the fill would do without the second call.
-UNGUARDED = """
-from fanfill.backends import numba
-numba._whatever_the_cache = lambda kernel: kernel
-"""
 
 
-def run(guard: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def run(program: str, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM.format(guard=guard)],
+        [sys.executable, "-W", "error", "-c", program],
         env=os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
@@ -39,10 +33,13 @@ def run(guard: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_cache_folder_that_cannot_grow_is_no_error(tmp_path: Path) -> None:
-    done = run("", tmp_path / "cache")
+    done = run(PROGRAM, tmp_path / "cache")
     assert done.returncode == 0, done.stderr
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
 
-def test_without_the_second_call_it_would_be_one(tmp_path: Path) -> None:
-    done = run(UNGUARDED, tmp_path / "cache")
+def test_the_limit_is_one(tmp_path: Path) -> None:
+    done = run(
+        PROGRAM + f"\nopen({str(tmp_path / 'file')!r}, 'wb', buffering=0).write(b'x')\n", tmp_path / "cache"
+    )
     assert "OSError: [Errno 27]" in done.stderr

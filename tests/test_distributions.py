@@ -17,8 +17,8 @@ from fanfill import initializers as init
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import ends, recipe
 from fanfill_kernels import arithmetic, cpu, philox
-from fanfill_kernels.compiler import rebind
 from fanfill_kernels.forms import STORES, form_of
+from fanfill_kernels.rebinding import rebind
 
 COUNT = 2**21
 # A z-score of 4.4 and a P-value of 1e-5 are one level. Seeds are fixed: what passes once passes for ever.

@@ -17,8 +17,9 @@ from fanfill import initializers as init
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
 from fanfill_kernels import arithmetic, arithmetic64, blocks, cpu, loops, narrow, philox
-from fanfill_kernels.compiler import rebind
+from fanfill_kernels.compiler import operation
 from fanfill_kernels.forms import form_of
+from fanfill_kernels.rebinding import rebind
 from fanfill_kernels.tape import ALIGNED
 
 KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
@@ -240,7 +241,9 @@ def map_pairs(out: Any, words: Any, params: Any) -> None:
 def by_scalars(function: Any, paired: bool, words: np.ndarray, params: Any, lanes: Any) -> np.ndarray:
     """Values of a lane function from its compiled double, one word (or two) at a time."""
     out = np.empty(words.size, lanes)
-    mapped = rebind(map_pairs if paired else map_values, {pair if paired else value: function})
+    mapped = rebind(
+        map_pairs if paired else map_values, {}, value=operation(function), pair=operation(function)
+    )
     njit(error_model="numpy")(mapped)(out, words, params)
     return out
 
@@ -265,18 +268,17 @@ def extreme_words(dtype: str) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_extreme_words_give_the_same_bytes_on_arrays_and_as_compiled_scalars(form: str, dtype: str) -> None:
     made, parts = RECIPES[f"{form}-{dtype}"], form_of(form, dtype)
-    bound = cpu.bound_functions()
     words = extreme_words(dtype)
     lanes = np.float64 if dtype == "float64" else np.float32
     if parts.arguments is not None:
         raw = words.view(np.uint64)
         pairs = by_arrays(parts.arguments, False, raw, made.params)
-        assert_same_bytes(by_scalars(bound[parts.arguments], False, raw, made.params, np.uint64), pairs)
+        assert_same_bytes(by_scalars(parts.arguments, False, raw, made.params, np.uint64), pairs)
         words = pairs.view(np.uint32)
     if dtype == "float64":
         words = words.view(np.uint64)
     expected = by_arrays(parts.function, parts.paired, words, made.params)
-    assert_same_bytes(by_scalars(bound[parts.function], parts.paired, words, made.params, lanes), expected)
+    assert_same_bytes(by_scalars(parts.function, parts.paired, words, made.params, lanes), expected)
     assert np.isfinite(expected).all()
 
 
@@ -338,12 +340,10 @@ def test_the_comparison_sees_a_change_in_any_other_constant(
 
 
 def test_the_comparison_sees_a_change_in_the_compiled_code() -> None:
-    bound = cpu.bound_functions()
     words, params = extreme_words("float32"), RECIPES["uniform_range-float32"].params
     expected = by_arrays(arithmetic.uniform_range, False, words, params)
-    wrong = rebind(arithmetic.uniform_range, bound, UNIT=np.nextafter(arithmetic.UNIT, np.float32(1)))
-    changed = njit(error_model="numpy")(wrong)
-    assert_same_bytes(by_scalars(bound[arithmetic.uniform_range], False, words, params, np.float32), expected)
+    changed = rebind(arithmetic.uniform_range, {}, UNIT=np.nextafter(arithmetic.UNIT, np.float32(1)))
+    assert_same_bytes(by_scalars(arithmetic.uniform_range, False, words, params, np.float32), expected)
     with pytest.raises(AssertionError):
         assert_same_bytes(by_scalars(changed, False, words, params, np.float32), expected)
 

@@ -10,9 +10,10 @@ import pytest
 from numba import njit
 
 from fanfill.dtypes import STORAGES
-from fanfill_kernels import cpu, narrow
-from fanfill_kernels.compiler import rebind
+from fanfill_kernels import narrow
+from fanfill_kernels.compiler import operation
 from fanfill_kernels.forms import STORES
+from fanfill_kernels.rebinding import rebind
 
 NARROW = {
     "float16": np.dtype(np.float16),
@@ -46,7 +47,7 @@ def by_arrays(name: str, values: np.ndarray, function: Any = None) -> np.ndarray
 
 def by_scalars(name: str, values: np.ndarray) -> np.ndarray:
     out = np.empty(values.size, STORAGES[name].lanes)
-    njit(rebind(store_all, {store: cpu.bound_functions()[STORES[name]]}))(out, values)
+    njit(rebind(store_all, {}, store=operation(STORES[name])))(out, values)
     return out
 
 

@@ -55,7 +55,7 @@ for form, law in forms.items():
         run = cpu.kernels(form, dtype).run
         run(out, 2**34 - 70_001, (1, 2, 3, 4), made.params)
         hashes[form + " " + dtype] = hashlib.sha256(out.tobytes()).hexdigest()
-        assembly[form + " " + dtype] = "".join(run.inspect_asm().values())
+        assembly[form + " " + dtype] = run.compile().library.get_asm_str()
 json.dump({"hashes": hashes, "assembly": assembly, "name": config.CPU_NAME}, sys.stdout)
 """
 

@@ -8,8 +8,8 @@ copied out. So a run of any length costs its blocks, the copy from L1, and some 
 A column has one element a block, and values from the other words would be thrown away: there the pair of
 words that an element needs is picked before the arithmetic.
 
-``STEPS``, ``WORDS``, ``prepare`` and ``values_into`` (``single_values`` or ``twin_values``) are bound when a
-loop is compiled, as in ``loops.py``.
+``STEPS``, ``WORDS``, ``EACH``, ``prepare`` and ``make_values`` are bound when a loop is compiled, as in
+``loops.py``.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import halves, i64, loop, select, u64
-from fanfill_kernels.loops import make_argument, make_twins, make_value
+from fanfill_kernels.lanes import halves, i64, least, loop, scratch, scratch_of, select, u64, unpack
+from fanfill_kernels.loops import prepare
 from fanfill_kernels.philox import HALF, philox_pairs
 
 TILE = 512  # blocks: 8 KiB of words, as much of values, 4 KiB of block numbers
 STEPS = 4
 WORDS = 2  # in a pair
+EACH = 1  # words, and values, that one step of make_values takes and makes
 GROUP = 8  # block numbers listed at once, a vector or two
 SPAN = 16  # values copied at once
 NO_BLOCK = np.uint64(2**64 - 1)
@@ -39,42 +40,9 @@ def make_listed_block(i: Any, pairs: Any, blocks: Any, key: Any) -> None:
     )
 
 
-def prepare(
-    pairs: Any, count: Any, params: Any
-) -> None:  # pragma: no cover - stands for one of the two below
+def make_values(j: Any, values: Any, words: Any, params: Any) -> None:  # pragma: no cover - stands for
+    # make_value or make_twins
     raise NotImplementedError
-
-
-def no_preparation(pairs: Any, count: Any, params: Any) -> None:
-    """The words are taken as they are."""
-
-
-def replace_words(pairs: Any, count: Any, params: Any) -> None:
-    """Replace the words by the form's arguments."""
-    loop(count, make_argument, (pairs, params))
-
-
-def words_into(pairs: Any, blocks: Any, count: Any, key: Any) -> None:
-    """Write the first ``count`` listed blocks, as word pairs."""
-    loop(count, make_listed_block, (pairs, blocks, key))
-
-
-def values_into(
-    values: Any, pairs: Any, count: Any, params: Any
-) -> None:  # pragma: no cover - stands for one of the loops below
-    raise NotImplementedError
-
-
-def single_values(values: Any, pairs: Any, count: Any, params: Any) -> None:
-    """Make the values of the words in ``count`` pairs, one of each word."""
-    prepare(pairs, count, params)
-    loop(WORDS * count, make_value, (values, halves(pairs), params))
-
-
-def twin_values(values: Any, pairs: Any, count: Any, params: Any) -> None:
-    """Make the values of the words in ``count`` pairs, two of each two words."""
-    prepare(pairs, count, params)
-    loop(WORDS * count // 2, make_twins, (values, halves(pairs), params))
 
 
 def list_span(blocks: Any, at: Any, block: Any) -> None:
@@ -102,14 +70,18 @@ def advance(index: Any, place: Any, counts: Any, pitch: Any, steps: Any) -> Any:
     return index
 
 
-def fill_runs(
-    out: Any, index: Any, length: Any, counts: Any, pitch: Any, key: Any, params: Any,
-    blocks: Any, pairs: Any, values: Any, sources: Any, lengths: Any, place: Any,
-) -> None:  # fmt: skip
-    """Fill ``out`` with runs of ``length`` consecutive elements, one at each place of the axes ``counts``.
-
-    The arrays in the last line are scratch: see ``box_by``. Allocated here they would compile twice as long.
+def fill_runs(arguments: Any) -> None:
+    """(out, index, length, counts, pitch, key, params): fill ``out`` with runs of ``length`` consecutive
+    elements, one at each place of the axes ``counts``.
     """
+    out, index, length, counts, pitch, key, params = unpack(arguments)
+    blocks = scratch(TILE + GROUP)
+    pairs = scratch(2 * TILE)
+    values = scratch_of(out, 4 * TILE + SPAN)
+    sources = scratch_of(counts, TILE)
+    lengths = scratch_of(counts, TILE)
+    place = scratch_of(counts, counts.size)
+    place[:] = 0
     inner = counts.size - 1
     step = u64(pitch[inner])
     within = 0
@@ -120,11 +92,11 @@ def fill_runs(
         taken = 0
         newest = NO_BLOCK
         while done + taken < out.size:
-            part = min(length - within, STEPS * (TILE - 1))
-            repeats = min((TILE - listed) // ((part + 2 * STEPS - 2) // STEPS), TILE - runs)
+            part = least(length - within, STEPS * (TILE - 1))
+            repeats = least((TILE - listed) // ((part + 2 * STEPS - 2) // STEPS), TILE - runs)
             if repeats == 0:
                 break
-            repeats = min(repeats, counts[inner] - place[inner]) if part == length else 1
+            repeats = least(repeats, counts[inner] - place[inner]) if part == length else 1
             first = u64(index + within)
             for r in range(runs, runs + repeats):
                 block = first // u64(STEPS)
@@ -144,8 +116,9 @@ def fill_runs(
             if within == length:
                 within = 0
                 index = advance(index, place, counts, pitch, repeats)
-        words_into(pairs, blocks, listed, key)
-        values_into(values, pairs, 2 * listed, params)
+        loop(listed, make_listed_block, (pairs, blocks, key))
+        loop(2 * listed, prepare, (pairs, params))
+        loop(2 * listed * WORDS // EACH, make_values, (values, halves(pairs), params))
         for r in range(runs):
             source = sources[r]
             part = lengths[r]
@@ -179,27 +152,34 @@ def pick_value(i: Any, out: Any, done: Any, values: Any, elements: Any) -> None:
     out[u64(done + i)] = select((elements[i] & ODD) != u64(0), values[2 * i + 1], values[2 * i])
 
 
-def fill_elements(
-    out: Any, index: Any, counts: Any, pitch: Any, key: Any, params: Any,
-    blocks: Any, pairs: Any, values: Any, elements: Any, picked: Any, place: Any,
-) -> None:  # fmt: skip
-    """Fill ``out`` with one element at each place of the axes ``counts``, from a block of its own."""
+def fill_elements(arguments: Any) -> None:
+    """(out, index, counts, pitch, key, params): fill ``out`` with one element at each place of the axes
+    ``counts``, from a block of its own.
+    """
+    out, index, counts, pitch, key, params = unpack(arguments)
+    blocks = scratch(TILE)
+    pairs = scratch(2 * TILE)
+    values = scratch_of(out, 4 * TILE)
+    elements = scratch(TILE)
+    picked = scratch(TILE) if STEPS == 4 else pairs
+    place = scratch_of(counts, counts.size)
+    place[:] = 0
     inner = counts.size - 1
     for done in range(0, out.size, TILE):
-        count = min(TILE, out.size - done)
+        count = least(TILE, out.size - done)
         taken = 0
         while taken < count:
-            more = min(count - taken, counts[inner] - place[inner])
+            more = least(count - taken, counts[inner] - place[inner])
             loop(more, list_element, (elements, taken, u64(index), u64(pitch[inner])))
             taken += more
             index = advance(index, place, counts, pitch, more)
         loop(count, list_block, (blocks, elements))
-        words_into(pairs, blocks, count, key)
+        loop(count, make_listed_block, (pairs, blocks, key))
         if STEPS == 4:
             loop(count, pick_pair, (picked, pairs, elements))
-            values_into(values, picked, count, params)
-        else:
-            values_into(values, pairs, 2 * count, params)
+        needed = count if STEPS == 4 else 2 * count
+        loop(needed, prepare, (picked, params))
+        loop(needed * WORDS // EACH, make_values, (values, halves(picked), params))
         loop(count, pick_value, (out, done, values, elements))
 
 
@@ -220,21 +200,9 @@ def box_by(fill_runs: Any, fill_elements: Any) -> Callable[..., None]:
         pitch)``.
         """
         length, counts, steps = run_and_axes(tuple(shape), tuple(pitch))
-        place = np.zeros(counts.size, np.int64)
-        blocks = np.empty(TILE + GROUP, np.uint64)
-        pairs = np.empty(2 * TILE, np.uint64)
-        values = np.empty(4 * TILE + SPAN, out.dtype)
         if length > 1:
-            sources = np.empty(TILE, np.int64)
-            lengths = np.empty(TILE, np.int64)
-            fill_runs(
-                out, start, length, counts, steps, key, params, blocks, pairs, values, sources, lengths, place
-            )
+            fill_runs(out, start, length, counts, steps, key, params)
         else:
-            elements = np.empty(TILE, np.uint64)
-            picked = np.empty(TILE, np.uint64)
-            fill_elements(
-                out, start, counts, steps, key, params, blocks, pairs, values, elements, picked, place
-            )
+            fill_elements(out, start, counts, steps, key, params)
 
     return box

@@ -1,94 +1,178 @@
 """Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
 
-Numba caches compiled code on disk under the name of the function and the date of its own file. An edit in
-another file of this package would go unseen, and kernels stored by two processes at once under one name could
-be taken for one another. So the name carries the form, the dtype and a digest of every source here, of Numba
-and of the processor.
+A compiled kernel is kept on disk (``cache.py``) under a name that carries a digest of every source here, of
+the compiler and of the processor, and comes back without Numba being imported (``objects.py``).
 """
 
 import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
 from functools import cache
-from importlib import resources
+from importlib import machinery, util
+from pathlib import Path
 from typing import Any
 
 import llvmlite
-import llvmlite.binding
-import numba
-from numba import config, njit
-from numba.extending import register_jitable
+import numpy as np
+from llvmlite import binding
 
-from fanfill_kernels import arithmetic, arithmetic64, boxes, lanes, loops, narrow, philox
+from fanfill_kernels import boxes, lanes, loops, objects
+from fanfill_kernels import cache as disk
 from fanfill_kernels import scatter as scattering
-from fanfill_kernels.compiler import HELPER, bind, rebind
-from fanfill_kernels.forms import STORES, Form, Kernels, form_of
-from fanfill_kernels.vectors import OPERATIONS
+from fanfill_kernels.forms import LANES, STORES, Form, Kernels, form_of
+from fanfill_kernels.objects import Layout
+from fanfill_kernels.rebinding import Body, Bound, rebind
+
+# What Numba lets the environment change, but for these, may change the code.
+_IRRELEVANT = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_DISABLE_JIT"}
+_KEY = ("u8",) * 4
+_lock = threading.RLock()  # one compilation at a time
+_libraries: list[Any] = []  # compiled code lives as long as its library
 
 
-@cache
-def bound_functions() -> dict[Any, Any]:
-    """The lane functions of this package, each with its compiled double."""
-    return bind(lanes, philox, arithmetic, arithmetic64, narrow)
+def interpreted() -> bool:
+    """Whether Numba's switch to run everything as Python is on."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
 @cache
 def digest() -> str:
-    """Sixteen hex digits that change whenever compiled code may: sources, Numba, LLVM, processor."""
+    """Sixteen hex digits that change whenever compiled code may: sources, compiler, processor, settings."""
     found = hashlib.sha256()
-    for source in sorted(resources.files("fanfill_kernels").iterdir(), key=lambda entry: entry.name):
-        if source.name.endswith(".py"):
-            found.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    cpu = config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
-    features = config.CPU_FEATURES
-    if features is None:
-        features = llvmlite.binding.get_host_cpu_features().flatten()
-    for fact in (numba.__version__, llvmlite.__version__, cpu, features, str(config.OPT)):
-        found.update(fact.encode() + b"\0")
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    spec = _numba()
+    origin = spec.origin if spec is not None and spec.origin else ""
+    written = os.stat(origin) if origin else None
+    settings = sorted(
+        f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_") and k not in _IRRELEVANT
+    )
+    local = Path(".numba_config.yaml")
+    for fact in (
+        sys.implementation.cache_tag,
+        np.__version__,
+        llvmlite.__version__,
+        origin,
+        (written.st_mtime_ns, written.st_size) if written else None,
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+        settings,
+        local.read_bytes() if local.is_file() else b"",
+    ):
+        found.update(repr(fact).encode() + b"\0")
     return found.hexdigest()[:16]
 
 
-def compiled(function: Any, bound: dict[Any, Any], name: str, constants: dict[str, Any]) -> Any:
-    """Compile ``function`` without the GIL; on disk where a folder for it can be written, else in memory."""
-    bare = rebind(function, bound, f"{name}_{digest()}", **constants)
+def _numba() -> machinery.ModuleSpec | None:
+    """Where Numba would be imported from; looking does not import it."""
     try:
-        return njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)(bare)
-    except RuntimeError:  # Numba's "no locator available": neither beside the source nor in the user's cache
-        return njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(bare)
+        return util.find_spec("numba")
+    except ValueError:  # sys.modules["numba"] is None, or a module without a specification
+        return None
+
+
+def proven() -> bool:
+    """Whether this very Numba has compiled a kernel here before: then there is no need to try it out."""
+    return _numba() is not None and disk.load(f"proof-{digest()}") is not None
+
+
+class Compiled:
+    """A function of the arguments that ``layout`` describes, compiled when it is first called."""
+
+    def __init__(
+        self, name: str, layout: Layout, function: Any, bound: Bound, constants: dict[str, Any] | None = None
+    ) -> None:
+        self.name, self.layout = name, layout
+        self._function, self._bound, self._constants = function, bound, constants or {}
+        self._call: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        (self._call or self._made())(*arguments)
+
+    def compile(self) -> Any:
+        """Compile it anew: its `compiler.Code`."""
+        from fanfill_kernels.compiler import compiled
+
+        return compiled(self._function, self._bound, self._constants, self.name, self.layout)
+
+    def _made(self) -> Callable[..., None]:
+        with _lock:
+            if self._call is None:
+                if interpreted():
+                    bare = rebind(self._function, self._bound, **self._constants)
+                    self._call = lambda *arguments: bare(arguments)
+                else:
+                    self._call = objects.caller(self._address(), self.layout)
+        return self._call
+
+    def _address(self) -> int:
+        """Where its code is: brought from disk, or compiled and kept there."""
+        key = f"{self.name}-{digest()}"
+        stored = disk.load(key)
+        if stored is not None:
+            symbol, _, code = stored.partition(b"\0")
+            return objects.load(symbol.decode(), code)
+        made = self.compile()
+        _libraries.append(made.library)
+        if made.object_code is not None:
+            disk.store(key, made.symbol.encode() + b"\0" + made.object_code)
+            disk.store(f"proof-{digest()}", b"")
+        return int(made.address)
+
+
+def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
+    """What stands for the placeholders of the loops for one form and dtype, and their constants."""
+    stands = {
+        loops.store: STORES[dtype],
+        loops.pair if form.paired else loops.value: form.function,
+        loops.arguments: form.arguments,
+    }
+    constants: dict[str, Any] = {"STEPS": 4, "WORDS": 2, "EACH": 2 if form.paired else 1}
+    bound: Bound = {}
+    if dtype == "float64":
+        constants |= {"STEPS": 2, "WORDS": 1}
+        bound[lanes.halves] = lanes.whole
+    bodies: dict[Any, Any] = {body: body for body in _BODIES}
+    bodies[loops.prepare] = loops.make_argument if form.arguments else loops.keep_words
+    bodies[boxes.make_values] = loops.make_twins if form.paired else loops.make_value
+    for placeholder, body in bodies.items():
+        bound[placeholder] = Body(rebind(body, stands, **constants))
+    return bound, constants
+
+
+_BODIES = (
+    loops.make_block,
+    loops.make_value,
+    loops.make_twins,
+    loops.make_first,
+    loops.make_second,
+    boxes.make_listed_block,
+    boxes.list_element,
+    boxes.list_block,
+    boxes.pick_pair,
+    boxes.pick_value,
+)
 
 
 @cache
 def kernels(form: str, dtype: str) -> Kernels:
     """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
     made = form_of(form, dtype)
-    bound = dict(bound_functions())
-    bound[loops.store] = bound[STORES[dtype]]
-    bound[loops.pair if made.paired else loops.value] = bound[made.function]
-    constants: dict[str, Any] = {"STEPS": 4, "TILE": made.tile}
-    if dtype == "float64":
-        constants["STEPS"] = 2
-        bound[lanes.halves] = bound[lanes.whole]
-    preparation = loops.no_preparation
-    if made.arguments is not None:
-        bound[loops.arguments] = bound[made.arguments]
-        preparation = loops.replace_words
-    steps: list[Any] = [loops.make_block, loops.make_twins if made.paired else loops.make_value]
-    if made.arguments is not None:
-        steps.append(loops.make_argument)
-    for step in steps:
-        bound[step] = register_jitable(forceinline=True, **HELPER)(rebind(step, bound))
-    for function, target in (
-        (loops.blocks_into, loops.blocks_into),
-        (preparation, loops.prepare),
-        (loops.twins if made.paired else loops.singles, loops.body),
-    ):
-        bound[target] = register_jitable(**HELPER)(rebind(function, bound, **constants))
-    run = compiled(loops.run, bound, f"run_{form}_{dtype}", constants)
-    words: dict[str, Any] = {"STEPS": 2, "WORDS": 1} if dtype == "float64" else {"STEPS": 4, "WORDS": 2}
-    bound = _with_boxes(bound, made, words)
+    bound, constants = _bind(made, dtype)
+    bound |= {boxes.advance: boxes.advance}
+    number = "f8" if dtype == "float64" else "f4"
+    out = f"[{LANES[dtype]}]"
+    last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
+    name = f"{form}_{dtype}"
+    run = loops.twins if made.paired else loops.singles
+    runs, elements = boxes.fill_runs, boxes.fill_elements
     return Kernels(
-        run,
+        Compiled(f"run_{name}", (out, "i8", *last), run, bound, constants | {"TILE": made.tile}),
         boxes.box_by(
-            compiled(boxes.fill_runs, bound, f"runs_{form}_{dtype}", words),
-            compiled(boxes.fill_elements, bound, f"elements_{form}_{dtype}", words),
+            Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
+            Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
         ),
     )
 
@@ -96,33 +180,8 @@ def kernels(form: str, dtype: str) -> Kernels:
 @cache
 def scatter(itemsize: int, function: Any) -> Any:
     """One of the loops of ``scatter.py``, for values of that many bytes."""
-    bound = _with_vectors(bound_functions())
-    _help(bound, (scattering.move_row,), {}, forceinline=True)
-    return compiled(function, bound, f"{function.__name__}_{8 * itemsize}", {})
-
-
-def _with_boxes(bound: dict[Any, Any], made: Form, words: dict[str, Any]) -> dict[Any, Any]:
-    """What the loops over boxes use, beside what the loops over runs do."""
-    bound = _with_vectors(bound)
-    steps = (boxes.make_listed_block, boxes.list_element, boxes.list_block, boxes.pick_pair, boxes.pick_value)
-    _help(bound, steps, words, forceinline=True)
-    _help(bound, (boxes.words_into, boxes.advance), words)
-    for function, target in (
-        (boxes.no_preparation if made.arguments is None else boxes.replace_words, boxes.prepare),
-        (boxes.twin_values if made.paired else boxes.single_values, boxes.values_into),
-    ):
-        bound[target] = register_jitable(**HELPER)(rebind(function, bound, **words))
-    return bound
-
-
-def _with_vectors(bound: dict[Any, Any]) -> dict[Any, Any]:
-    return dict(bound) if config.DISABLE_JIT else bound | OPERATIONS
-
-
-def _help(
-    bound: dict[Any, Any], functions: tuple[Any, ...], constants: dict[str, Any], forceinline: bool = False
-) -> None:
-    """Bind functions, in order of use, each to its compiled double."""
-    for function in functions:
-        options = HELPER | {"forceinline": True} if forceinline else HELPER
-        bound[function] = register_jitable(**options)(rebind(function, bound, **constants))
+    items = f"[u{itemsize}]"
+    kinds = {"memory": items, "values": items, "bases": "[i8]", "offsets": "[i8]"}
+    layout = tuple(kinds.get(name, "i8") for name in scattering.ARGUMENTS[function.__name__])
+    bound = {scattering.move_row: scattering.move_row}
+    return Compiled(f"{function.__name__}_{8 * itemsize}", layout, function, bound)

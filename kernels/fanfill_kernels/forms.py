@@ -16,13 +16,16 @@ class Form(NamedTuple):
     """One way from words to values.
 
     ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives
-    two. ``arguments``, where there is one, replaces each 64-bit pair of words beforehand.
+    two. ``arguments``, where there is one, replaces each 64-bit pair of words beforehand. The parameters are
+    so many uint64, then so many numbers of the compute type.
     """
 
     function: Callable[..., Any]
     paired: bool = False
     arguments: Callable[..., Any] | None = None
     tile: int = 512
+    integers: int = 0
+    floats: int = 0
 
 
 class Kernels(NamedTuple):
@@ -39,18 +42,20 @@ class Kernels(NamedTuple):
 
 SINGLE = {
     "words": Form(arithmetic.word, tile=LIGHT),
-    "uniform": Form(arithmetic.uniform, tile=LIGHT),
-    "uniform_range": Form(arithmetic.uniform_range, tile=LIGHT),
-    "normal": Form(arithmetic.box_muller, paired=True),
-    "truncated_central": Form(arithmetic.truncated_central, arguments=arithmetic.central_arguments),
-    "truncated": Form(arithmetic.truncated),
+    "uniform": Form(arithmetic.uniform, tile=LIGHT, floats=2),
+    "uniform_range": Form(arithmetic.uniform_range, tile=LIGHT, floats=4),
+    "normal": Form(arithmetic.box_muller, paired=True, floats=2),
+    "truncated_central": Form(
+        arithmetic.truncated_central, arguments=arithmetic.central_arguments, integers=2, floats=6
+    ),
+    "truncated": Form(arithmetic.truncated, integers=3, floats=7),
 }
 DOUBLE = {
-    "uniform": Form(arithmetic64.uniform, tile=LIGHT),
-    "uniform_range": Form(arithmetic64.uniform_range, tile=LIGHT),
-    "normal": Form(arithmetic64.box_muller, paired=True),
-    "truncated_central": Form(arithmetic64.truncated_central),
-    "truncated": Form(arithmetic64.truncated),
+    "uniform": Form(arithmetic64.uniform, tile=LIGHT, floats=2),
+    "uniform_range": Form(arithmetic64.uniform_range, tile=LIGHT, floats=4),
+    "normal": Form(arithmetic64.box_muller, paired=True, floats=2),
+    "truncated_central": Form(arithmetic64.truncated_central, integers=2, floats=6),
+    "truncated": Form(arithmetic64.truncated, integers=5, floats=7),
 }
 STORES = {
     "uint32": narrow.keep,
@@ -61,6 +66,16 @@ STORES = {
     "float8_e4m3fn": narrow.to_float8_e4m3fn,
     "float8_e5m2": narrow.to_float8_e5m2,
 }
+# The machine words in which each dtype is stored.
+LANES = {
+    "uint32": "u4",
+    "float32": "f4",
+    "float64": "f8",
+    "float16": "u2",
+    "bfloat16": "u2",
+    "float8_e4m3fn": "u1",
+    "float8_e5m2": "u1",
+}
 
 
 def form_of(form: str, dtype: str) -> Form:
@@ -70,5 +85,5 @@ def form_of(form: str, dtype: str) -> Form:
     if dtype == "float64":
         return DOUBLE[form]
     if form == "uniform" and dtype != "float32":
-        return Form(arithmetic.uniform_clamped, tile=LIGHT)
+        return SINGLE["uniform"]._replace(function=arithmetic.uniform_clamped)
     return SINGLE[form]

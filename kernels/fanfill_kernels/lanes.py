@@ -1,10 +1,10 @@
 """The operations whose spelling differs between a NumPy block and a compiled scalar.
 
 ``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane
-is a NumPy array here and a scalar inside a vectorised loop under Numba (``compiler.py`` binds the same
-functions to LLVM's casts, bitcasts and selects). The rules that make both executions agree to the bit:
+is a NumPy array here, an entry of a tape (``tape.py``), or the scalar of a loop that is being compiled
+(``trace.py``). The rules that make all executions agree to the bit:
 
-* every integer result is cast back to its lane type, because Numba widens ``int32 + int32`` to 64 bits;
+* both operands of an operation have one type, and where integers meet the cast says which;
 * a cast between integers of one width reinterprets, any other cast converts, rounded to nearest even;
 * floating-point work is one IEEE operation at a time, never a library function other than ``sqrt``.
 """
@@ -81,6 +81,26 @@ def halves(pairs: Any) -> Any:
 def whole(pairs: Any) -> Any:
     """The 64-bit words of a contiguous vector of uint64: itself."""
     return pairs
+
+
+def least(a: int, b: int) -> int:
+    """The lesser of two counts."""
+    return min(a, b)
+
+
+def unpack(arguments: Any) -> Any:
+    """What a kernel was given: itself, or in compiled code what lies at that address."""
+    return arguments
+
+
+def scratch(count: int) -> Any:
+    """Memory for so many uint64 until the kernel ends; compiled, on the stack."""
+    return np.empty(count, np.uint64)
+
+
+def scratch_of(like: Any, count: int) -> Any:
+    """Memory for so many items of the type of ``like``, in the same way."""
+    return np.empty(count, like.dtype)
 
 
 def loop(count: int, body: Any, state: Any) -> None:

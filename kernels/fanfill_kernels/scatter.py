@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import u64
+from fanfill_kernels.lanes import least, u64, unpack
 
 SIDE = 16
 GROUP = 8  # values moved one by one, but without a loop
@@ -48,8 +48,11 @@ def move_row(memory: Any, at: Any, step: Any, values: Any, source: Any, pitch: A
         memory[u64(at + k * step)] = values[u64(source + k * pitch)]
 
 
-def reverse(memory: Any, at: Any, bases: Any, values: Any, count: Any) -> None:
-    """Copy rows of ``count`` values to memory, each backwards from ``at`` plus its base."""
+def reverse(arguments: Any) -> None:
+    """(memory, at, bases, values, count): copy rows of ``count`` values to memory, each backwards from ``at``
+    plus its base.
+    """
+    memory, at, bases, values, count = unpack(arguments)
     source = 0
     for base in bases:
         for k in range(0, count - SIDE + 1, SIDE):
@@ -61,8 +64,11 @@ def reverse(memory: Any, at: Any, bases: Any, values: Any, count: Any) -> None:
         source += count
 
 
-def turn(memory: Any, at: Any, bases: Any, offsets: Any, values: Any, rows: Any, step: Any) -> None:
-    """Copy tiles of ``rows`` lines to memory: ``step`` from row to row, and the columns at ``offsets``."""
+def turn(arguments: Any) -> None:
+    """(memory, at, bases, offsets, values, rows, step): copy tiles of ``rows`` lines to memory, ``step`` from
+    row to row, and the columns at ``offsets``.
+    """
+    memory, at, bases, offsets, values, rows, step = unpack(arguments)
     columns = offsets.size
     whole = rows - rows % SIDE if step == 1 else 0
     turned = columns - columns % SIDE
@@ -73,36 +79,36 @@ def turn(memory: Any, at: Any, bases: Any, offsets: Any, values: Any, rows: Any,
                 line = source + row * columns + column
                 turn_block(memory, at + base + row, offsets, column, values, line, columns)
         for row in range(0, rows, SIDE):
-            count = min(SIDE, rows - row)
+            count = least(SIDE, rows - row)
             for column in range(turned if row < whole else 0, columns):
                 place = at + base + offsets[column] + row * step
                 move_row(memory, place, step, values, source + row * columns + column, columns, count)
         source += rows * columns
 
 
-def weave(
-    memory: Any,
-    at: Any,
-    bases: Any,
-    offsets: Any,
-    values: Any,
-    rows: Any,
-    step: Any,
-    columns: Any,
-    stride: Any,
-) -> None:
-    """Do the same for few rows, in stretches of ``columns``, ``stride`` apart, that begin at ``offsets``."""
+def weave(arguments: Any) -> None:
+    """(memory, at, bases, offsets, values, rows, step, columns, stride): do the same for few rows, in
+    stretches of ``columns``, ``stride`` apart, that begin at ``offsets``.
+    """
+    memory, at, bases, offsets, values, rows, step, columns, stride = unpack(arguments)
     pitch = offsets.size * columns
     source = 0
     for base in bases:
         for offset in offsets:
             for column in range(0, columns, STRETCH):
-                count = min(STRETCH, columns - column)
+                count = least(STRETCH, columns - column)
                 for row in range(rows):
                     place = at + base + offset + row * step + column * stride
                     move_row(memory, place, stride, values, source + row * pitch + column, 1, count)
             source += columns
         source += (rows - 1) * pitch
+
+
+ARGUMENTS = {
+    "reverse": ("memory", "at", "bases", "values", "count"),
+    "turn": ("memory", "at", "bases", "offsets", "values", "rows", "step"),
+    "weave": ("memory", "at", "bases", "offsets", "values", "rows", "step", "columns", "stride"),
+}
 
 
 def offsets_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:

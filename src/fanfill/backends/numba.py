@@ -28,38 +28,26 @@ _SCRATCH = 1 << 19
 
 @functools.cache
 def _unusable() -> str | None:
+    """Try Numba out, unless kernels of this very installation are at hand: they load without it."""
     try:
-        import numba
+        from fanfill_kernels import cpu
+
+        if not cpu.proven():
+            import numba
+
+            del numba
     except ImportError as error:
         return f"Numba cannot be imported ({error}); pip install numba"
     except Exception as error:  # a Numba that breaks on import, for whatever reason, must not break the fill
         return f"importing Numba failed ({type(error).__name__}: {error}); reinstall numba and llvmlite"
-    del numba
     return None
-
-
-def _whatever_the_cache(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Call a kernel again if its first call ended in an OSError.
-
-    Numba takes a compiled kernel into use and then stores it. Where storing fails (a full disk, a quota) the
-    error is the cache's alone: the second call finds the kernel, and a fill may be repeated.
-    """
-
-    def call(*arguments: Any) -> None:
-        try:
-            kernel(*arguments)
-        except OSError:
-            kernel(*arguments)
-
-    return call
 
 
 @functools.cache
 def _kernels(form: str, dtype: str) -> HostKernels:
     from fanfill_kernels import cpu
 
-    run, box = cpu.kernels(form, dtype)
-    return HostKernels(_whatever_the_cache(run), _whatever_the_cache(box))
+    return HostKernels(*cpu.kernels(form, dtype))
 
 
 def _scatter(target: NDArray[Any]) -> Put:
@@ -82,7 +70,7 @@ def _scatter(target: NDArray[Any]) -> Put:
 
     @functools.cache  # all whole tiles share one answer
     def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
-        return _whatever_the_cache(scatter_by(functools.partial(cpu.scatter, size), lengths, strides))
+        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides)
 
     def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
         at = beginning

@@ -58,17 +58,19 @@ def measure(rounds: int, seconds: float = math.inf) -> Iterator[dict[Process, fl
                 folder = os.path.join(scratch, "warm" if process.cache == "warm" else f"empty-{turn}")
                 if turn == 0 and process.cache == "empty":
                     continue
-                seconds = _run(process.code, folder)
+                spent = _run(process.code, folder)
                 if turn:
-                    times[process].append(seconds)
+                    times[process].append(spent)
             if turn:
                 yield {process: median(found) for process, found in times.items()}
 
 
 def _run(code: str, cache: str) -> float:
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    # Installed packages have their bytecode; a checkout must be allowed to keep its own.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Installed packages have their bytecode; a checkout must be allowed to keep its own. Kernels go by
+    # NUMBA_CACHE_DIR, unless a folder of their own is named.
+    for name in ("PYTHONDONTWRITEBYTECODE", "FANFILL_CACHE_DIR"):
+        environment.pop(name, None)
     began = perf_counter()
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdin=subprocess.DEVNULL)
     return perf_counter() - began
