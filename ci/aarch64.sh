@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The same bits on AArch64: golden hashes, kernels against NumPy and boxes, on a Debian arm64 Python under qemu.
+# Needs Debian's apt and qemu-user (`apt-get install qemu-user`); no root, nothing is installed: packages are
+# unpacked into a scratch folder. Emulated: it proves bits, not speed. About 10 minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+scratch=${SCRATCH:-$(mktemp -d)}
+[ -n "${SCRATCH:-}" ] || trap 'rm -rf "$scratch"' EXIT
+command -v qemu-aarch64 >/dev/null || { echo "qemu-aarch64 is missing: apt-get install qemu-user"; exit 1; }
+
+apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o "Dir::State=$scratch/state"
+    -o "Dir::Cache=$scratch/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
+mkdir -p "$scratch"/{state/lists/partial,cache/archives/partial,debs,sysroot,site}
+echo "== packages for arm64"
+"${apt[@]}" update
+packages=(libc6 libgcc-s1 libstdc++6 libcrypt1 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libuuid1
+    libtinfo6 libncursesw6 libreadline8 libsqlite3-0 libdb5.3 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib)
+(cd "$scratch/debs" && "${apt[@]}" download "${packages[@]}")
+for package in "$scratch"/debs/*.deb; do dpkg -x "$package" "$scratch/sysroot"; done
+
+echo "== wheels for aarch64"
+"${PYTHON:-python3}" -m pip install --quiet --no-warn-script-location --disable-pip-version-check --target "$scratch/site" --only-binary=:all: --python-version 3.11 \
+    --implementation cp --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 \
+    'numpy>=2.0' 'numba>=0.60' 'ml_dtypes>=0.5' pytest pytest-timeout hypothesis
+
+echo "== tests on $(qemu-aarch64 --version | head -1)"
+export PYTHONPATH="$root/src:$root/kernels:$scratch/site" PYTHONDONTWRITEBYTECODE=1 FANFILL_CACHE_DIR="$scratch/kernels"
+python=(qemu-aarch64 -L "$scratch/sysroot" "$scratch/sysroot/usr/bin/python3.11")
+export PYTHONHOME="$scratch/sysroot/usr"
+"${python[@]}" -c 'import platform, numpy, numba; print(platform.machine(), platform.python_version(), numpy.__version__, numba.__version__)'
+"${python[@]}" -m pytest -q -p no:cacheprovider -o addopts= -o timeout=3600 -m 'not slow' "${TESTS[@]:-tests/test_golden.py}" "$@"
