@@ -1,0 +1,257 @@
+"""Any call of ``fill``, right or wrong, against a slow model: the right bits, or an error and no byte more.
+
+Five hundred cases of each kind here; `python -m pytest -m slow tests/test_fuzz.py` runs twenty thousand.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import model
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import fanfill as ff
+from fanfill.dtypes import STORAGES
+
+POISON = 0xA5
+GUARD = 96  # bytes, before and behind
+DTYPES = ("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+LAWS = (
+    ff.he_normal(),
+    ff.xavier_uniform(),
+    ff.lecun_normal(truncated=True),
+    ff.variance_scaling(0.5, "fan_geo_avg", "uniform", in_axis=1, out_axis=0),
+    ff.uniform(-0.1, 0.1),
+    ff.uniform(-0.25, 1.0),
+    ff.normal(0.25, 0.5),
+    ff.truncated_normal(),
+    ff.truncated_normal(0.5, 0.5, -1.0, math.inf),
+    ff.truncated_normal(lower=3.0, upper=5.0),
+    ff.constant(0.3),
+)
+FANLESS = LAWS[4:]
+FEW = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+MANY = settings(FEW, max_examples=20_000)
+
+
+class Case(NamedTuple):
+    """A call: its arguments, and where its buffer lies in memory."""
+
+    law: ff.Initializer
+    dtype: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...]  # of the axes in memory
+    steps: tuple[int, ...]  # along each axis, in items
+    shift: int  # bytes
+    seed: int
+    name: str | int
+    global_shape: tuple[int, ...] | None
+    offset: Any
+    backend: str
+    threads: int | None
+
+
+seeds = st.one_of(st.sampled_from([0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
+names = st.one_of(st.text(max_size=8), seeds)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    rank = draw(st.integers(0, 4))
+    shape = tuple(draw(st.sampled_from((0, 1, 1, 2, 3, 4, 5, 7, 16, 17))) for _ in range(rank))
+    while math.prod(shape) > 150:
+        shape = (
+            (*shape[:-1], max(shape[-1] // 2, 1)) if shape[-1] > 1 else (max(shape[0] // 2, 1), *shape[1:-1])
+        )
+    rank = len(shape)
+    global_shape, offset = None, None
+    kind = draw(st.sampled_from(("whole", "box", "flat")))
+    if kind == "box":
+        offset = tuple(draw(st.sampled_from((0, 1, 2, 3, 1000, 2**15 + 1))) for _ in shape)
+        room = tuple(draw(st.sampled_from((0, 1, 5, 2**12))) for _ in shape)
+        global_shape = tuple(map(sum, zip(shape, offset, room, strict=True)))
+    elif kind == "flat" and rank == 1:
+        offset = draw(st.one_of(st.integers(0, 9), st.sampled_from((2**32 - 3, 2**34 - 5, 2**35 - 7))))
+        global_shape = (2**18, 2**18)
+    axes = len(shape if global_shape is None else global_shape)
+    law = draw(st.sampled_from(LAWS if axes >= 2 and 0 not in (global_shape or shape) else FANLESS))
+    return Case(
+        law,
+        draw(st.sampled_from(DTYPES)),
+        shape,
+        tuple(draw(st.permutations(range(rank)))),
+        tuple(draw(st.sampled_from((1, 1, 1, 2, 3, -1, -2))) for _ in shape),
+        draw(st.sampled_from((0, 0, 1, 2, 4, 8))),
+        draw(seeds),
+        draw(names),
+        global_shape,
+        offset,
+        draw(st.sampled_from(("numba", "numpy"))),
+        draw(st.sampled_from((None, 1, 2, 3))),
+    )
+
+
+def type_of(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name))
+
+
+def laid_out(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """(all bytes of the memory, the buffer in it): guard zones around and between."""
+    size = STORAGES[case.dtype].itemsize
+    extents = [case.shape[axis] * abs(case.steps[axis]) for axis in case.order]
+    memory = np.full(max(math.prod(extents), 1) * size + 2 * GUARD + 8, POISON, np.uint8)
+    first = GUARD + case.shift
+    block = memory[first : first + math.prod(extents) * size].view(f"u{size}").reshape(extents)
+    turned = block.transpose(np.argsort(case.order)) if case.order else block
+    view = turned[(*(slice(None, None, step) for step in case.steps), ...)]
+    assert view.shape == case.shape
+    return memory, view.view(type_of(case.dtype))
+
+
+def elements(case: Case) -> np.ndarray:
+    """The global index of each of the buffer's elements."""
+    whole = case.global_shape or case.shape
+    if isinstance(case.offset, int):
+        return case.offset + np.arange(case.shape[0], dtype=np.uint64)
+    index = np.zeros(case.shape, np.uint64)
+    for axis, n in enumerate(case.shape):
+        first = 0 if case.offset is None else case.offset[axis]
+        places = (first + np.arange(n, dtype=np.uint64)) * np.uint64(math.prod(whole[axis + 1 :]))
+        index += places.reshape([-1 if k == axis else 1 for k in range(len(case.shape))])
+    return index
+
+
+def called(case: Case, buffer: Any, **changed: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "seed": case.seed,
+        "name": case.name,
+        "global_shape": case.global_shape,
+        "offset": case.offset,
+        "backend": case.backend,
+        "threads": case.threads,
+    }
+    law = changed.pop("initializer", case.law)
+    return ff.fill(buffer, law, **(arguments | changed))
+
+
+def assert_filled(case: Case, **changed: Any) -> None:
+    memory, buffer = laid_out(case)
+    expected_memory, expected = laid_out(case)
+    whole = case.global_shape or case.shape
+    made = model.tensor(case.law, whole, case.dtype, case.seed, case.name, elements(case))
+    expected.view(made.dtype)[...] = made
+    assert called(case, buffer, **changed) is buffer
+    np.testing.assert_array_equal(memory, expected_memory)
+
+
+@FEW
+@given(cases())
+def test_any_call_gives_the_models_bits_and_touches_nothing_else(case: Case) -> None:
+    assert_filled(case)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@MANY
+@given(cases())
+def test_many_calls_give_the_models_bits_and_touch_nothing_else(case: Case) -> None:
+    assert_filled(case)
+
+
+WRONG: dict[str, list[Any]] = {
+    "seed": [-1, 2**64, 1.5, "1", None, True, np.float32(1)],
+    "name": [-1, 2**64, 1.5, None, b"name", ("a",)],
+    "threads": [0, -1, 1.5, "2", True],
+    "backend": ["", "NUMBA", "torch", 3, "cuda"],
+    "progress": [3, "bar"],
+    "initializer": [None, 3, "he", "he_normal()", ff.he_normal, {"he_normal": {}}],
+    "global_shape": [-1, (-1,), "4", 1.5, (2.5,), (2**63, 2**63), 2**70],
+    "offset": ["0", 1.5, (1.5,), -1, (-1,), (2**64,), object()],
+}
+
+
+@st.composite
+def wrong_calls(draw: st.DrawFn) -> tuple[Case, dict[str, Any], str]:
+    what = draw(st.sampled_from((*WRONG, "buffer")))
+    if what == "buffer":
+        return (
+            draw(cases()),
+            {},
+            draw(st.sampled_from(("read-only", "swapped", "integers", "overlapping", "list"))),
+        )
+    value = draw(st.sampled_from(WRONG[what]))
+    case = draw(cases())
+    if what in ("global_shape", "offset"):
+        case = case._replace(global_shape=case.shape, offset=None)
+    return case, {what: value}, ""
+
+
+def spoiled(buffer: np.ndarray, how: str) -> Any:
+    if how == "read-only":
+        buffer = buffer.view()
+        buffer.flags.writeable = False
+        return buffer
+    if how == "swapped":
+        return buffer.view(f">u{buffer.itemsize}")
+    if how == "integers":
+        return buffer.view(f"i{buffer.itemsize}")
+    if how == "overlapping":
+        plain = buffer.view(f"u{buffer.itemsize}")
+        twice = np.lib.stride_tricks.as_strided(plain, (2, *buffer.shape), (0, *buffer.strides))
+        return twice.view(buffer.dtype)
+    return buffer.tolist()
+
+
+def assert_refused(case: Case, changed: dict[str, Any], how: str) -> None:
+    memory, buffer = laid_out(case)
+    assume(how != "overlapping" or buffer.size)
+    with pytest.raises((TypeError, ValueError, ff.BackendUnavailableError), match=r"expected|not usable"):
+        called(case, spoiled(buffer, how) if how else buffer, **changed)
+    assert (memory == POISON).all(), "a refused call wrote something"
+
+
+@FEW
+@given(wrong_calls())
+def test_any_wrong_call_is_an_error_that_writes_nothing(call: tuple[Case, dict[str, Any], str]) -> None:
+    assert_refused(*call)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@MANY
+@given(wrong_calls())
+def test_many_wrong_calls_are_errors_that_write_nothing(call: tuple[Case, dict[str, Any], str]) -> None:
+    assert_refused(*call)
+
+
+PLAIN = Case(ff.normal(0.0, 1.0), "float32", (5, 7), (0, 1), (1, 2), 0, 7, "w", None, None, "numba", None)
+
+
+@pytest.mark.parametrize("other", [{"seed": 8}, {"name": "v"}, {"initializer": ff.normal(0.0, 1.0000001)}])
+def test_the_comparison_with_the_model_can_fail(other: dict[str, Any]) -> None:
+    assert_filled(PLAIN)
+    with pytest.raises(AssertionError):
+        assert_filled(PLAIN, **other)
+
+
+def test_the_comparison_sees_a_byte_beside_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ff.fill
+
+    def careless(buffer: Any, *arguments: Any, **named: Any) -> Any:
+        beside = np.lib.stride_tricks.as_strided(buffer, (2, *buffer.shape), (4, *buffer.strides))
+        beside[1, 0, 0] = 0.0
+        return real(buffer, *arguments, **named)
+
+    monkeypatch.setattr(ff, "fill", careless)
+    with pytest.raises(AssertionError):
+        assert_filled(PLAIN)
+
+
+def test_the_refusal_needs_an_error() -> None:
+    with pytest.raises(pytest.fail.Exception):
+        assert_refused(PLAIN, {"seed": 8}, "")
