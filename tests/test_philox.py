@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model import philox_block
 from numba import njit
 
 import fanfill as ff
@@ -25,15 +26,6 @@ KNOWN = [
 ]
 
 Words = tuple[int, ...]
-
-
-def philox_block(ctr: Words, key: Words, rounds: int) -> Words:
-    """Philox4x32 as the paper has it: one block, Python integers."""
-    for _ in range(rounds):
-        first, second = 0xD2511F53 * ctr[0], 0xCD9E8D57 * ctr[2]
-        ctr = (second >> 32 ^ ctr[1] ^ key[0], second & WORD, first >> 32 ^ ctr[3] ^ key[1], first & WORD)
-        key = ((key[0] + 0x9E3779B9) & WORD, (key[1] + 0xBB67AE85) & WORD)
-    return ctr
 
 
 def words_from(start: int, count: int, key: Words, rounds: int = 10) -> np.ndarray:
