@@ -1,0 +1,42 @@
+"""fanfill for PyTorch: torch.nn.init's functions, whole models, sharded tensors.
+
+The functions have the names, arguments, errors and warnings of ``torch.nn.init``; torch's weights are laid
+out (out, in, \\*k), and so are the fans here. The values differ from torch's, by design: they depend on a
+seed, a name and the element's index alone. ``docs/pytorch.md`` has recipes.
+"""
+
+from torch.nn.init import calculate_gain, constant_, ones_, zeros_
+
+from fanfill.torch.acceleration import accelerated
+from fanfill.torch.functions import (
+    kaiming_normal_,
+    kaiming_uniform_,
+    lecun_normal_,
+    lecun_uniform_,
+    normal_,
+    trunc_normal_,
+    uniform_,
+    variance_scaling_,
+    xavier_normal_,
+    xavier_uniform_,
+)
+from fanfill.torch.modules import init_module
+
+__all__ = [
+    "accelerated",
+    "calculate_gain",
+    "constant_",
+    "init_module",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "normal_",
+    "ones_",
+    "trunc_normal_",
+    "uniform_",
+    "variance_scaling_",
+    "xavier_normal_",
+    "xavier_uniform_",
+    "zeros_",
+]

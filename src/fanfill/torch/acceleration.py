@@ -1,0 +1,243 @@
+"""accelerated: code that initialises with torch's functions runs on fanfill.
+
+Two hooks are enough for every name under which torch's functions are known, whoever imported them when:
+
+* a TorchFunctionMode, which torch keeps for each thread, sees ``Tensor.uniform_`` and ``Tensor.normal_``,
+  which all of ``torch.nn.init``'s random functions end in, and old code calls by itself;
+* ``trunc_normal_`` would be seen as the redraws that torch makes it of, so it is caught where all its aliases
+  meet: at the one function that they call. It is put in place when the first block begins and taken away when
+  the last ends; a thread that is in no block gets torch's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+from fanfill.backends import get as backend_named
+from fanfill.recipes import recipe
+from fanfill.torch import laws
+from fanfill.torch.drawing import draw_placed, place
+from fanfill.torch.seeding import Stream, from_generator, seed_of
+from fanfill.torch.tensors import STORAGE_NAMES
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["accelerated"]
+
+
+class accelerated(contextlib.ContextDecorator):
+    """In this block, what torch would draw to initialise tensors is drawn by fanfill.
+
+    ``torch.nn.init``'s random functions, and so all layers of torch.nn; ``Tensor.uniform_`` and
+    ``Tensor.normal_``; and whatever is built on these, such as the models of Hugging Face transformers.
+    Everything else runs as torch would have run it: constants, the permutations of ``sparse_``,
+    ``torch.randn``, tensors and parameters that fanfill refuses (see `fanfill.torch.functions`).
+
+    Parameters
+    ----------
+    seed : int, optional
+        In [0, 2^64): call number k of the block, from 0, is drawn with this seed and the name k. So the
+        values depend on the order of the calls, and on nothing else. None: seed and name of each call come
+        from torch's default CPU generator, which ``torch.manual_seed`` governs. A call with a ``generator``
+        of its own takes them from there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A seed that is no integer in [0, 2^64).
+
+    Notes
+    -----
+    It holds for the thread that enters it, and no other. Blocks nest: the inner one's seed counts inside.
+    Entering one object again inside its own block goes on counting; entering it anew begins at 0.
+
+    Examples
+    --------
+    >>> with accelerated(seed=0):
+    ...     model = torch.nn.Linear(3, 5)
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = None if seed is None else seed_of(seed)
+        self._own = threading.local()  # one object may be entered on several threads
+
+    def __enter__(self) -> accelerated:
+        entered: list[_Mode] = self._own.__dict__.setdefault("entered", [])
+        mode = _Mode(entered[-1].calls if entered else _Calls(self.seed))
+        _hook()
+        try:
+            mode.__enter__()
+        except BaseException:
+            _unhook()
+            raise
+        entered.append(mode)
+        _blocks().append(mode)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        mode = self._own.entered.pop()
+        try:
+            _blocks().remove(mode)
+            mode.__exit__(kind, error, trace)
+        finally:
+            _unhook()
+
+
+class _Calls:
+    """Gives each call of a block its stream."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed, self.count = seed, 0
+
+    def next(self, generator: torch.Generator | None) -> Stream:
+        if self.seed is None or generator is not None:
+            return from_generator(generator)
+        self.count += 1
+        return self.seed, self.count - 1
+
+
+class _Mode(TorchFunctionMode):  # type: ignore[misc]
+    def __init__(self, calls: _Calls) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        law_of = _LAWS.get(func) or _stand_in(func)
+        if law_of is not None and _drawn(self.calls, law_of, args, kwargs):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Draw what a call asks for, or return False: torch is to refuse it, or to do what only it can."""
+    try:
+        tensor, generator, law = law_of(*args, **kwargs)
+        if law is None or not (generator is None or isinstance(generator, torch.Generator)):
+            return False
+        where = place(tensor)
+        if where is None or (where.local.is_cuda and backend_named("cuda").unusable() is not None):
+            return False
+        recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])
+    except (ArithmeticError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    draw_placed(tensor, where, law, *calls.next(generator))
+    return True
+
+
+# The arguments of each function as torch has them, for what is a random tensor: (tensor, generator, law).
+def _of_uniform(self: Any, a: Any = 0.0, b: Any = 1.0, *, generator: Any = None, **named: Any) -> Any:
+    low, high = named.pop("from", a), named.pop("to", b)
+    return self, generator, None if named else laws.uniform(low, high, self.dtype)
+
+
+def _of_normal(self: Any, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
+    return self, generator, laws.normal(mean, std, self.dtype)
+
+
+def _of_init_uniform(tensor: Any, a: Any = 0.0, b: Any = 1.0, generator: Any = None) -> Any:
+    return tensor, generator, laws.uniform(a, b, tensor.dtype)
+
+
+def _of_init_normal(tensor: Any, mean: Any = 0.0, std: Any = 1.0, generator: Any = None) -> Any:
+    return tensor, generator, laws.normal(mean, std, tensor.dtype)
+
+
+def _of_init_kaiming_uniform(
+    tensor: Any, a: Any = 0, mode: Any = "fan_in", nonlinearity: Any = "leaky_relu", generator: Any = None
+) -> Any:
+    if 0 in tensor.shape:  # torch warns
+        return tensor, generator, None
+    law = laws.kaiming(a, mode, nonlinearity, "uniform", tuple(tensor.shape), tensor.dtype)
+    return tensor, generator, law
+
+
+# torch hands the first three of torch.nn.init to a mode as they are; the others arrive as the methods they
+# call.
+_LAWS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.Tensor.uniform_: _of_uniform,
+    torch.Tensor.normal_: _of_normal,
+    init.uniform_: _of_init_uniform,
+    init.normal_: _of_init_normal,
+    init.kaiming_uniform_: _of_init_kaiming_uniform,
+}
+
+
+def _stand_in(func: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What torch's function of that name draws, if something has taken its place in torch.nn.init.
+
+    torch's own functions name themselves to a mode by looking there. transformers puts its functions there
+    while it initialises, and calls torch's from them: what arrives here is torch's call under the name of the
+    other.
+    """
+    name: str = getattr(func, "__name__", "")
+    if name in _NAMES and getattr(init, name, None) is func:
+        return _NAMES[name]
+    return None
+
+
+_NAMES: dict[str, Callable[..., Any]] = {
+    "uniform_": _of_init_uniform,
+    "normal_": _of_init_normal,
+    "kaiming_uniform_": _of_init_kaiming_uniform,
+}
+
+_TRUNC = "_no_grad_trunc_normal_"
+_lock = threading.Lock()
+_open_blocks = 0
+_torch_trunc_normal: Callable[..., Any] | None = None
+_thread = threading.local()
+
+
+def _blocks() -> list[_Mode]:
+    """This thread's blocks, the innermost last."""
+    blocks: list[_Mode] = _thread.__dict__.setdefault("blocks", [])
+    return blocks
+
+
+def _trunc_normal(tensor: Any, mean: Any, std: Any, a: Any, b: Any, generator: Any = None) -> Any:
+    """What stands in the place of torch's while a block is open anywhere."""
+    blocks = _blocks()
+    if blocks:
+        with torch._C.DisableTorchFunction():
+            if _drawn(blocks[-1].calls, _of_trunc_normal, (tensor, mean, std, a, b, generator), {}):
+                return tensor
+    original = _torch_trunc_normal or laws.torch_trunc_normal
+    return original(tensor, mean, std, a, b, generator)
+
+
+def _of_trunc_normal(tensor: Any, mean: Any, std: Any, a: Any, b: Any, generator: Any) -> Any:
+    return tensor, generator, laws.trunc_normal(mean, std, a, b, tensor.dtype)
+
+
+def _hook() -> None:
+    global _open_blocks, _torch_trunc_normal
+    with _lock:
+        _open_blocks += 1
+        if _open_blocks == 1 and hasattr(init, _TRUNC):
+            _torch_trunc_normal = getattr(init, _TRUNC)
+            setattr(init, _TRUNC, _trunc_normal)
+
+
+def _unhook() -> None:
+    global _open_blocks
+    with _lock:
+        _open_blocks -= 1
+        if _open_blocks == 0 and getattr(init, _TRUNC, None) is _trunc_normal:
+            setattr(init, _TRUNC, _torch_trunc_normal)

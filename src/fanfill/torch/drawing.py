@@ -1,0 +1,106 @@
+"""Draws an initializer into a tensor of any kind: a plain one, a DTensor's shard, one without values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from fanfill.recipes import recipe
+from fanfill.torch.seeding import stream
+from fanfill.torch.sharding import Placed, is_dtensor, parts, placed
+from fanfill.torch.tensors import STORAGE_NAMES, assert_fillable, fill_memory, has_no_values
+
+if TYPE_CHECKING:
+    from fanfill.laws import Initializer
+
+__all__ = ["draw", "draw_placed", "place"]
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def draw(
+    tensor: torch.Tensor,
+    law: Initializer,
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | int | None,
+) -> torch.Tensor:
+    """Fill a tensor in place, by its global shape where it is a DTensor, and return it.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError
+        As `fanfill.torch.tensors.assert_fillable`.
+    TypeError, ValueError
+        As `fanfill.fill`; a generator that is none, or is given beside a seed; a Partial DTensor.
+    """
+    if type(tensor) in _PLAIN:
+        if not tensor.is_meta:
+            assert_fillable(tensor)
+            fill_memory(tensor, law, *stream(_generator(generator, law), seed, name))
+        return tensor
+    if has_torch_function_variadic(tensor):
+        return handle_torch_function(draw, (tensor,), tensor, law, generator, seed, name)
+    where = place(tensor)
+    if where is not None:
+        # Here and not by the fill: a rank whose shard is empty refuses what the others refuse.
+        recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])
+        draw_placed(tensor, where, law, *stream(_generator(generator, law), seed, name))
+    return tensor
+
+
+def place(tensor: torch.Tensor) -> Placed | None:
+    """Where a tensor's memory lies, once it is known to be fillable; None: it has no values.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError, ValueError
+        As `draw`.
+    """
+    if has_no_values(tensor):
+        return None
+    if is_dtensor(tensor):
+        where = placed(tensor)
+        if has_no_values(where.local):
+            return None
+        assert_fillable(where.local)
+        return where
+    assert_fillable(tensor)
+    return placed(tensor)
+
+
+def draw_placed(
+    tensor: torch.Tensor,
+    where: Placed,
+    law: Initializer,
+    seed: int,
+    name: str | int,
+    box: Sequence[slice] | None = None,
+    report: Callable[[int], object] | None = None,
+) -> None:
+    """Fill what this rank holds of a tensor, or of a box of it; ``report`` gets the count of values done."""
+    done = 0
+
+    def progress(values: int, _: int) -> None:
+        if report is not None:
+            report(done + values)
+
+    follow = None if report is None else progress
+    if where.local is tensor and box is None:
+        fill_memory(tensor, law, seed, name, progress=follow)  # where fanfill.fill is quickest
+        return
+    for part in parts(where, box):
+        fill_memory(part.tensor, law, seed, name, where.global_shape, part.offset, follow)
+        done += part.tensor.numel()
+    if where.local is not tensor:
+        torch.autograd.graph.increment_version(tensor)
+
+
+def _generator(generator: torch.Generator | None, law: Initializer) -> torch.Generator | None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        method = "uniform_" if law.distribution == "uniform" else "normal_"
+        getattr(torch.empty(0, device="cpu"), method)(generator=generator)  # raises torch's own error
+    return generator

@@ -1,0 +1,323 @@
+"""torch.nn.init's random functions, drawn by fanfill: the same names, arguments, errors and warnings.
+
+Each takes, beside torch's arguments, the keywords ``seed`` (an integer in [0, 2^64)) and ``name`` (the
+substream: a string or an integer, by default 0), as `fanfill.fill` does. Without a seed both come from
+``generator``, or from torch's default CPU generator (see `fanfill.torch.seeding` for how), so that
+``torch.manual_seed`` governs the values.
+
+For all of them: ``tensor`` is a dense tensor of float32, float64, float16, bfloat16, float8_e4m3fn or
+float8_e5m2, of any strides, on the CPU or on a CUDA device; or a DTensor, of which each rank fills its own
+shard, with the values that the global tensor has there. A meta or fake tensor has no values, and stays as it
+is. The tensor is filled in place, without a copy of its size and outside of autograd, its version counter
+moves, and it is returned.
+
+What torch refuses is refused with torch's error, before anything is written. Refused here and not by torch:
+parameters that would give infinities, nan or subnormal numbers (ValueError, see `fanfill.fill`); tensors
+whose elements share memory in any way (RuntimeError), complex and lazily negated ones (NotImplementedError).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import init
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from fanfill import initializers
+from fanfill.torch import laws
+from fanfill.torch.drawing import draw
+from fanfill.torch.laws import TORCH_AXES
+from fanfill.torch.sharding import is_dtensor
+
+if TYPE_CHECKING:
+    from fanfill.laws import Initializer
+
+__all__ = [
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "normal_",
+    "trunc_normal_",
+    "uniform_",
+    "variance_scaling_",
+    "xavier_normal_",
+    "xavier_uniform_",
+]
+
+
+def uniform_(
+    tensor: torch.Tensor,
+    a: float = 0.0,
+    b: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """U[a, b], the closed interval (torch's is open at b); ``a == b`` gives that number.
+
+    Arguments and errors: see `fanfill.torch.functions`. A ValueError where no value of the dtype lies in [a,
+    b].
+
+    Examples
+    --------
+    >>> w = uniform_(torch.empty(3, 5), -1.0, 1.0, seed=0, name="w")
+    """
+    if has_torch_function_variadic(tensor):
+        given = {"a": a, "b": b, "generator": generator, "seed": seed, "name": name}
+        return handle_torch_function(uniform_, (tensor,), tensor, **given)
+    if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
+        return init.uniform_(tensor, a, b, generator)
+    return draw(tensor, laws.uniform(a, b, tensor.dtype), generator, seed, name)
+
+
+def normal_(
+    tensor: torch.Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """N(mean, std^2). Arguments and errors: see `fanfill.torch.functions`.
+
+    Examples
+    --------
+    >>> w = normal_(torch.empty(3, 5), std=0.02, generator=torch.Generator().manual_seed(7))
+    """
+    if has_torch_function_variadic(tensor):
+        given = {"mean": mean, "std": std, "generator": generator, "seed": seed, "name": name}
+        return handle_torch_function(normal_, (tensor,), tensor, **given)
+    if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
+        return init.normal_(tensor, mean, std, generator)
+    return draw(tensor, laws.normal(mean, std, tensor.dtype), generator, seed, name)
+
+
+def trunc_normal_(
+    tensor: torch.Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """N(mean, std^2) given that the value lies in [a, b]: absolute bounds, as in torch, and no variance
+    correction.
+
+    Drawn from the inverse distribution function, one word a value: no rejection, and exact far out in a tail
+    too, where torch warns. A ValueError where [a, b] holds less than 2^-24 of the distribution. Arguments and
+    other errors: see `fanfill.torch.functions`.
+
+    Examples
+    --------
+    >>> w = trunc_normal_(torch.empty(3, 5), std=0.02, a=-0.04, b=0.04, seed=0)
+    """
+    if _is_meta(tensor):
+        return init.trunc_normal_(tensor, mean, std, a, b, generator)
+    law = laws.trunc_normal(mean, std, a, b, tensor.dtype)
+    return draw(tensor, law, generator, seed, name)
+
+
+def xavier_uniform_(
+    tensor: torch.Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """U[-bound, bound], ``bound = gain * sqrt(6 / (fan_in + fan_out))``: Glorot & Bengio 2010.
+
+    Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
+
+    Examples
+    --------
+    >>> w = xavier_uniform_(torch.empty(3, 5), gain=5 / 3, seed=0)
+    """
+    return _xavier(tensor, gain, "uniform", generator, seed, name)
+
+
+def xavier_normal_(
+    tensor: torch.Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """N(0, std^2), ``std = gain * sqrt(2 / (fan_in + fan_out))``, not truncated: Glorot & Bengio 2010.
+
+    Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
+
+    Examples
+    --------
+    >>> w = xavier_normal_(torch.empty(3, 5), seed=0)
+    """
+    return _xavier(tensor, gain, "normal", generator, seed, name)
+
+
+def kaiming_uniform_(
+    tensor: torch.Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """U[-bound, bound], ``bound = gain * sqrt(3 / fan)``: He et al. 2015.
+
+    ``a`` is the negative slope of leaky_relu, which gives the gain ``sqrt(2 / (1 + a^2))``; ``mode`` is
+    "fan_in" or "fan_out". Warns and does nothing for a tensor without elements. Other arguments and errors:
+    see `fanfill.torch.functions`.
+
+    Examples
+    --------
+    >>> w = kaiming_uniform_(torch.empty(3, 5), mode="fan_in", nonlinearity="relu", seed=0)
+    """
+    if has_torch_function_variadic(tensor):
+        given = {
+            "a": a,
+            "mode": mode,
+            "nonlinearity": nonlinearity,
+            "generator": generator,
+            "seed": seed,
+            "name": name,
+        }
+        return handle_torch_function(kaiming_uniform_, (tensor,), tensor, **given)
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        return tensor
+    return _kaiming(tensor, a, mode, nonlinearity, "uniform", generator, seed, name)
+
+
+def kaiming_normal_(
+    tensor: torch.Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """N(0, std^2), ``std = gain / sqrt(fan)``, not truncated: He et al. 2015. All else as in
+    `kaiming_uniform_`.
+
+    Examples
+    --------
+    >>> w = kaiming_normal_(torch.empty(3, 5), mode="fan_out", nonlinearity="relu", seed=0)
+    """
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        return tensor
+    return _kaiming(tensor, a, mode, nonlinearity, "normal", generator, seed, name)
+
+
+def lecun_uniform_(
+    tensor: torch.Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """U[-bound, bound], ``bound = sqrt(3 / fan_in)``: LeCun et al. 1998. torch has none; Keras and JAX do.
+
+    Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
+    """
+    return _scaled(tensor, initializers.lecun_uniform(**TORCH_AXES), generator, seed, name)
+
+
+def lecun_normal_(
+    tensor: torch.Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    truncated: bool = False,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """N(0, 1 / fan_in): LeCun et al. 1998. torch has none; that of Keras and JAX is ``truncated=True``.
+
+    Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
+    """
+    return _scaled(
+        tensor, initializers.lecun_normal(truncated=truncated, **TORCH_AXES), generator, seed, name
+    )
+
+
+def variance_scaling_(
+    tensor: torch.Tensor,
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "normal",
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | int | None = None,
+) -> torch.Tensor:
+    """Mean 0 and variance ``scale / fan``: `fanfill.variance_scaling` with torch's layout, (out, in, \\*k).
+
+    ``mode`` is "fan_in", "fan_out", "fan_avg" or "fan_geo_avg", ``distribution`` "normal", "truncated_normal"
+    or "uniform". Other arguments and errors: see `fanfill.torch.functions`, and `fanfill.variance_scaling`.
+    """
+    return _scaled(
+        tensor, initializers.variance_scaling(scale, mode, distribution, **TORCH_AXES), generator, seed, name
+    )
+
+
+def _xavier(
+    tensor: torch.Tensor,
+    gain: float,
+    distribution: str,
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | int | None,
+) -> torch.Tensor:
+    tensor.dim()  # what is no tensor fails here, as it does in torch
+    shape = tuple(tensor.shape)
+    if _is_meta(tensor):
+        return getattr(init, f"xavier_{distribution}_")(tensor, gain, generator)
+    law = laws.xavier(gain, distribution, shape, tensor.dtype)
+    return draw(tensor, law, generator, seed, name)
+
+
+def _kaiming(
+    tensor: torch.Tensor,
+    a: float,
+    mode: str,
+    nonlinearity: str,
+    distribution: str,
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | int | None,
+) -> torch.Tensor:
+    tensor.dim()
+    if _is_meta(tensor):
+        function = getattr(init, f"kaiming_{distribution}_")
+        return function(tensor, a, mode, nonlinearity, generator)
+    law = laws.kaiming(a, mode, nonlinearity, distribution, tuple(tensor.shape), tensor.dtype)
+    return draw(tensor, law, generator, seed, name)
+
+
+def _is_meta(tensor: torch.Tensor) -> bool:
+    """Whether torch's own function is the one to check the arguments, and do nothing."""
+    return tensor.is_meta and not is_dtensor(tensor)
+
+
+def _scaled(
+    tensor: torch.Tensor,
+    law: Initializer,
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | int | None,
+) -> torch.Tensor:
+    laws.fans(tuple(tensor.shape))
+    return draw(tensor, law, generator, seed, name)

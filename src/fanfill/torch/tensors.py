@@ -1,0 +1,171 @@
+"""What a torch tensor is to a fill: memory, a shape without values, or torch's kind of error.
+
+A tensor that is filled is seen by NumPy on its own memory, never through a copy. Autograd is told afterwards:
+writing through a pointer does not move a tensor's version counter.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fanfill import host, placement
+from fanfill.backends import default_host
+from fanfill.buffers import overlaps
+from fanfill.fill import fill, substream
+from fanfill.recipes import recipe
+from fanfill.threads import get_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fanfill.laws import Initializer
+
+    Progress = Callable[[int, int], object]
+
+__all__ = ["STORAGE_NAMES", "assert_fillable", "fill_memory", "has_no_values", "is_plain"]
+
+# What NumPy has too, and fanfill.fill takes as it is.
+_SEEN = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16"}
+
+# What NumPy has no name for: the integers of the same size stand for them, at torch's end and at NumPy's.
+_UNSEEN = {
+    torch.bfloat16: ("bfloat16", torch.int16, np.uint16),
+    torch.float8_e4m3fn: ("float8_e4m3fn", torch.uint8, np.uint8),
+    torch.float8_e5m2: ("float8_e5m2", torch.uint8, np.uint8),
+}
+
+STORAGE_NAMES: dict[torch.dtype, str] = {**_SEEN, **{dtype: name for dtype, (name, _, _) in _UNSEEN.items()}}
+
+_WORD = 2**32 - 1
+_OWN_DISPATCH = torch.Tensor.__torch_dispatch__
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's memory holds its values; a subclass with a dispatch of its own may mean others."""
+    return bool(type(tensor).__torch_dispatch__ is _OWN_DISPATCH)
+
+
+def has_no_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on the meta device, or a fake one: a shape without memory."""
+    if tensor.is_meta:
+        return True
+    fakes = sys.modules.get("torch._subclasses.fake_tensor")
+    return fakes is not None and isinstance(tensor, fakes.FakeTensor)
+
+
+def assert_fillable(tensor: torch.Tensor) -> None:
+    """Raise, as torch's random in-place functions do, unless `fill_memory` can fill the tensor.
+
+    Raises
+    ------
+    NotImplementedError
+        Not of a floating-point type that fanfill draws; sparse, nested, quantised, lazily negated; a subclass
+        that dispatches by itself; on a device that is neither CPU nor CUDA.
+    RuntimeError
+        Elements that share memory; an inference tensor outside inference mode.
+    """
+    if tensor.dtype not in STORAGE_NAMES:
+        _refuse_dtype(tensor.dtype)
+    if not is_plain(tensor):
+        raise NotImplementedError(
+            f"expected a torch.Tensor, a Parameter or a DTensor; got a {type(tensor).__qualname__}, whose "
+            "values only its own dispatch knows; fill the tensors that it is made of, or use torch.nn.init"
+        )
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise NotImplementedError(
+            f"expected a dense tensor, of layout torch.strided; got one of layout {kind}; fill a dense "
+            "tensor and convert it"
+        )
+    if not (tensor.is_cpu or tensor.is_cuda):
+        raise NotImplementedError(
+            f"expected a tensor on the CPU or on a CUDA device; got one on {tensor.device}; fill it on the "
+            "CPU and move it, or use torch.nn.init"
+        )
+    if tensor.is_neg():
+        raise NotImplementedError(
+            "expected a tensor that stores its own values; got a lazily negated view (Tensor.is_neg()); "
+            "fill the tensor that it is a view of, or its resolve_neg()"
+        )
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        _inference_tensor().zero_()  # raises torch's own error
+    if not tensor.is_contiguous():
+        size = tensor.element_size()
+        if overlaps(tuple(tensor.shape), tuple(size * step for step in tensor.stride()), size):
+            raise RuntimeError(
+                "unsupported operation: more than one element of the written-to tensor refers to a single "
+                "memory location. Please clone() the tensor before performing the operation."
+            )
+
+
+def fill_memory(
+    tensor: torch.Tensor,
+    law: Initializer,
+    seed: int,
+    name: str | int,
+    global_shape: tuple[int, ...] | None = None,
+    offset: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Fill a tensor that `assert_fillable` has passed; the arguments are those of `fanfill.fill`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fanfill.fill`, before anything is written.
+    """
+    # detach: shares memory and version counter, and a leaf that requires grad has no numpy() of its own.
+    memory = tensor.detach()
+    part: dict[str, Any] = {}
+    if global_shape is not None:
+        part.update(global_shape=global_shape, offset=offset)
+    if progress is not None:
+        part.update(progress=progress)
+    unseen = _UNSEEN.get(tensor.dtype)
+    if unseen is None:
+        fill(memory if tensor.is_cuda else memory.numpy(), law, seed=seed, name=name, **part)
+    elif tensor.is_cuda:
+        fill(memory, law, seed=seed, name=name, **part)
+    else:
+        storage, integer, lanes = unseen
+        view = memory.view(integer).numpy().view(lanes)
+        sub = substream(name)
+        key = (seed & _WORD, seed >> 32, sub & _WORD, sub >> 32)
+        if 0 < view.size <= host.SMALL and not part and view.flags.carray:
+            run, params = _kernel(law, view.shape, storage)
+            run(view.reshape(-1), 0, key, params)
+        else:
+            region = placement.region(view.shape, global_shape, offset)
+            made = recipe(law, region.shape, storage)
+            threads = get_threads() if view.size > host.SMALL else 1
+            host.run(view, region, made, key, default_host(), threads, progress)
+    torch.autograd.graph.increment_version(tensor)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kernel(
+    law: Initializer, shape: tuple[int, ...], storage: str
+) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """What fills a small tensor; finding it takes longer than such a fill."""
+    made = recipe(law, shape, storage)
+    run = host.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
+    return run, made.params
+
+
+def _refuse_dtype(dtype: torch.dtype) -> None:
+    """Raise what torch raises for a type that it does not draw either, and the like for one that it does."""
+    torch.empty(1, dtype=dtype, device="cpu").normal_(generator=torch.Generator())
+    raise NotImplementedError(
+        f"expected a tensor of one of {', '.join(map(str, STORAGE_NAMES))}; got {dtype}; fill a tensor of "
+        "one of these and convert it, or use torch.nn.init"
+    )
+
+
+def _inference_tensor() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.empty(0, device="cpu")

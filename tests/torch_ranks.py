@@ -1,0 +1,320 @@
+"""What one rank of a gloo world checks: run by test_torch_sharding.py, once a rank, all checks in one world.
+
+    python torch_ranks.py RANK WORLD FILE
+
+Prints the name of each check that has passed; the truth is always the single-process fill of the whole
+tensor.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.placement_types import _StridedShard
+
+import fanfill.torch as ft
+
+CHECKS: dict[str, tuple[tuple[int, ...], Callable[[DeviceMesh], None]]] = {}
+SHAPES = [(10, 7), (3, 5), (9, 8), (4, 6, 5), (0, 4), (1, 1), (257, 300)]
+
+
+def check(*mesh: int) -> Callable[[Callable[[DeviceMesh], None]], Callable[[DeviceMesh], None]]:
+    """Register a check for a mesh of that shape; it runs in the world of that many ranks."""
+
+    def register(function: Callable[[DeviceMesh], None]) -> Callable[[DeviceMesh], None]:
+        CHECKS[f"{function.__name__}{mesh}"] = (mesh, function)
+        return function
+
+    return register
+
+
+def assert_bits(one: torch.Tensor, two: torch.Tensor) -> None:
+    assert one.dtype == two.dtype
+    assert one.shape == two.shape, (one.shape, two.shape)
+    assert torch.equal(one.contiguous().view(torch.uint8), two.contiguous().view(torch.uint8))
+
+
+def layouts(mesh: DeviceMesh, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    axes = range(-1, len(shape))
+    if mesh.ndim == 1:
+        return [(Replicate(),), *((Shard(axis % len(shape)),) for axis in axes)]
+    plain = [Replicate(), *(Shard(axis) for axis in range(len(shape)))]
+    strided = [(_StridedShard(axis, split_factor=mesh.size(1)), Shard(axis)) for axis in range(len(shape))]
+    return [(first, second) for first in plain for second in plain] + strided
+
+
+@check(1)
+@check(2)
+@check(4)
+@check(2, 2)
+def every_placement(mesh: DeviceMesh) -> None:
+    for number, shape in enumerate(SHAPES):
+        for dtype in (torch.float32, torch.bfloat16):
+            whole = ft.normal_(torch.empty(shape, dtype=dtype), seed=number, name="w")
+            for placements in layouts(mesh, shape):
+                zeros = torch.zeros(shape, dtype=dtype)
+                part = distribute_tensor(zeros, mesh, placements, src_data_rank=None)
+                before, local = part._version, part._local_tensor
+                assert ft.normal_(part, seed=number, name="w") is part
+                assert part._local_tensor is local  # in place
+                assert part._version > before
+                expected = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+                assert_bits(part.to_local(), expected.to_local())
+                strided = any(isinstance(placement, _StridedShard) for placement in placements)
+                if dtype is torch.float32 and number < 3 and not strided:  # gathering takes its time
+                    assert_bits(part.full_tensor(), whole)
+
+
+@check(2)
+@check(2, 2)
+def every_function(mesh: DeviceMesh) -> None:
+    placements = (Shard(1),) if mesh.ndim == 1 else (Shard(0), Shard(1))
+    for function in (
+        ft.uniform_,
+        ft.trunc_normal_,
+        ft.xavier_uniform_,
+        ft.xavier_normal_,
+        ft.kaiming_uniform_,
+        ft.kaiming_normal_,
+        ft.lecun_uniform_,
+        ft.lecun_normal_,
+        ft.variance_scaling_,
+    ):
+        part = distribute_tensor(torch.zeros(31, 13, 3), mesh, placements, src_data_rank=None)
+        function(part, seed=1)
+        assert_bits(part.full_tensor(), function(torch.empty(31, 13, 3), seed=1))
+    for function, law in ((ft.ones_, torch.ones), (ft.zeros_, torch.zeros)):
+        assert_bits(function(part).full_tensor(), law(31, 13, 3))
+    assert_bits(ft.constant_(part, 0.3).full_tensor(), torch.full((31, 13, 3), 0.3))
+
+
+@check(4)
+def equal_generators(mesh: DeviceMesh) -> None:
+    torch.manual_seed(6)
+    part = distribute_tensor(torch.zeros(3, 30), mesh, [Shard(0)], src_data_rank=None)  # one rank has no rows
+    first = ft.normal_(part).full_tensor()
+    second = ft.normal_(part).full_tensor()
+    torch.manual_seed(6)
+    assert_bits(first, ft.normal_(torch.empty(3, 30)))
+    assert_bits(second, ft.normal_(torch.empty(3, 30)))
+
+
+@check(2)
+def accelerated(mesh: DeviceMesh) -> None:
+    part = distribute_tensor(torch.zeros(9, 30), mesh, [Shard(0)], src_data_rank=None)
+    whole = torch.zeros(9, 30)
+    for tensor in (part, whole):
+        with ft.accelerated(seed=2):
+            nn.init.trunc_normal_(tensor)
+            nn.init.kaiming_uniform_(tensor)
+    assert_bits(part.full_tensor(), whole)
+
+
+@check(2)
+def refusals(mesh: DeviceMesh) -> None:
+    partial = DTensor.from_local(torch.zeros(4, 4), mesh, [Partial()])
+    assert_raises(ValueError, "Partial means a sum still to be made", lambda: ft.normal_(partial, seed=0))
+    odd = DTensor.from_local(
+        torch.zeros(4, 4), mesh, [Shard(0)], shape=(12, 4), stride=(4, 1), run_check=False
+    )
+    assert_raises(ValueError, "expected a local tensor of shape", lambda: ft.normal_(odd, seed=0))
+    # A rank without rows refuses what the others refuse: none is left waiting for the rest.
+    part = distribute_tensor(torch.zeros(1, 4), mesh, [Shard(0)], src_data_rank=None)
+    assert_raises(ValueError, "expected a std of 0 or at least", lambda: ft.normal_(part, std=1e-30, seed=0))
+    ints = distribute_tensor(torch.zeros(8, 4, dtype=torch.int32), mesh, [Shard(0)], src_data_rank=None)
+    assert_raises(NotImplementedError, "not implemented for 'Int'", lambda: ft.normal_(ints, seed=0))
+    assert not partial.to_local().any()
+    assert not part.to_local().any()
+    meta = distribute_tensor(torch.zeros(8, 4, device="meta"), mesh, [Shard(0)], src_data_rank=None)
+    assert ft.normal_(meta, seed=0) is meta
+    assert ft.kaiming_normal_(meta) is meta
+
+
+def assert_raises(kind: type[Exception], message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
+
+
+@check(4)
+def a_mesh_of_some_ranks(mesh: DeviceMesh) -> None:
+    few = DeviceMesh("cpu", [1, 2])
+    part = distribute_tensor(torch.zeros(9, 4), few, [Shard(0)], src_data_rank=None)
+    ft.kaiming_normal_(part, seed=0)
+    expected = distribute_tensor(
+        ft.kaiming_normal_(torch.empty(9, 4), seed=0), few, [Shard(0)], src_data_rank=None
+    )
+    assert_bits(part.to_local(), expected.to_local())
+
+
+class Small(nn.Module):
+    """A transformer with a padding row, a tied head and sizes that no mesh divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(51, 20, padding_idx=49)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.layers = nn.ModuleList(
+                [nn.TransformerEncoderLayer(20, 2, 38, batch_first=True) for _ in range(2)]
+            )
+        self.norm = nn.LayerNorm(20)
+        self.head = nn.Linear(20, 51, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def single() -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in ft.init_module(Small(), seed=4).named_parameters()}
+
+
+def assert_gathered(model: nn.Module) -> None:
+    expected = single()
+    got = dict(model.named_parameters())
+    assert got.keys() == expected.keys()
+    for name, parameter in got.items():
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        assert_bits(whole.detach(), expected[name])
+    assert not expected["embed.weight"][49].any()
+
+
+def sharded(mesh: DeviceMesh) -> nn.Module:
+    with torch.device("meta"):
+        model = Small()
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    return model
+
+
+@check(1)
+@check(2)
+@check(4)
+@check(2, 2)  # HSDP: replicas of shards
+def fsdp2(mesh: DeviceMesh) -> None:
+    model = sharded(mesh)
+    steps: list[tuple[int, int]] = []
+    with CommDebugMode() as comm:
+        ft.init_module(model, seed=4, progress=lambda *step: steps.append(step))
+    assert comm.get_total_counts() == 0
+    # What this rank holds, and the padding row twice where it is this rank's.
+    own = sum(p.to_local().numel() for p in model.parameters())
+    assert steps[-1] in ((own, own), (own + 20, own + 20))
+    with CommDebugMode() as comm:
+        assert_gathered(model)
+    assert mesh.size() == 1 or comm.get_total_counts() > 0  # the control: gathering communicates
+    assert_raises(AssertionError, "", lambda: assert_gathered(ft.init_module(model, seed=5)))
+
+
+@check(2, 2)
+def fsdp2_and_tensor_parallel(mesh: DeviceMesh) -> None:
+    """Both shard the first axis of the column-wise layers: _StridedShard."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 8))
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    fully_shard(model, mesh=mesh["dp"])
+    model.to_empty(device="cpu")
+    assert any(isinstance(place, _StridedShard) for place in model[0].weight.placements)
+    ft.init_module(model, seed=4)
+    expected = ft.init_module(nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 8)), seed=4)
+    for one, two in zip(model.parameters(), expected.parameters(), strict=True):
+        assert_bits(one.full_tensor().detach(), two.detach())
+
+
+@check(2)
+def older_wrappers(mesh: DeviceMesh) -> None:
+    """DistributedDataParallel adds a prefix only; FullyShardedDataParallel makes flat shards, and is
+    refused."""
+    model = nn.parallel.DistributedDataParallel(Small())
+    ft.init_module(model, seed=4)
+    assert_gathered(model.module)
+    cpu = torch.device("cpu")
+    for own_parameters in (True, False):
+        flat = FullyShardedDataParallel(nn.Linear(6, 4), use_orig_params=own_parameters, device_id=cpu)
+        message = "FullyShardedDataParallel has flattened; use fully_shard"
+        assert_raises(TypeError, message, lambda flat=flat: ft.init_module(flat, seed=4))
+    whole = FullyShardedDataParallel(
+        nn.Linear(6, 4),
+        use_orig_params=True,
+        device_id=cpu,
+        sharding_strategy=ShardingStrategy.NO_SHARD,
+    )
+    ft.init_module(whole, seed=4)
+    expected = ft.init_module(nn.Linear(6, 4), seed=4)
+    for one, two in zip(whole.parameters(), expected.parameters(), strict=True):
+        assert_bits(one.detach(), two.detach())
+
+
+@check(4)
+def peak_memory(mesh: DeviceMesh) -> None:
+    """A tensor of 64 MiB: filling a rank's quarter adds next to nothing to it, gathering adds the whole."""
+    model = nn.Linear(4096, 4096, bias=False, device="meta")
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    ft.init_module(model, seed=0)
+    ft.init_module(model, seed=1)
+    whole = 4096 * 4096 * 4
+    for axis in (0, 1):
+        if axis:
+            part = distribute_tensor(
+                torch.empty(4096, 4096, device="meta"), mesh, [Shard(1)], src_data_rank=None
+            )
+            part = torch.empty_like(part, device="cpu")
+            ft.kaiming_normal_(part, seed=0)
+            grown = growth(lambda part=part: ft.kaiming_normal_(part, seed=0))
+        else:
+            grown = growth(lambda: ft.init_module(model, seed=0))
+        assert grown < whole / 16, grown
+    assert growth(lambda: model.weight.full_tensor()) > whole / 2
+
+
+def growth(call: Callable[[], Any]) -> int:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is what there is now
+    before = memory("VmRSS")
+    call()
+    return memory("VmHWM") - before
+
+
+def memory(what: str) -> int:
+    with open("/proc/self/status") as file:
+        return int(re.search(what + r":\s+(\d+) kB", file.read())[1]) * 1024  # type: ignore[index]
+
+
+def main() -> None:
+    rank, world, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{path}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    for name, (shape, function) in CHECKS.items():
+        mesh_size = 1
+        for n in shape:
+            mesh_size *= n
+        if mesh_size == world:
+            function(init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)]))
+            sys.stdout.write(f"{name}\n")
+            sys.stdout.flush()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
