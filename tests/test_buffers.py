@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanfill import buffers
+from fanfill import buffers, device_buffers
 
 
 def assert_views(buffer, owner=None):
@@ -223,6 +223,48 @@ def test_device_buffers_are_told_from_host_buffers_and_never_brought_over():
     assert buffers.device_of(np.ones(3)) == buffers.device_of(array.array("f")) == "cpu"
     with pytest.raises(TypeError, match=r"expected a buffer in host memory; got a .*Cuda on a CUDA device"):
         buffers.as_lanes(Cuda())
+
+
+def test_a_device_buffer_that_offers_dlpack_only_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"got .*OnlyDlpack; pass cupy\.from_dlpack\(buffer\)"):
+        device_buffers.as_target(OnlyDlpack(np.ones(3), 2))
+
+
+class Interfaced:
+    """A device array of another library: its interface, and a dtype if one is given."""
+
+    def __init__(self, dtype=None, **interface):
+        self.__cuda_array_interface__ = {
+            "shape": (3, 4),
+            "typestr": "<f4",
+            "data": (64, False),
+            "version": 3,
+            **interface,
+        }
+        if dtype is not None:
+            self.dtype = dtype
+
+
+def test_the_cuda_array_interface_is_read_as_it_is():
+    found = device_buffers.as_target(Interfaced())
+    assert found == (64, (3, 4), (16, 4), "float32", 4, None, None, False)
+    found = device_buffers.as_target(Interfaced(strides=(-4, 8), typestr="<f2", stream=7))
+    assert found == (64, (3, 4), (-4, 8), "float16", 2, None, 7, False)
+    assert device_buffers.as_target(Interfaced(shape=(0, 4), data=(None, False))).pointer == 0
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_a_typestr_without_a_name_leaves_it_to_the_object_s_dtype(name):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    size = dtype.itemsize
+    for typestr in (dtype.str, f"<V{size}", f"|V{size}"):
+        assert device_buffers.as_target(Interfaced(dtype, typestr=typestr)).dtype == name
+    for other in (None, np.dtype(np.float64), "no dtype of NumPy's"):
+        with pytest.raises(
+            TypeError, match=f"expected one of the dtypes .*; got void{8 * size}; fill a buffer"
+        ):
+            device_buffers.assert_storage(device_buffers.as_target(Interfaced(other, typestr=f"|V{size}")))
 
 
 def test_jax_arrays_are_immutable_and_stay_so():

@@ -1,33 +1,81 @@
 """The committed hashes are drawn by every backend."""
 
+import hashlib
 import json
+import subprocess
+import sys
 
-import golden
+import golden as rewrite
 import pytest
+from test_philox import KNOWN, hexadecimal, words_from
 
 import fanfill as ff
+from fanfill import golden
+from fanfill.dtypes import STORAGES
+from fanfill.fill import substream
 
-EXPECTED = json.loads(golden.FILE.read_text())
+EXPECTED = golden.expected()
 
 
-def test_the_golden_file_is_of_this_stream_version_and_covers_every_case() -> None:
-    assert EXPECTED["stream"] == ff.STREAM_VERSION
-    assert set(EXPECTED["sha256"]) == {" / ".join(case) for case in golden.cases()}
+def test_the_golden_file_covers_every_case() -> None:
+    assert set(EXPECTED) == set(map(str, golden.cases()))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("dtype", golden.DTYPES)
+@pytest.mark.parametrize("dtype", ["uint32", *STORAGES])
 def test_every_initializer_draws_its_golden_bytes(dtype: str, backend: str) -> None:
     drawn = {
-        " / ".join(case): golden.digest(*case, backend=backend) for case in golden.cases() if case[1] == dtype
+        str(case): rewrite.digest(case, backend=backend) for case in golden.cases() if case.dtype == dtype
     }
-    expected = {case: EXPECTED["sha256"][case] for case in drawn}
-    assert drawn == expected
+    assert drawn == {case: EXPECTED[case] for case in drawn}
+
+
+def test_golden_words_are_those_of_a_philox_written_apart() -> None:
+    for place, (count, start, seed, name) in golden.WORDS.items():
+        number = substream(name)
+        key = (seed & (2**32 - 1), seed >> 32, number & (2**32 - 1), number >> 32)
+        case = golden.Case("words", "uint32", place)
+        wanted = words_from(start, count, key)
+        assert EXPECTED[str(case)] == hashlib.sha256(wanted.tobytes()).hexdigest()
+
+
+def test_the_published_words_are_in_the_file_of_known_answers() -> None:
+    (block,) = (
+        answer
+        for rounds, ctr, key, answer in map(hexadecimal, KNOWN)
+        if rounds == 10 and not any(ctr) and not any(key)
+    )
+    bits = b"".join(word.to_bytes(4, "little") for word in block)
+    assert EXPECTED["words / uint32 / published"] == hashlib.sha256(bits).hexdigest()
 
 
 def test_golden_float32_hashes_tell_the_initializers_and_the_places_apart() -> None:
     # Narrow types may agree where a few small values round alike; in float32 a shared hash proves little.
-    hashes = [value for case, value in EXPECTED["sha256"].items() if " / float32 / " in case]
-    constants = [value for case, value in EXPECTED["sha256"].items() if case.startswith("constant / float32")]
+    hashes = [value for case, value in EXPECTED.items() if " / float32 / " in case]
+    assert len(hashes) == len(golden.INITIALIZERS) * len(golden.PLACES)
     assert len(set(hashes)) == len(hashes)
-    assert len(set(constants)) == len(constants)
+
+
+def test_hashes_of_another_stream_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ff, "STREAM_VERSION", 7)
+    golden.expected.cache_clear()
+    with pytest.raises(
+        RuntimeError, match=r"golden hashes of stream version 7; got those of version 1; .*install"
+    ):
+        golden.expected()
+    monkeypatch.undo()
+    assert golden.expected() == EXPECTED
+
+
+def test_the_script_writes_what_is_committed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "FILE", tmp_path / "golden.json")
+    rewrite.main()
+    assert json.loads((tmp_path / "golden.json").read_text())["sha256"] == EXPECTED
+
+
+def test_the_list_of_cases_loads_no_backend() -> None:
+    code = (
+        "import sys, fanfill.golden; print([m for m in ('numba', 'cupy', 'ml_dtypes') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stderr

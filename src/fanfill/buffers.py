@@ -60,7 +60,7 @@ def device_of(buffer: object) -> Device:
     """
     if isinstance(buffer, np.ndarray):
         return "cpu"
-    torch = _torch_of(buffer)
+    torch = torch_of(buffer)
     if torch is not None:
         kind = str(buffer.device.type)  # type: ignore[attr-defined]
         if kind not in ("cpu", "cuda"):
@@ -68,7 +68,7 @@ def device_of(buffer: object) -> Device:
                 f"expected a buffer in host memory or on a CUDA device; got a torch tensor on device {kind!r}"
             )
         return "cuda" if kind == "cuda" else "cpu"
-    if hasattr(buffer, "__cuda_array_interface__"):
+    if is_cupy(buffer) or hasattr(buffer, "__cuda_array_interface__"):
         return "cuda"
     # A NumPy scalar offers both protocols below, on a copy of its value: what is written there is lost.
     if not isinstance(buffer, np.generic):
@@ -84,7 +84,7 @@ def device_of(buffer: object) -> Device:
     raise TypeError(
         "expected a writable array: a numpy.ndarray, or an object with the buffer protocol, "
         "__array_interface__ or DLPack; "
-        f"got {_type_name(buffer)}; pass the array that holds its data"
+        f"got {type_name(buffer)}; pass the array that holds its data"
     )
 
 
@@ -130,11 +130,11 @@ def host_array(buffer: object) -> tuple[NDArray[Any], bool]:
                 "pass its .data to fill them all"
             )
         return buffer.view(np.ndarray), False
-    torch = _torch_of(buffer)
+    torch = torch_of(buffer)
     if torch is not None:
         return _torch_array(buffer, torch), True
     if device_of(buffer) != "cpu":
-        raise TypeError(f"expected a buffer in host memory; got a {_type_name(buffer)} on a CUDA device")
+        raise TypeError(f"expected a buffer in host memory; got a {type_name(buffer)} on a CUDA device")
     interface = getattr(buffer, "__array_interface__", None)
     if interface is not None:
         return np.asarray(_Interface(interface, buffer)), False
@@ -151,11 +151,15 @@ def assert_fillable(array: NDArray[Any]) -> None:
             "expected a writable buffer; got a read-only one; pass a writable copy of it, such as "
             "numpy.array(buffer)"
         )
-    if overlaps(array.shape, array.strides, array.itemsize):
+    assert_distinct(array.shape, array.strides, array.itemsize, "numpy.array(buffer)")
+
+
+def assert_distinct(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, copy: str) -> None:
+    """Raise ValueError if elements share memory; ``copy`` is an expression that makes a copy."""
+    if overlaps(shape, strides, itemsize):
         raise ValueError(
-            f"expected a buffer whose elements do not share memory; got shape {array.shape} with strides "
-            f"{array.strides} bytes and "
-            f"{array.itemsize}-byte elements; pass a copy of it, such as numpy.array(buffer)"
+            f"expected a buffer whose elements do not share memory; got shape {shape} with strides "
+            f"{strides} bytes and {itemsize}-byte elements; pass a copy of it, such as {copy}"
         )
 
 
@@ -226,7 +230,13 @@ def _memory(buffer: object) -> memoryview | None:
         return None
 
 
-def _torch_of(buffer: object) -> ModuleType | None:
+def is_cupy(buffer: object) -> bool:
+    """Say whether the buffer is a `cupy.ndarray`: one need not be asked for its interface, which is slow."""
+    array = getattr(sys.modules.get("cupy"), "ndarray", None)
+    return array is not None and isinstance(buffer, array)
+
+
+def torch_of(buffer: object) -> ModuleType | None:
     """Return torch when the buffer is one of its tensors."""
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)
@@ -244,12 +254,12 @@ def _torch_array(tensor: Any, torch: Any) -> NDArray[Any]:
         array: NDArray[Any] = tensor.detach().numpy()
     except (RuntimeError, TypeError) as error:
         raise TypeError(
-            f"expected a torch tensor in plain host memory; got a {_type_name(tensor)} that has no NumPy "
+            f"expected a torch tensor in plain host memory; got a {type_name(tensor)} that has no NumPy "
             f"view ({error}); use fanfill.torch"
         ) from error
     return array
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -8,17 +8,16 @@ fill goes straight to the kernel.
 from __future__ import annotations
 
 import functools
-import re
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fanfill import buffers, host, placement
+from fanfill import buffers, device_buffers, host, placement
+from fanfill import device as device_runs
 from fanfill import threads as pool
-from fanfill.backends import Backend, default_host, resolve
-from fanfill.backends import get as backend_named
-from fanfill.dtypes import STORAGES
-from fanfill.initializers import initializer as initializer_named
+from fanfill.arguments import device_of, dtype_of, initializer_of
+from fanfill.backends import Backend, DeviceBackend, resolve
 from fanfill.laws import Initializer
 from fanfill.recipes import Recipe, recipe
 
@@ -70,7 +69,10 @@ def fill(
         What to fill: a writable `numpy.ndarray` of float32, float64, float16, or ml_dtypes' bfloat16,
         float8_e4m3fn or float8_e5m2, of any rank, order and strides; or an object with the writable buffer
         protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU tensor of float32, float64 or float16
-        (``fanfill.torch`` does the others).
+        (``fanfill.torch`` does the others). On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a
+        writable ``__cuda_array_interface__``, of any of these dtypes. It is filled where it lies, on its own
+        device, by work put on a stream: CuPy's current one; torch's, for a torch tensor; the object's own, if
+        it names one. The call returns without waiting for it.
     initializer
         An `Initializer`, such as ``he_normal()``, or the name of one.
     seed
@@ -83,13 +85,15 @@ def fill(
         Where the part begins. A tuple: the buffer is a box with its first element there (None: at the
         origin). An int: the buffer is 1-D and holds the flat C-order range from there.
     backend
-        "numba" or "numpy". None: the first of them that is usable, or what the environment variable
-        FANFILL_BACKEND (read once per process) says.
+        "numba" or "numpy" for host memory, "cuda" for a GPU's. None: "cuda" there; here the first of the two
+        that is usable, or what the environment variable FANFILL_BACKEND (read once per process) says.
     threads
         How many threads may work; None: what `get_threads` says. Buffers of at most 65,536 values use the
-        calling thread alone.
+        calling thread alone. It is a bound, not an order: on a GPU, whose work one thread hands over, it is
+        checked and has no effect, so that the same call serves both.
     progress
-        A callable that gets (values done, values in all), on the calling thread, at last with both equal.
+        A callable that gets (values done, values in all), on the calling thread, at last with both equal. On
+        a GPU that is once, when all work has been handed over.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def fill(
     TypeError, ValueError
         If an argument is not as described, before anything is written.
     BackendUnavailableError
-        If the named backend cannot be used here, or the buffer lies on a device that none can fill.
+        If the named backend cannot be used here, or the buffer lies on a device that none can fill: no
+        backend fills a device's memory through the host.
 
     Examples
     --------
@@ -140,17 +145,16 @@ def fill(
             return buffer
 
     key = _key(seed, name)
-    law = _initializer(initializer)
+    law = initializer_of(initializer)
     if not (progress is None or callable(progress)):
         raise TypeError(f"progress: expected a callable of (values done, values in all); got {progress!r}")
     count = None if threads is None else pool.resolve(threads)
-    engine = resolve(buffers.device_of(buffer), backend)
+    if buffers.device_of(buffer) == "cuda":
+        _fill_device(buffer, law, key, resolve("cuda", backend), global_shape, offset, progress)
+        return buffer
+    engine = resolve("cpu", backend)
     view, storage, is_torch = buffers.as_lanes(buffer)
-    if is_torch and law.default_axes:
-        raise ValueError(
-            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {law!r}, whose "
-            "fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which does"
-        )
+    _assert_axes(law, is_torch)
     region = placement.region(view.shape, global_shape, offset)
     made = recipe(law, region.shape, storage.name)
     if view.size > host.SMALL and count is None:
@@ -159,6 +163,23 @@ def fill(
     if plain and 0 < view.size <= host.SMALL:
         _remember(initializer, buffer, view, made, engine)
     return buffer
+
+
+def _fill_device(
+    buffer: object,
+    law: Initializer,
+    key: host.Key,
+    engine: DeviceBackend,
+    global_shape: int | Iterable[int] | None,
+    offset: int | Iterable[int] | None,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    target = device_buffers.as_target(buffer)
+    device_buffers.assert_storage(target)
+    device_buffers.assert_fillable(target)
+    _assert_axes(law, target.is_torch)
+    region = placement.region(target.shape, global_shape, offset)
+    device_runs.run(target, region, recipe(law, region.shape, target.dtype), key, engine, progress)
 
 
 def draw(
@@ -172,7 +193,7 @@ def draw(
     backend: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> NDArray[Any]:
+) -> Any:
     """Allocate a tensor and fill it; the same values as `fill` on a C-contiguous array.
 
     Parameters
@@ -182,29 +203,43 @@ def draw(
     dtype
         A dtype of `fill`, or its name; those of ml_dtypes go by name as soon as it is installed.
     device
-        "cpu", "cuda", "cuda:1", or "auto": a GPU where one is usable, else the CPU (`backends` says why).
+        "cpu", "cuda" (CuPy's current device), "cuda:1", or "auto": a GPU where one is usable, else the CPU
+        (`backends` says why).
     initializer, seed, name, backend, threads, progress
         As in `fill`.
 
     Raises
     ------
     TypeError, ValueError, BackendUnavailableError
-        As `fill`; also for a device of unknown name, or one that cannot be used here.
+        As `fill`; also for a device of unknown name, or one that cannot be used here, and for a dtype of
+        which CuPy makes no arrays.
+
+    Returns
+    -------
+    numpy.ndarray or cupy.ndarray
     """
-    kind = _device(device, backend)
-    resolve(kind, backend)
-    array = np.empty(placement.shape_of(shape, "shape"), _dtype(dtype))
+    kind, number = device_of(device, backend)
+    sizes, numpy_dtype = placement.shape_of(shape, "shape"), dtype_of(dtype)
+    array: Any
+    if kind == "cuda":
+        array = resolve("cuda", backend).empty(number, sizes, numpy_dtype)
+    else:
+        resolve("cpu", backend)
+        array = np.empty(sizes, numpy_dtype)
     return fill(array, initializer, seed=seed, name=name, backend=backend, threads=threads, progress=progress)
 
 
-def words(buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0) -> Buffer:
+def words(
+    buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0, backend: str | None = None
+) -> Buffer:
     """Fill a buffer of uint32, in C order, with the generator's raw words: Philox4x32-10 of (seed, name).
 
     Parameters
     ----------
     buffer
-        A writable uint32 array or an object with such a buffer, of any shape and strides.
-    seed, name
+        A writable uint32 array or an object with such a buffer, of any shape and strides, in host memory or
+        on a GPU.
+    seed, name, backend
         As in `fill`.
     start
         Index of the first word, in [0, 2^63).
@@ -216,22 +251,25 @@ def words(buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0) -> 
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, BackendUnavailableError
         As `fill`; also if the words would pass word 2^63.
     """
     key = _key(seed, name)
     first = placement.integer(start, "start", 0, placement.LARGEST_TENSOR, "[0, 2**63)")
+    recipe = Recipe("words", "uint32", ())
+    if buffers.device_of(buffer) == "cuda":
+        engine = resolve("cuda", backend)
+        target = device_buffers.as_target(buffer)
+        _assert_words(target.dtype, target.shape, first)
+        device_buffers.assert_fillable(target)
+        device_runs.run(target, placement.region(target.shape)._replace(start=first), recipe, key, engine)
+        return buffer
+    host_engine = resolve("cpu", backend)
     array, _ = buffers.host_array(buffer)
-    if array.dtype != np.uint32:
-        raise TypeError(
-            f"expected a buffer of native uint32, which words are; got dtype {array.dtype}; fill() makes "
-            "floating-point values"
-        )
+    _assert_words("uint32" if array.dtype == np.uint32 else str(array.dtype), array.shape, first)
     buffers.assert_fillable(array)
-    if first + array.size > placement.LARGEST_TENSOR:
-        raise ValueError(f"start: expected words below word 2**63; got {array.size} of them from {first} on")
     region = placement.region(array.shape)._replace(start=first)
-    host.run(array, region, Recipe("words", "uint32", ()), key, default_host(), pool.resolve(None))
+    host.run(array, region, recipe, key, host_engine, pool.resolve(None))
     return buffer
 
 
@@ -256,12 +294,22 @@ def _key(seed: object, name: str | int) -> host.Key:
     return number & _WORD, number >> 32, sub & _WORD, sub >> 32
 
 
-def _initializer(given: object) -> Initializer:
-    if isinstance(given, Initializer):
-        return given
-    if isinstance(given, str):
-        return initializer_named(given)
-    raise TypeError(f"initializer: expected an Initializer, such as he_normal(), or its name; got {given!r}")
+def _assert_axes(law: Initializer, is_torch: bool) -> None:
+    if is_torch and law.default_axes:
+        raise ValueError(
+            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {law!r}, whose "
+            "fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which does"
+        )
+
+
+def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
+    if dtype != "uint32":
+        raise TypeError(
+            f"expected a buffer of native uint32, which words are; got dtype {dtype}; fill() makes "
+            "floating-point values"
+        )
+    if first + prod(shape) > placement.LARGEST_TENSOR:
+        raise ValueError(f"start: expected words below word 2**63; got {prod(shape)} of them from {first} on")
 
 
 def _remember(law: object, buffer: Any, view: NDArray[Any], made: Recipe, engine: Backend) -> None:
@@ -270,30 +318,3 @@ def _remember(law: object, buffer: Any, view: NDArray[Any], made: Recipe, engine
     run = host.store if made.form == "constant" else engine.kernels(made.form, made.dtype).run
     lanes = None if view.dtype == buffer.dtype else view.dtype
     _plans[law, buffer.shape, buffer.dtype] = _Plan(run, made.params, lanes)
-
-
-def _device(device: object, backend: str | None) -> buffers.Device:
-    if device == "auto":
-        if backend is not None:
-            return backend_named(backend).device
-        return "cuda" if backend_named("cuda").unusable() is None else "cpu"
-    if device == "cpu":
-        return "cpu"
-    if isinstance(device, str) and re.fullmatch(r"cuda(:[0-9]+)?", device):
-        return "cuda"
-    raise ValueError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got {device!r}")
-
-
-def _dtype(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
-    if isinstance(dtype, str) and dtype in STORAGES and not hasattr(np, dtype):
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise TypeError(
-                f"dtype: {dtype!r} needs ml_dtypes, which cannot be imported; pip install ml_dtypes"
-            ) from error
-        dtype = getattr(ml_dtypes, dtype)
-    try:
-        return np.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"dtype: expected one of {', '.join(STORAGES)}; got {dtype!r}") from error

@@ -1,8 +1,8 @@
 """The backends: who can draw, who does, and why.
 
-A backend is a record of a few functions. Those for host memory are tried in the order of `_HOST`; a backend
-that the caller or the environment names is used or raises, and never falls back to another. A buffer on a
-device is never filled through the host.
+A backend is a record of a few functions, `Backend` for host memory and `DeviceBackend` for that of a device.
+Those for host memory are tried in the order of `_HOST`; a backend that the caller or the environment names is
+used or raises, and never falls back to another. A buffer on a device is never filled through the host.
 """
 
 from __future__ import annotations
@@ -12,20 +12,27 @@ import importlib
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 from fanfill.buffers import Device, device_of
 from fanfill.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from fanfill.device_buffers import Target
 
     # Seed and substream as 32-bit words: (seed low, seed high, substream low, substream high).
     Key = tuple[int, int, int, int]
     # What copies values to a part of one target: put(where, values).
     Put = Callable[[tuple[slice, ...], NDArray[Any]], None]
+    # What starts a kernel: launch(its name, thread blocks, threads in each, arguments), the last of its
+    # exact types, each an array of one element.
+    Launch = Callable[[str, int, int, tuple[NDArray[Any], ...]], None]
 
 _HOST = ("numba", "numpy")
 _DEVICE = ("cuda",)
@@ -53,12 +60,12 @@ class HostKernels(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """One way to draw.
+    """One way to fill host memory.
 
     Attributes
     ----------
     name, device
-        Its name, and whose memory it fills: "cpu" or "cuda".
+        Its name, and whose memory it fills: "cpu".
     unusable
         Returns None if the backend can be used, else why not and the remedy, in one line.
     kernels
@@ -80,6 +87,28 @@ class Backend(NamedTuple):
     scatter: Callable[[NDArray[Any]], Put]
     chunk: Callable[[int, int], int]
     tile: Callable[[int, int], int]
+
+
+class DeviceBackend(NamedTuple):
+    """One way to fill a device's memory.
+
+    Attributes
+    ----------
+    name, device, unusable
+        As of `Backend`; the device is "cuda".
+    launcher
+        ``with launcher(target) as launch`` makes the target's device current and yields what starts kernels
+        there, on the target's stream.
+    empty
+        ``empty(number, shape, dtype)`` returns an uninitialised array on device ``number`` (None: the current
+        one).
+    """
+
+    name: str
+    device: Device
+    unusable: Callable[[], str | None]
+    launcher: Callable[[Target], AbstractContextManager[Launch]]
+    empty: Callable[[int | None, tuple[int, ...], np.dtype[Any]], Any]
 
 
 def put_by_numpy(target: NDArray[Any]) -> Put:
@@ -133,18 +162,28 @@ def select_backend(buffer: object) -> Selection:
     return Selection(backend.name, why)
 
 
-def get(name: str) -> Backend:
+@overload
+def get(name: Literal["numba", "numpy"]) -> Backend: ...
+@overload
+def get(name: Literal["cuda"]) -> DeviceBackend: ...
+@overload
+def get(name: str) -> Backend | DeviceBackend: ...
+def get(name: str) -> Backend | DeviceBackend:
     """Return a backend by name, usable or not; ValueError for a name that there is none of."""
     if name not in _HOST + _DEVICE:
         raise ValueError(
             f"expected a backend among {', '.join(_HOST + _DEVICE)}; got {name!r}; leave it out to let "
             "fanfill choose"
         )
-    backend: Backend = importlib.import_module(f"{__name__}.{name}").BACKEND
+    backend: Backend | DeviceBackend = importlib.import_module(f"{__name__}.{name}").BACKEND
     return backend
 
 
-def resolve(device: Device, name: str | None) -> Backend:
+@overload
+def resolve(device: Literal["cpu"], name: str | None) -> Backend: ...
+@overload
+def resolve(device: Literal["cuda"], name: str | None) -> DeviceBackend: ...
+def resolve(device: Device, name: str | None) -> Backend | DeviceBackend:
     """Return the usable backend for one fill on ``device``: the named one, else the one that is chosen there.
 
     Raises
@@ -190,10 +229,10 @@ def _host_choice() -> tuple[Backend, str]:
                 f"FANFILL_BACKEND: expected one of the backends for host memory, {' or '.join(_HOST)}; got "
                 f"{forced!r}; correct or unset it"
             )
-        return _usable(forced), f"FANFILL_BACKEND={forced}"
+        return cast("Backend", _usable(forced)), f"FANFILL_BACKEND={forced}"
     passed: list[str] = []
     for name in _HOST:
-        backend = get(name)
+        backend = cast("Backend", get(name))
         reason = backend.unusable()
         if reason is None:
             return backend, "; ".join(passed) or "the first choice for host memory"
@@ -201,7 +240,7 @@ def _host_choice() -> tuple[Backend, str]:
     raise BackendUnavailableError(f"expected a usable backend for host memory; {'; '.join(passed)}")
 
 
-def _usable(name: str) -> Backend:
+def _usable(name: str) -> Backend | DeviceBackend:
     backend = get(name)
     reason = backend.unusable()
     if reason is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import fanfill as ff
 from fanfill import host, placement
-from fanfill.backends import default_host, get, resolve
+from fanfill.backends import default_host, resolve
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe
 from fanfill.report import MEMSET_BYTE, MEMSET_PIECE
@@ -30,12 +30,15 @@ __all__ = [
     "Case",
     "Entrant",
     "Sample",
+    "assert_window",
     "contest",
     "filler",
     "itemsize",
     "limits",
+    "numpy_dtype",
     "parse_size",
     "size_text",
+    "windows",
 ]
 
 BOUND = 0.05  # of the uniform draws: +-BOUND
@@ -174,25 +177,35 @@ def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Calla
 
 def _assert_right(case: Case, buffer: NDArray[Any], run: Callable[[], object]) -> None:
     content = buffer.view(np.uint8)
-    count = min(WINDOW, case.values)
-    middle = (case.values - count) // 2 | 1 if case.values > 2 * count else 0
-    starts = sorted({0, middle, case.values - count})
-    for start in starts:
+    spans = windows(case)
+    for start, count in spans:
         content[start * buffer.itemsize : (start + count) * buffer.itemsize] = 0xA5
     run()
-    for start in starts:
-        part = np.empty(count, buffer.dtype)
-        if case.distribution == "words":
-            region = placement.region(part.shape)._replace(start=start)
-            host.run(part, region, Recipe("words", "uint32", ()), (SEED, 0, 0, 0), get("numpy"), 1)
-        else:
-            whole: dict[str, Any] = {"global_shape": case.values, "offset": start}
-            ff.fill(part, LAWS[case.distribution], seed=SEED, backend="numpy", threads=1, **whole)
-        if part.tobytes() != buffer[start : start + count].tobytes():
-            raise RuntimeError(
-                f"expected the values of the NumPy oracle; got others for {case.distribution}, {case.dtype}, "
-                f"in elements {start} to {start + count - 1} of {case.values}; run the tests before this"
-            )
+    for start, count in spans:
+        assert_window(case, start, buffer[start : start + count].tobytes())
+
+
+def windows(case: Case) -> list[tuple[int, int]]:
+    """(first value, values) at the front, in the middle and at the end."""
+    count = min(WINDOW, case.values)
+    middle = (case.values - count) // 2 | 1 if case.values > 2 * count else 0
+    return [(start, count) for start in sorted({0, middle, case.values - count})]
+
+
+def assert_window(case: Case, start: int, found: bytes) -> None:
+    """Raise RuntimeError unless these are the bytes of the case's values from ``start`` on."""
+    count = len(found) // itemsize(case.dtype)
+    part = np.empty(count, numpy_dtype(case.dtype))
+    if case.distribution == "words":
+        ff.words(part, seed=SEED, start=start, backend="numpy")
+    else:
+        whole: dict[str, Any] = {"global_shape": case.values, "offset": start}
+        ff.fill(part, LAWS[case.distribution], seed=SEED, backend="numpy", threads=1, **whole)
+    if part.tobytes() != found:
+        raise RuntimeError(
+            f"expected the values of the NumPy oracle; got others for {case.distribution}, {case.dtype}, "
+            f"in elements {start} to {start + count - 1} of {case.values}; run the tests before this"
+        )
 
 
 def contest(

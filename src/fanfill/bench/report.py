@@ -28,6 +28,8 @@ LIBRARIES = (
     "ml_dtypes",
     "torch",
     "jax",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
     "mkl",
     "mkl_random",
     "randomgen",

@@ -13,6 +13,7 @@ import fanfill as ff
 from fanfill.cli import bench as benching
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
+from fanfill.cli import selftest as selftesting
 
 __all__ = ["parse"]
 
@@ -141,14 +142,24 @@ def info() -> Command:
 
 
 @app.command()
+def selftest(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1 [default: all usable]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> Command:
+    """Draw every initializer in every dtype and layout, and compare with the committed hashes."""
+    return partial(selftesting.command, device, as_json=json)
+
+
+@app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="smaller: a minute on two cores")] = False,
     peers: Annotated[str | None, typer.Option(help="numpy,torch,... or none [default: all]")] = None,
     sizes: Annotated[str | None, typer.Option(help="values: 64Mi,256Mi [default: 256Mi, quick 16Mi]")] = None,
     out: Annotated[Path, typer.Option(help="folder for JSON and pictures")] = Path("fanfill-bench"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
     compare: Annotated[Path | None, typer.Option(help="an older bench.json; exit 1 if slower")] = None,
     threshold: Annotated[float, typer.Option(help="by how much, as a fraction")] = 0.1,
 ) -> Command:
     """Measure fanfill beside its peers and the memory limit; show, keep and compare."""
-    settings = benching.chosen(quick, peers, sizes)
+    settings = benching.chosen(quick, peers, sizes, device)
     return partial(benching.command, settings, out=out, old=compare, threshold=threshold)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from fanfill.bench import picture, report, suite
+from fanfill.bench import cuda, picture, report, suite
 from fanfill.bench.measure import parse_size
 from fanfill.cli.fill import progress_bar
 
 __all__ = ["chosen", "command", "show", "show_changes"]
 
 GROUPS = {
-    "limit": "The limit: what one thread can write",
+    "limit": "The limit: what one thread, or the GPU's memset, can write",
     "peers": "Peers, on the same buffer in the same turns",
     "scaling": "Scaling over size and threads",
     "model": "A whole model: 1.1 billion parameters",
@@ -25,13 +27,30 @@ GROUPS = {
 HEADINGS = ("what", "who", "how", "threads", "G values/s", "GB/s", "of the limit")
 
 
-def chosen(quick: bool, peers: str | None, sizes: str | None) -> suite.Settings:
+Settings = suite.Settings | cuda.Settings
+
+
+def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "cpu") -> Settings:
     """The settings that the options name; ``--peers none`` leaves all of them out."""
     names = None if peers is None else [] if peers == "none" else [name.strip() for name in peers.split(",")]
-    return suite.settings(quick, names, None if sizes is None else [parse_size(s) for s in sizes.split(",")])
+    values = None if sizes is None else [parse_size(size) for size in sizes.split(",")]
+    if device == "cpu":
+        return suite.settings(quick, names, values)
+    number = re.fullmatch(r"cuda(?::([0-9]+))?", device)
+    if number is None:
+        raise ValueError(f"--device: expected cpu, cuda or cuda:N; got {device!r}")
+    return cuda.settings(int(number[1] or 0), quick, names, values)
 
 
-def command(settings: suite.Settings, *, out: Path, old: Path | None, threshold: float) -> None:
+def measured(settings: Settings, progress: suite.Progress) -> report.Result:
+    """The run that the settings describe, and what it ran on."""
+    if isinstance(settings, suite.Settings):
+        return report.surroundings(report.command_line(), suite.run(settings, progress))
+    result = report.surroundings(report.command_line(), cuda.run(settings, progress))
+    return replace(result, machine={**result.machine, **cuda.facts(settings.number)})
+
+
+def command(settings: Settings, *, out: Path, old: Path | None, threshold: float) -> None:
     """Carry out ``fanfill bench``.
 
     Raises
@@ -43,13 +62,14 @@ def command(settings: suite.Settings, *, out: Path, old: Path | None, threshold:
     before = None if old is None else report.load(old)  # what is wrong with it is said before minutes go by
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar(wanted=sys.stderr.isatty()) as progress:
-        rows = suite.run(settings, progress)
-    result = report.surroundings(report.command_line(), rows)
+        result = measured(settings, progress)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
     show(result, console)
     report.save(result, out / "bench.json")
     try:
-        drawn = [str(path) for path in picture.draw(result, out)]
+        # What the picture shows is a host's: threads.
+        host = isinstance(settings, suite.Settings)
+        drawn = [str(path) for path in picture.draw(result, out)] if host else []
     except ImportError as error:
         drawn = [f"no picture: {error}; pip install 'fanfill[bench]'"]
     console.out("\n".join([str(out / "bench.json"), *drawn]), highlight=False)

@@ -13,7 +13,15 @@ from fanfill import machine, threads
 
 __all__ = ["command"]
 
-LIBRARIES = ("numpy", "numba", "llvmlite", "ml_dtypes", "typer", "rich")
+LIBRARIES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "ml_dtypes",
+    "typer",
+    "rich",
+)
+CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")  # which of the wheels is installed, if any
 
 
 def command() -> None:
@@ -25,16 +33,44 @@ def command() -> None:
         ("fanfill", f"{ff.__version__}, stream version {ff.STREAM_VERSION}"),
         ("python", f"{platform.python_version()} ({platform.python_implementation()}, {sys.platform})"),
         *((library, version(library)) for library in LIBRARIES),
+        *gpu_libraries(),
         (
             "cpu",
             f"{machine.cpu_model()}, {'vector width unknown' if bits is None else f'{bits}-bit vectors'}",
         ),
         ("threads", f"{ff.get_threads()} ({threads.why()})"),
         *((f"backend {status.name}", status.reason or "usable") for status in statuses),
+        *devices(any(status.name == "cuda" and status.usable for status in statuses)),
         ("in memory", f"{selection.name} backend ({selection.why})"),
-        ("cache", cache_folder(any(status.name == "numba" and status.usable for status in statuses))),
+        ("cache", cache_folder()),
     ]
     sys.stdout.write("".join(f"{label:16}{text}\n" for label, text in lines))
+
+
+def gpu_libraries() -> list[tuple[str, str]]:
+    """CuPy and NVRTC, as far as they are there."""
+    from fanfill import nvrtc
+
+    found = [(wheel, version(wheel)) for wheel in CUPY]
+    compilers = [f"{c.version[0]}.{c.version[1]} ({c.path})" for c in nvrtc.compilers()]
+    return [
+        *((wheel, text) for wheel, text in found if text != "not installed"),
+        *(("nvrtc", text) for text in compilers),
+    ]
+
+
+def devices(usable: bool) -> list[tuple[str, str]]:
+    """The CUDA devices."""
+    if not usable:
+        return []
+    from fanfill.backends import cuda
+
+    driver = cuda.driver()
+    facts = [driver.facts(number) for number in range(driver.devices())]
+    return [
+        (f"cuda:{number}", ", ".join(f"{name} {fact}" for name, fact in found.items()))
+        for number, found in enumerate(facts)
+    ]
 
 
 def version(distribution: str) -> str:
@@ -45,14 +81,9 @@ def version(distribution: str) -> str:
         return "not installed"
 
 
-def cache_folder(numba_usable: bool) -> str:
-    """Where Numba keeps compiled kernels, asked of one of them."""
-    if not numba_usable:
-        return "none, for want of Numba"
-    from fanfill_kernels import cpu
+def cache_folder() -> str:
+    """Where compiled kernels are kept."""
+    from fanfill_kernels import cache
 
-    stats = getattr(cpu.kernels("uniform", "float32").run, "stats", None)
-    return (
-        getattr(stats, "cache_path", None)
-        or "none: no folder for it can be written, or Numba's compiler is switched off"
-    )
+    why = cache.refused()
+    return str(cache.folder()) if why is None else f"none: {cache.folder()} is not used: {why}"

@@ -1,0 +1,118 @@
+"""``fanfill selftest``: what was drawn here, against what every machine draws."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+
+from rich.console import Console
+
+import fanfill as ff
+from fanfill import golden, machine, selftest
+from fanfill.cli.bench import table
+from fanfill.cli.fill import progress_bar
+from fanfill.selftest import Check, Subject
+
+__all__ = ["command"]
+
+SHOWN = 10  # differences that are told one by one
+
+
+def command(device: str | None, *, as_json: bool) -> None:
+    """Carry out ``fanfill selftest``.
+
+    Raises
+    ------
+    SystemExit
+        With code 1, after everything was shown, if a fill differed.
+    """
+    began = perf_counter()
+    tested = selftest.subjects(device)
+    cases = sum(case.dtype not in selftest.untested() for case in golden.cases())
+    total = len(tested) * len(selftest.LAYOUTS) * cases
+    checks: list[Check] = []
+    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
+        for subject in tested:
+            for check in selftest.run(subject):
+                checks.append(check)
+                progress("selftest", len(checks), total)
+    failed = [check for check in checks if check.problem is not None]
+    if as_json:
+        sys.stdout.write(as_text(tested, checks, failed, perf_counter() - began) + "\n")
+    else:
+        show(tested, checks, failed, perf_counter() - began)
+    if failed:
+        sys.stdout.flush()
+        raise SystemExit(1)
+
+
+def as_text(
+    tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float
+) -> str:
+    """The result as one JSON object."""
+    return json.dumps(
+        {
+            "fanfill": ff.__version__,
+            "stream": ff.STREAM_VERSION,
+            "cpu": machine.cpu_model(),
+            "tested": {str(subject): selftest.facts(subject) for subject in tested},
+            "untested_dtypes": selftest.untested(),
+            "checks": len(checks),
+            "failed": len(failed),
+            "seconds": seconds,
+            "failures": [
+                {
+                    "subject": str(check.subject),
+                    **check.case._asdict(),
+                    "layout": check.layout,
+                    "problem": check.problem,
+                }
+                for check in failed
+            ],
+        }
+    )
+
+
+def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float) -> None:
+    """A table a subject, the first differences, and the sum."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
+    for subject in tested:
+        facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
+        console.print(table(f"{subject}{f' ({facts})' if facts else ''}", *cells(subject, checks)))
+    if selftest.untested():
+        names = ", ".join(selftest.untested())
+        console.out(f"not tested: {names}, for want of ml_dtypes; pip install ml_dtypes", highlight=False)
+    for check in failed[:SHOWN]:
+        console.out(f"{check.subject}: {check.case}, {check.layout}: {check.problem}", highlight=False)
+    if len(failed) > SHOWN:
+        console.out(f"... and {len(failed) - SHOWN} more", highlight=False)
+    verdict = "all as committed" if not failed else f"{len(failed)} differ"
+    console.out(
+        f"{len(checks)} fills in {len(selftest.LAYOUTS)} layouts, stream version {ff.STREAM_VERSION}, "
+        f"{seconds:.1f} s: {verdict}",
+        highlight=False,
+    )
+
+
+def cells(subject: Subject, checks: Iterable[Check]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Headings and rows: how many fills of an initializer and dtype were right, or how many were not."""
+    tried, wrong = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for check in checks:
+        if check.subject == subject:
+            tried[check.case[:2]] += 1
+            wrong[check.case[:2]] += check.problem is not None
+    rows = [
+        (law, *(cell(tried[law, dtype], wrong[law, dtype]) for dtype in selftest.DTYPES))
+        for law in ("words", *golden.INITIALIZERS)
+    ]
+    return ("initializer", *selftest.DTYPES), rows
+
+
+def cell(tried: int, wrong: int) -> str:
+    """One cell of the table."""
+    if not tried:
+        return ""
+    return f"{wrong} of {tried} WRONG" if wrong else f"{tried} right"

@@ -1,0 +1,188 @@
+"""CUDA as a fill sees it: one record of functions, and CuPy behind them.
+
+What stands behind this record is all that a machine without a GPU has to replace.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["INSTALL", "Driver", "find", "one_line"]
+
+INSTALL = "pip install 'fanfill[cuda12]' or 'fanfill[cuda13]', by the CUDA version that nvidia-smi names"
+
+
+class Driver(NamedTuple):
+    """What a fill needs of CUDA, and where it comes from: CuPy, or a test's stand-in.
+
+    Attributes
+    ----------
+    devices, current
+        How many devices there are; which is current on this thread.
+    version
+        The CUDA version that NVIDIA's driver knows: 12090 for 12.9.
+    architecture
+        ``architecture(number)``: 90 for compute capability 9.0.
+    locate
+        ``locate(pointer)``: the device that memory belongs to, or None for memory that no device knows.
+    stream
+        ``stream(number)``: handle of CuPy's current stream of a device, on this thread.
+    use
+        ``with use(number):`` makes a device current on this thread.
+    load
+        ``load(image)`` loads a cubin or PTX on the current device; ``.get_function(name)`` of the result is
+        what can be launched.
+    launch
+        ``launch(function, blocks, threads, arguments, stream)``; arguments are NumPy arrays of one element,
+        whose bytes are passed.
+    empty
+        ``empty(shape, dtype)``: an uninitialised array on the current device.
+    allocate, memset, read
+        ``allocate(bytes).ptr``; ``memset(pointer, byte, bytes, stream)``, asynchronous; ``read(pointer,
+        bytes)``, after all that the device has to do.
+    seconds
+        ``seconds(run, stream)``: what lies between two events on the stream, before and after ``run()``.
+    facts
+        ``facts(number)``: the device's name, memory and so on, to stand beside a figure.
+    """
+
+    devices: Callable[[], int]
+    current: Callable[[], int]
+    version: Callable[[], int]
+    architecture: Callable[[int], int]
+    locate: Callable[[int], int | None]
+    stream: Callable[[int], int]
+    use: Callable[[int], AbstractContextManager[Any]]
+    load: Callable[[bytes], Any]
+    launch: Callable[[Any, int, int, tuple[NDArray[Any], ...], int], None]
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], Any]
+    allocate: Callable[[int], Any]
+    memset: Callable[[int, int, int, int], None]
+    read: Callable[[int, int], bytes]
+    seconds: Callable[[Callable[[], object], int], float]
+    facts: Callable[[int], dict[str, Any]]
+
+
+def find(cupy: Any) -> Driver | str:
+    """The driver that CuPy leads to, or why there is none, and the remedy."""
+    runtime = cupy.cuda.runtime
+    try:
+        if runtime.getDeviceCount() == 0:
+            return _no_device()
+    except runtime.CUDARuntimeError as error:
+        return _why(error, runtime)
+    except RuntimeError as error:
+        return f"CUDA cannot be started ({one_line(error)}); nvidia-smi should list a device"
+    return _through(cupy)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text in one line, of bounded length: a compiler's log runs to pages."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+def _why(error: Any, runtime: Any) -> str:
+    """From the status of the first call of the CUDA runtime to what is wrong."""
+    if error.status == 100:  # cudaErrorNoDevice
+        return _no_device()
+    if error.status != 35:  # cudaErrorInsufficientDriver
+        return f"CUDA cannot be started ({one_line(error)}); nvidia-smi should list a device"
+    has, needs = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if has == 0:
+        return "no NVIDIA driver was found; install one, and in a container pass the GPU in (--gpus all)"
+    return (
+        f"the NVIDIA driver is too old: it knows CUDA {_dotted(has)}, CuPy is built for {_dotted(needs)}; "
+        f"update the driver, or take the CuPy of an older CUDA: {INSTALL}"
+    )
+
+
+def _no_device() -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    because = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r} may hide it)"
+    return f"the NVIDIA driver sees no device{because}; nvidia-smi should list one"
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _through(cupy: Any) -> Driver:
+    """The driver that CuPy is."""
+    cuda, runtime = cupy.cuda, cupy.cuda.runtime
+    device = functools.cache(cuda.Device)
+
+    class Handle:
+        """A stream as CuPy's launch wants it."""
+
+        def __init__(self, ptr: int) -> None:
+            self.ptr = ptr
+
+    def locate(pointer: int) -> int | None:
+        try:
+            found = runtime.pointerGetAttributes(pointer)
+        except runtime.CUDARuntimeError:  # what CUDA before 11 answered for memory that it does not know
+            return None
+        return int(found.device) if found.type else None  # 0: cudaMemoryTypeUnregistered
+
+    def load(image: bytes) -> Any:
+        module = cuda.function.Module()
+        module.load(image)
+        return module
+
+    def read(pointer: int, size: int) -> bytes:
+        found = np.empty(size, np.uint8)
+        runtime.deviceSynchronize()
+        runtime.memcpy(found.ctypes.data, pointer, size, runtime.memcpyDeviceToHost)
+        return found.tobytes()
+
+    def seconds(run: Callable[[], object], stream: int) -> float:
+        begin, end = runtime.eventCreate(), runtime.eventCreate()
+        try:
+            runtime.eventRecord(begin, stream)
+            run()
+            runtime.eventRecord(end, stream)
+            runtime.eventSynchronize(end)
+            return float(runtime.eventElapsedTime(begin, end)) / 1000.0
+        finally:
+            runtime.eventDestroy(begin)
+            runtime.eventDestroy(end)
+
+    def facts(number: int) -> dict[str, Any]:
+        found = runtime.getDeviceProperties(number)
+        return {
+            "gpu": found["name"].decode(),
+            "compute_capability": str(device(number).compute_capability),
+            "multiprocessors": found["multiProcessorCount"],
+            "gpu_memory": found["totalGlobalMem"],
+            "driver_cuda": _dotted(runtime.driverGetVersion()),
+        }
+
+    return Driver(
+        devices=runtime.getDeviceCount,
+        current=runtime.getDevice,
+        version=runtime.driverGetVersion,
+        architecture=lambda number: int(device(number).compute_capability),
+        locate=locate,
+        stream=lambda number: int(cuda.get_current_stream(number).ptr),
+        use=device,
+        load=load,
+        launch=lambda function, blocks, threads, arguments, stream: function(
+            (blocks,), (threads,), arguments, stream=Handle(stream)
+        ),
+        empty=cupy.empty,
+        allocate=cuda.alloc,
+        memset=runtime.memsetAsync,
+        read=read,
+        seconds=seconds,
+        facts=facts,
+    )

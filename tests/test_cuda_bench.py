@@ -1,0 +1,211 @@
+"""``fanfill bench --device cuda`` on emulated devices: its logic; what it would measure here is no figure."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
+
+import fanfill as ff
+from fanfill.backends import cuda as backend
+from fanfill.bench import cuda, report
+from fanfill.bench.measure import Case
+from fanfill.cli import main
+from fanfill.errors import BackendUnavailableError
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Contests of two cases, scaling of one distribution."""
+    monkeypatch.setattr(cuda, "CONTESTS", (("normal", "float32"), ("normal", "bfloat16")))
+    monkeypatch.setattr(cuda, "DISTRIBUTIONS", ("words",))
+    monkeypatch.setattr(cuda, "SAMPLE_SECONDS", 1e-6)
+
+
+def test_the_command_measures_shows_and_keeps(gpu, small, tmp_path, capsys):
+    words = ["bench", "--device", "cuda:1", "--quick", "--sizes", "3000", "--out", str(tmp_path)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "cudaMemset" in out
+    assert "emulated sm_90" in out
+    assert not list(tmp_path.glob("*.png"))
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["machine"]["gpu"] == "emulated sm_90"
+    assert found["machine"]["nvrtc"]
+    result = report.load(tmp_path / "bench.json")
+    ours = [row for row in result.rows if row.subject == "fanfill"]
+    assert {(row.group, row.distribution, row.dtype, row.values) for row in ours} == {
+        ("peers", "normal", "float32", 3000),
+        ("peers", "normal", "bfloat16", 3000),
+        ("scaling", "words", "uint32", 3000),
+    }
+    for row in result.rows:
+        assert (row.seconds is None) == (row.missing is not None)
+        if row.seconds is not None:
+            assert row.share > 0
+            assert row.rounds == 5
+    assert {row.subject for row in result.rows if row.missing} <= {"torch", "cupy", "curand"}
+    assert {launch.device for launch in gpu.launches} == {1}
+
+
+def test_values_that_are_not_the_oracle_s_are_not_timed(gpu, monkeypatch):
+    def wrong(*arguments):
+        gpu.launch(*arguments)
+        gpu.latest.bytes(gpu.latest.pointer, 4)[0] ^= 1
+
+    monkeypatch.setattr(backend, "_found", lambda: gpu.driver._replace(launch=wrong))
+    with pytest.raises(RuntimeError, match="expected the values of the NumPy oracle; got others for uniform"):
+        cuda.run(cuda.settings(0, True, [], [4000]))
+
+
+def test_settings_stand_for_the_options():
+    chosen = cuda.settings(1, False, None, None)
+    assert (chosen.number, chosen.peers, chosen.sizes) == (1, ("torch", "cupy", "curand"), (2**30,))
+    assert chosen.scaling[-1] == 2**30
+    assert cuda.settings(quick=True).sizes == (2**26,)
+    with pytest.raises(
+        ValueError, match="expected peers on a GPU among torch, cupy, curand; got numpy; leave"
+    ):
+        cuda.settings(peers=["numpy"])
+
+
+def test_devices_that_are_not_there(gpu, capsys):
+    with pytest.raises(BackendUnavailableError, match="one of the 2 CUDA devices, cuda:0 and up; got cuda:2"):
+        cuda.run(cuda.settings(2))
+    assert main(["bench", "--device", "gpu"]) == 2
+    assert "--device: expected cpu, cuda or cuda:N; got 'gpu'" in capsys.readouterr().err
+
+
+def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
+    took = iter([1e-3, 1e-4, 2e-3, 9e-3, 4e-3, 8e-3, 3e-3, 7e-3])  # two to warm up, then three turns
+    counted = []
+
+    def seconds(run, stream):
+        assert stream == 5
+        run()
+        return next(took)
+
+    arena = cuda.Arena(SimpleNamespace(seconds=seconds), 0, 0, 5)
+    runs = [lambda: counted.append("a"), lambda: counted.append("b")]
+    first, second = cuda.contest(arena, runs, 3)
+    assert (first.rounds, second.rounds) == (3, 3)
+    assert first.seconds == pytest.approx(3e-3 / 2)  # a call of 1 ms: two make a sample
+    assert second.seconds == pytest.approx(8e-3 / 20)
+    assert counted.count("a") == 2 + 3 * 2
+    assert counted.count("b") == 2 + 3 * 20
+
+
+class Torch:
+    """What a peer calls of torch, writing down which."""
+
+    float32, bfloat16 = "float32", "bfloat16"
+
+    def __init__(self, pointer):
+        self.asked, self.pointer = [], pointer
+        self.nn = SimpleNamespace(
+            init=SimpleNamespace(trunc_normal_=lambda *a: self.asked.append(("trunc", *a[1:])))
+        )
+
+    def as_tensor(self, buffer, device):
+        self.asked.append((buffer.__cuda_array_interface__["typestr"], device))
+        return self
+
+    def view(self, dtype):
+        self.asked.append(dtype)
+        return self
+
+    def data_ptr(self):
+        return self.pointer
+
+    def uniform_(self, low, high):
+        self.asked.append(("uniform", low, high))
+
+    def normal_(self, mean, std):
+        self.asked.append(("normal", mean, std))
+
+
+@pytest.mark.parametrize(
+    ("case", "method", "asked"),
+    [
+        (Case("uniform", "float32", 10), "Tensor.uniform_", ["<i4", "float32", ("uniform", -0.05, 0.05)]),
+        (Case("normal", "bfloat16", 10), "Tensor.normal_", ["<i2", "bfloat16", ("normal", 0.0, 0.02)]),
+        (
+            Case("truncated", "float32", 10),
+            "nn.init.trunc_normal_",
+            ["<i4", "float32", ("trunc", 0.0, 0.02, -0.04, 0.04)],
+        ),
+    ],
+)
+def test_torch_draws_into_the_same_memory(monkeypatch, case, method, asked):
+    fake = Torch(640)
+    monkeypatch.setitem(__import__("sys").modules, "torch", fake)
+    arena = cuda.Arena(SimpleNamespace(), 1, 640, 0)
+    (entrant,) = cuda.entrants("torch", arena, case)
+    entrant.run()
+    assert entrant.method == method
+    assert fake.asked == [(asked[0], "cuda:1"), *asked[1:]]
+    fake.pointer = 1
+    (entrant,) = cuda.entrants("torch", arena, case)
+    assert (entrant.run, entrant.missing) == (None, "RuntimeError: torch made a copy of the memory")
+
+
+def test_cupy_and_curand_draw_the_case_s_scale(monkeypatch):
+    class Generator:
+        def __init__(self, bits):
+            pass
+
+        def random(self, dtype, out):
+            out[...] = np.linspace(0, 1, out.size, dtype=dtype)
+
+        def standard_normal(self, dtype, out):
+            out[...] = 1
+
+    drawn, asked = np.empty(10, np.float32), []
+    library = SimpleNamespace(
+        createGenerator=lambda kind: asked.append(kind) or len(asked),
+        setStream=lambda generator, stream: asked.append(stream),
+        setPseudoRandomGeneratorSeed=lambda generator, seed: None,
+        CURAND_RNG_PSEUDO_PHILOX4_32_10="philox",
+        CURAND_RNG_PSEUDO_XORWOW="xorwow",
+        generateNormal=lambda *a: asked.append(("normal", *a[1:])),
+        generateUniform=lambda *a: asked.append(("uniform", *a[1:])),
+    )
+    fake = SimpleNamespace(
+        asarray=lambda buffer: drawn,
+        random=SimpleNamespace(Generator=Generator, XORWOW=int, Philox4x3210=int),
+        cuda=SimpleNamespace(curand=library),
+    )
+    modules = __import__("sys").modules
+    monkeypatch.setitem(modules, "cupy", fake)
+    monkeypatch.setitem(modules, "cupy.cuda", fake.cuda)
+    arena = cuda.Arena(SimpleNamespace(), 0, 640, 9)
+    for entrant in cuda.entrants("cupy", arena, Case("uniform", "float32", 10)):
+        entrant.run()
+        np.testing.assert_allclose(drawn, np.linspace(-0.05, 0.05, 10), atol=1e-7)
+    for entrant in cuda.entrants("cupy", arena, Case("normal", "float32", 10)):
+        entrant.run()
+        np.testing.assert_allclose(drawn, 0.02)
+    assert cuda.entrants("cupy", arena, Case("truncated", "float32", 10)) == []
+    assert cuda.entrants("curand", arena, Case("normal", "bfloat16", 10)) == []
+    for kind in ("normal", "uniform"):
+        for entrant in cuda.entrants("curand", arena, Case(kind, "float32", 10)):
+            entrant.run()
+    assert asked.count(("normal", 640, 10, 0.0, 0.02)) == asked.count(("uniform", 640, 10)) == 2
+    assert asked.count(9) == 4
+
+
+def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch):
+    monkeypatch.setitem(cuda.PEERS, "broken", lambda arena, case: iter([][0]))
+    (entrant,) = cuda.entrants("broken", cuda.Arena(SimpleNamespace(), 0, 0, 0), Case("normal", "float32", 1))
+    assert entrant.missing == "IndexError: list index out of range"
+    (row,) = cuda.timed("peers", None, Case("normal", "float32", 1), [entrant], 3)
+    assert (row.subject, row.missing, row.seconds) == ("broken", entrant.missing, None)
+
+
+def test_nothing_is_measured_without_a_device(monkeypatch):
+    monkeypatch.setattr(backend, "_found", lambda: "no device; get one")
+    with pytest.raises(ff.BackendUnavailableError, match="no device; get one"):
+        cuda.run(cuda.settings(0, True, [], [10]))
