@@ -208,6 +208,17 @@ def process_rows(rounds: int) -> list[Target]:
     ]
 
 
+def show(targets: list[Target]) -> None:
+    """Print a line a target."""
+    print(f"{'target':78}{'wanted':>10}{'measured':>10}")
+    for target in targets:
+        sign = "<=" if target.most else ">="
+        measured = "none" if target.measured is None else f"{target.measured:.3g}{target.unit}"
+        verdict = {True: "met", False: "NOT MET", None: "no figure"}[target.met]
+        wanted = f"{sign} {target.wanted:.3g}{target.unit}"
+        print(f"{target.name:78}{wanted:>10}{measured:>10}  {verdict:9}  {target.note}")
+
+
 def main() -> int:
     """Measure, print a line a target, and return 1 if one is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,13 +234,7 @@ def main() -> int:
         print(f"# {step.__name__}: {perf_counter() - began:.0f} s", file=sys.stderr)
     targets += process_rows(chosen.rounds)
     result = report.surroundings(report.command_line(), [])
-    print(f"{'target':78}{'wanted':>10}{'measured':>10}")
-    for target in targets:
-        sign = "<=" if target.most else ">="
-        measured = "none" if target.measured is None else f"{target.measured:.3g}{target.unit}"
-        verdict = {True: "met", False: "NOT MET", None: "no figure"}[target.met]
-        wanted = f"{sign} {target.wanted:.3g}{target.unit}"
-        print(f"{target.name:78}{wanted:>10}{measured:>10}  {verdict:9}  {target.note}")
+    show(targets)
     print(
         f"\n{result.command} ({size_text(chosen.values)} values, "
         f"{perf_counter() - began:.0f} s), {result.date}"

@@ -1,0 +1,180 @@
+"""Instructions per value, registers and stores of the CUDA kernels, read off the machine code made here.
+
+    python benchmarks/cuda_instructions.py [--write] [--arch 80,90] [KERNEL ...]
+
+Needs no GPU: NVRTC compiles, cuobjdump disassembles (PyPI's nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm,
+or a toolkit's). The main path of a kernel is what a thread executes whose elements all exist: from the entry
+to the first unconditional EXIT. That leaves out what threads at the ends do, and the subroutines for square
+roots and quotients of subnormal, infinite or invalid arguments, which no stream value has. ``--write``
+rewrites ``tests/data/cuda_instructions.json``, the table that CI compares with.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from fanfill import nvrtc
+from fanfill_kernels import cuda
+
+TABLE = Path(__file__).parents[1] / "tests" / "data" / "cuda_instructions.json"
+ARCHES = (80, 90)
+# Bytes of a value, by the ends of kernels' names.
+WIDTHS = {"32": 4, "64": 8, "float16": 2, "bfloat16": 2, "e4m3fn": 1, "e5m2": 1, "_16": 2, "_8": 1}
+_FUNCTION = re.compile(r"Function : (\S+)")
+_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
+_USAGE = re.compile(r"Function (\S+):\s*\n\s*(.*)")
+
+
+class Instruction(NamedTuple):
+    address: int
+    guard: str  # "" or "@P0", "@!P0", ...
+    name: str  # with its suffixes: FADD.FTZ
+    operands: str
+
+
+class Kernel(NamedTuple):
+    """One kernel's machine code."""
+
+    code: list[Instruction]
+    registers: int
+    stack: int
+    local: int
+
+
+def tool(name: str) -> str:
+    """The path of a CUDA tool: of PyPI's wheels, or on the PATH."""
+    for folder in sys.path:
+        for found in sorted(Path(folder or ".").glob(f"nvidia/cu*/bin/{name}")):
+            return str(found)
+    found_on_path = shutil.which(name)
+    if found_on_path is None:
+        raise FileNotFoundError(f"expected {name}; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    return found_on_path
+
+
+def parsed(text: str) -> Instruction:
+    address, body = text.split(" ", 1)
+    guard = ""
+    if body.startswith("@"):
+        guard, body = body.split(None, 1)
+    name, _, operands = body.partition(" ")
+    return Instruction(int(address, 16), guard, name, operands.strip())
+
+
+def kernels(cubin: bytes) -> dict[str, Kernel]:
+    """The kernels of a cubin by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fill.cubin"
+        file.write_bytes(cubin)
+        environment = {"PATH": str(Path(tool("nvdisasm")).parent)}
+        sass, usage = (
+            subprocess.run(
+                [tool("cuobjdump"), flag, str(file)],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
+            )
+            for flag in ("-sass", "-res-usage")
+        )
+    used = dict(_USAGE.findall(usage.stdout + usage.stderr))
+    found = {}
+    pieces = _FUNCTION.split(sass.stdout)
+    for name, body in zip(pieces[1::2], pieces[2::2], strict=True):
+        code = [parsed(f"{a} {b}") for a, b in _INSTRUCTION.findall(body)]
+        numbers = dict(re.findall(r"(\w+):(\d+)", used[name]))
+        found[name] = Kernel(code, int(numbers["REG"]), int(numbers["STACK"]), int(numbers["LOCAL"]))
+    return found
+
+
+def main_path(code: list[Instruction], trips: int = 1) -> list[Instruction]:
+    """What a thread executes whose groups are whole, with loops run through ``trips`` times.
+
+    Of the conditional branches it takes those back to a loop's start, those that leave out a subroutine, and
+    those that leave out the stores of single elements.
+    """
+    at = {i.address: n for n, i in enumerate(code)}
+    wide = [n for n, i in enumerate(code) if is_wide(i)]
+    path: list[Instruction] = []
+    left = Counter[int]()
+    place = 0
+    while True:
+        i = code[place]
+        path.append(i)
+        if i.name == "EXIT" and not i.guard:
+            return path
+        place += 1
+        if i.name == "BRA" or i.name.startswith("BRA."):
+            target = at[int(re.findall(r"0x[0-9a-f]+", i.operands)[-1], 16)]
+            if target < place:
+                left[place] += 1
+                taken = left[place] < trips
+            else:
+                skipped = code[place:target]
+                single = any(is_single(s) for s in skipped)
+                calls = any(s.name.startswith("CALL") for s in skipped)
+                taken = not i.guard or (single and any(n >= target for n in wide)) or (calls and not single)
+            if taken:
+                place = target
+
+
+def is_wide(i: Instruction) -> bool:
+    """A store of 16 bytes."""
+    return i.name.startswith("STG") and ".128" in i.name
+
+
+def is_single(i: Instruction) -> bool:
+    """A store of one element of 16."""
+    return i.name.startswith("STG") and ".128" not in i.name
+
+
+def trips_of(name: str) -> int:
+    """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
+    blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
+    return blocks if name.startswith("run_truncated_") and "central" not in name else blocks // 2
+
+
+def row(name: str, kernel: Kernel) -> dict[str, float]:
+    """A run kernel's line of the table: instructions a value, and registers."""
+    path = main_path(kernel.code, trips_of(name))
+    size = next(s for suffix, s in WIDTHS.items() if name.endswith(suffix))
+    values = sum(map(is_wide, path)) * 16 // size
+    return {"instructions": round(len(path) / values, 3), "registers": kernel.registers}
+
+
+def table(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
+    """The lines of all run kernels for an architecture."""
+    found = kernels(compiler.compile(cuda.source(), "fill.cu", arch))
+    return {name: row(name, kernel) for name, kernel in sorted(found.items()) if name.startswith("run_")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("kernels", nargs="*", help="parts of names; all by default")
+    parser.add_argument("--arch", default=",".join(map(str, ARCHES)))
+    parser.add_argument("--write", action="store_true", help=f"rewrite {TABLE.name}")
+    options = parser.parse_args()
+    made: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for compiler in nvrtc.compilers():
+        version = ".".join(map(str, compiler.version))
+        for arch in map(int, options.arch.split(",")):
+            made.setdefault(version, {})[str(arch)] = rows = table(compiler, arch)
+            print(f"NVRTC {version}, sm_{arch}: instructions a value, registers")
+            for name, line in rows.items():
+                if not options.kernels or any(part in name for part in options.kernels):
+                    print(f"  {name:36} {line['instructions']:8.2f} {line['registers']:4}")
+    if options.write:
+        text = json.dumps(made, indent=1)
+        text = re.sub(r"\{\s+(\"instructions\": [\d.]+),\s+(\"registers\": \d+)\s+\}", r"{\1, \2}", text)
+        TABLE.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

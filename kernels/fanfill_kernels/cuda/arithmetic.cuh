@@ -1,0 +1,216 @@
+// From 32-bit words to float32 values: arithmetic.py, under the same names and in the same order.
+//
+// Every operation is one IEEE operation, because the whole text is compiled without contraction
+// (-fmad=false: the compiler then marks each addition and product `.rn`, which binds the assembler too). The
+// three deviations from arithmetic.py are exact, so that they cannot be seen in the bits:
+//
+// * integers below 2^23 become floats by writing them into the mantissa of a power of two and subtracting
+//   that: no rounding, and no conversion, which GPUs do at a fraction of their rate. The power of two also
+//   gives them any scale for nothing;
+// * a product that is exact may be fused with the addition behind it: fl(ab + c) is fl(fl(ab) + c);
+// * a selection may be a minimum or a saturation, where it is known which of the two is less.
+
+namespace arithmetic {
+
+constexpr f32 UNIT = 0x1p-31f;
+constexpr f32 HALF = 0x1p-1f;
+constexpr f32 FOURTH = 0x1p-2f;
+constexpr f32 ONE = 0x1p+0f;
+constexpr f32 TWO = 0x1p+1f;
+constexpr f32 ZERO = 0x0p+0f;
+constexpr i32 NONE = 0;
+constexpr i32 ODD = 1;
+constexpr u32 SIGN = 0x80000000u;
+constexpr u32 EIGHTH = 0x20000000u;
+constexpr u32 QUARTER = 0x40000000u;
+constexpr u32 FINE = 0xffu;
+constexpr u32 COARSE = 0x3fffff00u;
+constexpr f32 THREE_UNITS = 0x1.8p-30f;
+constexpr u32 MANTISSA = 0x7fffffu;
+constexpr int MANTISSA_WIDTH = 23;
+constexpr u32 ONE_BITS = 0x3f800000u;
+__device__ constexpr f32 LOG[] = {
+    0x1.6a0cf8p-8f, -0x1.a39486p-7f, 0x1.354c26p-6f, -0x1.721b7ap-8f,
+    0x1.0df55p-6f,  0x1.f3143ep-6f,  0x1.55a382p-4f, 0x1.fffecp-3f,
+};
+constexpr f32 MINUS_2_LN_2 = -0x1.62e43p+0f;
+constexpr u32 WORD_BIAS = 158;
+__device__ constexpr f32 SIN[] = {-0x1.2dc3bap-1f, 0x1.465fep+1f, -0x1.4abbbep+2f, 0x1.21fb54p-3f};
+__device__ constexpr f32 COS[] = {0x1.d4f6p-3f, -0x1.55b2b4p+0f, 0x1.03c1bp+2f, -0x1.3bd3ccp+2f};
+__device__ constexpr f32 CENTRE_P[] = {0x1p+0f, 0x1.00b2b4p-1f, 0x1.05faa2p-5f, 0x1.00f1c2p-12f};
+__device__ constexpr f32 CENTRE_Q[] = {
+    0x1.4cf204p-3f, 0x1.2ef818p-1f, 0x1.50db92p-3f, 0x1.dd43aap-8f, 0x1.50b876p-15f,
+};
+__device__ constexpr f32 TAIL_P[] = {0x1p+0f, 0x1.46e7dap+2f, -0x1.355f18p-1f, -0x1.feb3p+2f};
+__device__ constexpr f32 TAIL_Q[] = {0x1.ff8d9cp-1f, 0x1.4a9428p+2f, 0x1.9223ap+1f};
+constexpr f32 TAIL = 0x1.74bd04p-6f;
+constexpr u64 MIDDLE = 0x4000000000000000u;
+constexpr u32 PROBABILITY_BIAS = 126;
+
+struct Uniform {
+  f32 bound, limit;
+};
+struct UniformRange {
+  f32 half, mid, low, high;
+};
+struct Normal {
+  f32 std, mean;
+};
+struct TruncatedCentral {
+  u64 origin, width;
+  f32 lower, upper, std, mean, low, high;
+};
+struct Truncated {
+  u64 width, low_tail, high_tail;
+  f32 unit, lower, upper, std, mean, low, high;
+};
+__device__ __forceinline__ u32 bits32(f32 x) { return __float_as_uint(x); }
+__device__ __forceinline__ f32 float_of_bits32(u32 b) { return __uint_as_float(b); }
+
+// (x & mask) | bits, of constants, as one instruction. A compiler that sees both constants makes it two, since
+// an instruction holds one; here it has to keep the other in a register.
+__device__ __forceinline__ u32 masked(u32 x, u32 mask, u32 bits) {
+#ifdef __CUDA_ARCH__
+  u32 result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));
+  return result;
+#else
+  return (x & mask) | bits;
+#endif
+}
+
+// Whether x has the bit: one instruction, where a compiler that sees the constant shifts, masks and compares.
+__device__ __forceinline__ bool has(u32 x, u32 bit) {
+#ifdef __CUDA_ARCH__
+  u32 result;
+  asm("and.b32 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(bit));
+  return result != 0;
+#else
+  return (x & bit) != 0;
+#endif
+}
+
+__device__ __forceinline__ f32 clamp(f32 x, f32 low, f32 high) { return x < low ? low : x > high ? high : x; }
+
+__device__ __forceinline__ i32 signed_unit_bits(u32 w) { return i32(w) | ODD; }
+
+__device__ __forceinline__ f32 uniform(u32 w, const Uniform& p) { return f32(signed_unit_bits(w)) * (UNIT * p.bound); }
+
+__device__ __forceinline__ f32 uniform_clamped(u32 w, const Uniform& p) {
+  return clamp(uniform(w, p), -p.limit, p.limit);
+}
+
+__device__ __forceinline__ f32 uniform_range(u32 w, const UniformRange& p) {
+  return clamp(f32(signed_unit_bits(w)) * (UNIT * p.half) + p.mid, p.low, p.high);
+}
+
+template <int N>
+__device__ __forceinline__ f32 horner(f32 x, const f32 (&coefficients)[N]) {
+  f32 p = coefficients[0];
+#pragma unroll
+  for (int k = 1; k < N; ++k) p = p * x + coefficients[k];
+  return p;
+}
+
+__device__ __forceinline__ f32 minus_two_log(f32 g, f32 e) { return e * MINUS_2_LN_2 + (g + horner(g, LOG) * g * g); }
+
+// The bits b of a float as its exponent field, a float, less `bias`; a sign bit counts 2^8. The funnel shift
+// puts the field under the bits of 2^23, in one instruction.
+__device__ __forceinline__ f32 exponent(u32 b, u32 bias) {
+  constexpr u32 MAGIC_BITS = 0x4b000000u;
+  const u32 shifted = __funnelshift_r(b, MAGIC_BITS >> (32 - MANTISSA_WIDTH), MANTISSA_WIDTH);
+  return float_of_bits32(shifted) - f32(0x800000u + bias);
+}
+
+constexpr f32 SHRUNK = 64;
+
+__device__ __forceinline__ f32 radius_squared(u32 w) {
+  const f32 v = f32(i32(w)) + HALF;
+  const u32 b = bits32(v);
+  // The selection is a minimum of unsigned integers: for an upper word, where v < 0 and m keeps the sign, TWO - m
+  // lies above 3; for a lower one v * -UNIT is negative, whose pattern is above that of any positive number.
+  const f32 m = float_of_bits32(masked(b, SIGN | MANTISSA, ONE_BITS));
+  const f32 g = float_of_bits32(min(bits32(v * -UNIT), bits32(TWO - m)));
+  // An upper word's sign counts 2^8 in e, and makes the product negative: saturated to [0, 1] it is zero, as
+  // with e = 0. A lower word's product, at most 45, is kept in that interval by a division by 64, which is taken
+  // back in the exact product of a fused sum.
+  const f32 e = exponent(b, WORD_BIAS);
+  return __fmaf_rn(__saturatef(e * (MINUS_2_LN_2 / SHRUNK)), SHRUNK, g + horner(g, LOG) * g * g);
+}
+
+// The two values of a pair from its radius and its angle's word: box_muller's second half.
+__device__ __forceinline__ void turned(f32 radius, u32 w1, const Normal& p, f32& even, f32& odd) {
+  const u32 a = w1 + EIGHTH;
+  // (a & COARSE) - EIGHTH in units of 2^-31 is 22 bits below 1.25; (a | ODD) & FINE is 8 bits above 2^-8.
+  constexpr u32 FINE_BITS = 0x3b800000u;
+  const f32 coarse = float_of_bits32(((a & COARSE) >> 8) | ONE_BITS) - 1.25f;
+  const f32 fine = float_of_bits32(masked(a, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
+  const f32 t = coarse + fine;
+  const f32 z = t * t;
+  // THREE_UNITS is 3 in this unit, and both of its products are exact.
+  constexpr f32 THREE = THREE_UNITS * 0x1p31f;
+  const f32 s = __fmaf_rn(coarse, THREE, __fmaf_rn(fine, THREE, horner(z, SIN) * t));
+  const f32 c = horner(z, COS) * z + ONE;
+  f32 q = radius * p.std;
+  q = float_of_bits32(bits32(q) ^ (a & SIGN));
+  const bool quarter = has(a, QUARTER);
+  const f32 minus_s = -s;
+  even = q * (quarter ? minus_s : c) + p.mean;
+  odd = q * (quarter ? c : s) + p.mean;
+}
+
+// Box-Muller for N pairs of words. All radii come first: a square root ends a basic block, because the
+// compiler's expansion branches around a subroutine for arguments that never occur, and constants are loaded
+// anew in each basic block.
+template <int N>
+__device__ __forceinline__ void box_muller(const u32 (&words)[2 * N], const Normal& p, f32 (&values)[2 * N]) {
+  f32 squares[N];
+#pragma unroll
+  for (int n = 0; n < N; ++n) squares[n] = radius_squared(words[2 * n]);
+#pragma unroll
+  for (int n = 0; n < N; ++n) squares[n] = __fsqrt_rn(squares[n]);
+#pragma unroll
+  for (int n = 0; n < N; ++n) turned(squares[n], words[2 * n + 1], p, values[2 * n], values[2 * n + 1]);
+}
+
+template <class P>
+__device__ __forceinline__ f32 scaled(f32 z, const P& p) {
+  return clamp(clamp(z, p.lower, p.upper) * p.std + p.mean, p.low, p.high);
+}
+
+// p - 1/2 in units of 2^-31. The width is at most 2^31: 32 bits, which make it one multiply-add.
+__device__ __forceinline__ i32 central_argument(u32 w, const TruncatedCentral& p) {
+  return i32((p.origin + u64(u32(p.width)) * w) >> 32);
+}
+
+__device__ __forceinline__ f32 truncated_central(u32 w, const TruncatedCentral& p) {
+  const f32 q = f32(central_argument(w, p)) * UNIT;
+  const f32 y = FOURTH - q * q;
+  const f32 z = q * horner(y, CENTRE_P) / horner(y, CENTRE_Q);
+  return scaled(z, p);
+}
+
+__device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
+  const u64 step = u64(u32(p.width)) * w;  // at most 2^31 here, too
+  const u64 below = p.low_tail + step;
+  const u64 above = p.high_tail - step;
+  const bool lower = below < above;
+  const u64 nearer = lower ? below : above;
+  const f32 d = f32(nearer) * p.unit;
+  const u32 b = bits32(d);
+  const f32 g = TWO - float_of_bits32((b & MANTISSA) | ONE_BITS);
+  const f32 r = __fsqrt_rn(minus_two_log(g, exponent(b, PROBABILITY_BIAS)));
+  const f32 q = f32(i32((MIDDLE - nearer) >> 32)) * UNIT;
+  const f32 y = FOURTH - q * q;
+  const bool tail = d < TAIL;
+  // All four are evaluated, as in a select of lanes: a branch would diverge in most warps.
+  const f32 tail_p = horner(r, TAIL_P);
+  const f32 tail_q = horner(r, TAIL_Q);
+  const f32 centre_p = q * horner(y, CENTRE_P);
+  const f32 centre_q = horner(y, CENTRE_Q);
+  f32 z = (tail ? tail_p : centre_p) / (tail ? tail_q : centre_q);
+  z = lower ? -z : z;
+  return scaled(z, p);
+}
+
+}  // namespace arithmetic

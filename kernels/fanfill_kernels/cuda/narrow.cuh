@@ -1,0 +1,151 @@
+// One rounding from float32 to a 16-bit or 8-bit type, to nearest even: narrow.py, and how a block's values are
+// packed into 32-bit pieces, the first value lowest.
+//
+// From the architectures on that convert two values in one instruction, those instructions do it. They round
+// to nearest even too, make the narrow type's subnormals (PTX: cvt to f16, e4m3 and e5m2 supports them; a
+// float32 that is normal is a normal bfloat16), and differ from the integers in NaN and overflow alone, and the
+// host has seen to it that neither occurs.
+
+namespace narrow {
+
+#ifdef __CUDA_ARCH__
+constexpr bool CONVERTS_TO_16 = __CUDA_ARCH__ >= 800;
+constexpr bool CONVERTS_TO_8 = __CUDA_ARCH__ >= 890;
+#else
+constexpr bool CONVERTS_TO_16 = false;
+constexpr bool CONVERTS_TO_8 = false;
+#endif
+
+constexpr u32 ONE = 1;
+constexpr u32 MAGNITUDE = 0x7fffffffu;
+
+struct Type {
+  u32 surplus, rebias, least_normal;
+  f32 magic;
+  u32 magic_bits;
+};
+constexpr Type F16 = {13, 112u << 10, 113u << 23, 0x1p-1f, 126u << 23};
+constexpr Type E4M3 = {20, 120u << 3, 121u << 23, 0x1p+14f, 141u << 23};
+constexpr Type E5M2 = {21, 112u << 2, 113u << 23, 0x1p+7f, 134u << 23};
+constexpr u32 TO_16 = 16;
+constexpr u32 TO_8 = 24;
+constexpr u32 HALF_BF16 = 0x7fffu;
+
+// The sign stands at bit 31 >> sign_shift, and nothing above it.
+__device__ __forceinline__ u32 rounded(f32 x, const Type type, u32 sign_shift) {
+  const u32 b = __float_as_uint(x);
+  const u32 magnitude = b & MAGNITUDE;
+  const u32 half = (ONE << (type.surplus - ONE)) - ONE;
+  const u32 even = (magnitude >> type.surplus) & ONE;
+  const u32 normal = ((magnitude + half + even) >> type.surplus) - type.rebias;
+  const u32 subnormal = __float_as_uint(__uint_as_float(magnitude) + type.magic) - type.magic_bits;
+  return (magnitude < type.least_normal ? subnormal : normal) | ((b ^ magnitude) >> sign_shift);
+}
+
+__device__ __forceinline__ u32 to_float16(f32 x) { return rounded(x, F16, TO_16); }
+
+__device__ __forceinline__ u32 to_bfloat16(f32 x) {
+  const u32 b = __float_as_uint(x);
+  return (b + HALF_BF16 + ((b >> TO_16) & ONE)) >> TO_16;
+}
+
+__device__ __forceinline__ u32 to_float8_e4m3fn(f32 x) { return rounded(x, E4M3, TO_8); }
+
+__device__ __forceinline__ u32 to_float8_e5m2(f32 x) { return rounded(x, E5M2, TO_8); }
+
+// Two values, the first in the lower half; the instructions take the upper one first.
+#define CONVERT_TWO(instruction, constraint, result, low, high) \
+  asm(instruction " %0, %1, %2;" : constraint(result) : "f"(high), "f"(low))
+
+__device__ __forceinline__ u32 two_float16(f32 low, f32 high) {
+  if constexpr (CONVERTS_TO_16) {
+    u32 both;
+    CONVERT_TWO("cvt.rn.f16x2.f32", "=r", both, low, high);
+    return both;
+  }
+  return to_float16(low) | to_float16(high) << 16;
+}
+
+__device__ __forceinline__ u32 two_bfloat16(f32 low, f32 high) {
+  if constexpr (CONVERTS_TO_16) {
+    u32 both;
+    CONVERT_TWO("cvt.rn.bf16x2.f32", "=r", both, low, high);
+    return both;
+  }
+  return to_bfloat16(low) | to_bfloat16(high) << 16;
+}
+
+__device__ __forceinline__ u32 two_float8_e4m3fn(f32 low, f32 high) {
+  if constexpr (CONVERTS_TO_8) {
+    u16 both;
+    CONVERT_TWO("cvt.rn.satfinite.e4m3x2.f32", "=h", both, low, high);
+    return both;
+  }
+  return to_float8_e4m3fn(low) | to_float8_e4m3fn(high) << 8;
+}
+
+__device__ __forceinline__ u32 two_float8_e5m2(f32 low, f32 high) {
+  if constexpr (CONVERTS_TO_8) {
+    u16 both;
+    CONVERT_TWO("cvt.rn.satfinite.e5m2x2.f32", "=h", both, low, high);
+    return both;
+  }
+  return to_float8_e5m2(low) | to_float8_e5m2(high) << 8;
+}
+
+// A dtype: the integer that holds its bits, and how values become 32-bit pieces.
+struct Uint32 {
+  typedef u32 Lane;
+  template <int N>
+  static __device__ __forceinline__ void pack(const u32 (&values)[N], u32 (&pieces)[N]) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) pieces[n] = values[n];
+  }
+};
+
+struct Float32 {
+  typedef u32 Lane;
+  template <int N>
+  static __device__ __forceinline__ void pack(const f32 (&values)[N], u32 (&pieces)[N]) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) pieces[n] = __float_as_uint(values[n]);
+  }
+};
+
+struct Float64 {
+  typedef u64 Lane;
+  template <int N>
+  static __device__ __forceinline__ void pack(const f64 (&values)[N], u32 (&pieces)[2 * N]) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const u64 b = u64(__double_as_longlong(values[n]));
+      pieces[2 * n] = u32(b);
+      pieces[2 * n + 1] = u32(b >> 32);
+    }
+  }
+};
+
+#define TWO_A_PIECE(Dtype, two)                                                                          \
+  struct Dtype {                                                                                         \
+    typedef u16 Lane;                                                                                    \
+    template <int N>                                                                                     \
+    static __device__ __forceinline__ void pack(const f32 (&values)[2 * N], u32 (&pieces)[N]) {          \
+      _Pragma("unroll") for (int n = 0; n < N; ++n) pieces[n] = two(values[2 * n], values[2 * n + 1]);   \
+    }                                                                                                    \
+  };
+TWO_A_PIECE(Float16, two_float16)
+TWO_A_PIECE(Bfloat16, two_bfloat16)
+
+#define FOUR_A_PIECE(Dtype, two)                                                                         \
+  struct Dtype {                                                                                         \
+    typedef u8 Lane;                                                                                     \
+    template <int N>                                                                                     \
+    static __device__ __forceinline__ void pack(const f32 (&values)[4 * N], u32 (&pieces)[N]) {          \
+      _Pragma("unroll") for (int n = 0; n < N; ++n) pieces[n] =                                          \
+          two(values[4 * n], values[4 * n + 1]) | two(values[4 * n + 2], values[4 * n + 3]) << 16;       \
+    }                                                                                                    \
+  };
+FOUR_A_PIECE(Float8E4m3fn, two_float8_e4m3fn)
+FOUR_A_PIECE(Float8E5m2, two_float8_e5m2)
+
+}  // namespace narrow

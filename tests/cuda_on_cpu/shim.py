@@ -1,0 +1,59 @@
+"""The kernels compiled by g++ and run on the CPU, thread by thread."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanfill_kernels.cuda.geometry import SIZES, Launch, packed
+from fanfill_kernels.forms import DOUBLE, SINGLE
+
+HERE = Path(__file__).parent
+# One IEEE operation at a time here, too.
+FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas")
+COMPUTED = [
+    (form, dtype)
+    for dtype in SIZES
+    for form in (DOUBLE if dtype == "float64" else SINGLE)
+    if (form == "words") == (dtype == "uint32")
+]
+NAMES = [*(f"{form}_{dtype}" for form, dtype in COMPUTED), *(f"constant_{bits}" for bits in (8, 16, 32, 64))]
+
+
+def pointers(arguments: Any) -> Any:
+    """What cuLaunchKernel takes for arguments: an array of their addresses. Keep it as long as it is used."""
+    kept = [ctypes.create_string_buffer(np.asarray(a).tobytes(), np.asarray(a).nbytes) for a in arguments]
+    made = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
+    made.kept = kept  # type: ignore[attr-defined]
+    return made
+
+
+class Shim:
+    """The kernels of one source text, built in a folder."""
+
+    def __init__(self, source: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fill.cpp").write_text(source)
+        (folder / "names.h").write_text("".join(f"EXPORT({name})\n" for name in NAMES))
+        library = folder / "shim.so"
+        defines = [
+            f'-D{name}="{folder / file}"' for name, file in (("SOURCE", "fill.cpp"), ("NAMES", "names.h"))
+        ]
+        command = ["g++", *FLAGS, "-shared", "-fPIC", *defines, str(HERE / "shim.cpp"), "-o", str(library)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        self.library = ctypes.CDLL(str(library))
+
+    def launch(self, one: Launch) -> None:
+        """Run one launch on host memory."""
+        getattr(self.library, f"launch_{one.entry}")(one.blocks, one.threads, pointers(one.arguments))
+
+    def values(self, form: str, dtype: str, words: Any, params: Any) -> Any:
+        """The bits of the values of Philox blocks whose words are given, four a block."""
+        made = np.empty(words.size // 4 * (2 if dtype == "float64" else 4), f"<u{SIZES[dtype]}")
+        call = getattr(self.library, f"values_{form}_{dtype}")
+        given = pointers([packed(form, dtype, params)])
+        whence, whither = (a.ctypes.data_as(ctypes.c_void_p) for a in (words, made))
+        call(whence, ctypes.c_uint64(words.size // 4), ctypes.c_void_p(given[0]), whither)
+        return made

@@ -1,0 +1,222 @@
+"""NVRTC compiles every kernel for every architecture, and what it makes is what the contract needs.
+
+Nothing runs here. Of PTX, which is NVRTC's own output, the operations are audited; of machine code, which the
+assembler made of it, the instructions, registers and stores.
+"""
+
+import json
+import re
+from collections import Counter
+
+import cuda_instructions
+import pytest
+from cuda_instructions import Kernel, is_wide, main_path, trips_of
+from cuda_on_cpu import compiled
+from cuda_on_cpu.compiled import TARGETS
+from cuda_on_cpu.shim import NAMES
+
+from fanfill import nvrtc
+from fanfill.errors import BackendUnavailableError
+from fanfill_kernels import cuda
+
+EVERY = pytest.mark.parametrize(("major", "arch"), TARGETS)
+# Fused operations that the source asks for have one of these factors, and an exact product.
+EXACT_FACTORS = {"0f40400000", "0f42800000", "0d4008000000000000"}
+# By how many fused multiply-adds ptxas makes a square root and a quotient that are rounded to nearest.
+FUSED_IN = {
+    ("FFMA", "sqrt.rn.f32"): 2,
+    ("FFMA", "div.rn.f32"): 5,
+    ("DFMA", "sqrt.rn.f64"): 5,
+    ("DFMA", "div.rn.f64"): 7,
+}
+# Threads that a multiprocessor holds, where they are not 2048: so many more registers cost no occupancy.
+THREADS_HELD = {75: 1024, 86: 1536, 89: 1536, 120: 1536}
+STORES = {"8": 1, "16": 1, "32": 2, "64": 2}
+
+
+def ptx_bodies(text: str) -> dict[str, list[str]]:
+    """Each kernel's PTX instructions, guards left out."""
+    parts = re.split(r"\.entry (\w+)\(", re.sub(r"//.*", "", text))
+    found = {}
+    for name, body in zip(parts[1::2], parts[2::2], strict=True):
+        # A register that holds a constant is read as that constant; each is written once.
+        constants = dict(re.findall(r"mov\.f\d+\s+(%f\w+), (0[fd]\w+);", body))
+        body = re.sub(r"%f\w+", lambda register, known=constants: known.get(register[0], register[0]), body)
+        found[name] = re.findall(r"^\s+(?:@!?%p\d+ +)?([a-z][\w.]*(?:\s[^;]*)?);", body, re.MULTILINE)
+    return found
+
+
+def operation(instruction: str) -> str:
+    return instruction.split()[0]
+
+
+def fault(instruction: str) -> str | None:
+    """What is wrong with a PTX instruction, if anything."""
+    name = operation(instruction)
+    kind = name.split(".")[0]
+    floats = re.search(r"\.(f32|f64|f16|bf16)", name) is not None
+    if ".approx" in name or ".ftz" in name or ".full" in name:
+        return "not an IEEE operation"
+    if floats and kind in ("add", "sub", "mul", "div", "sqrt", "fma", "rcp", "mad") and ".rn" not in name:
+        return "not marked as rounded to nearest, so it may be contracted"
+    if (
+        kind in ("fma", "mad")
+        and floats
+        and not EXACT_FACTORS & set(re.findall(r"0[fd][0-9A-Fa-f]+", instruction))
+    ):
+        return "a fused product that is not exact"
+    if kind in ("rcp", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "call", "bar", "atom", "red", "trap"):
+        return "no such thing is needed"
+    if ".local" in name or ".shared" in name or name.startswith(("ld.global", "ld.const")):
+        return "memory that is read, or of its own"
+    return None
+
+
+@EVERY
+def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
+    text = compiled.ptx(major, arch)
+    bodies = ptx_bodies(text)
+    assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in NAMES}
+    assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
+    assert not [(name, i, fault(i)) for name, body in bodies.items() for i in body if fault(i)]
+
+
+@EVERY
+def test_machine_code(major: int, arch: int) -> None:
+    """No stack, no local memory, no more registers than full occupancy allows, 16-byte stores, no
+    contraction, and no branch but those around the subroutines of roots and quotients.
+    """
+    if arch == 70:  # the disassembler of CUDA 13 has forgotten it; NVRTC 12 assembles the same PTX for 75
+        assert compiled.cubin(major, arch).startswith(b"\x7fELF")
+        return
+    bodies = ptx_bodies(compiled.ptx(major, arch))
+    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    assert found.keys() == bodies.keys()
+    for name, kernel in found.items():
+        operations = Counter(map(operation, bodies[name]))
+        assert (kernel.stack, kernel.local) == (0, 0), name
+        assert kernel.registers <= most_registers(name, arch), (name, kernel.registers)
+        assert not [i for i in kernel.code if i.name.split(".")[0] in ("LDL", "STL", "LDS", "STS", "BAR")], (
+            name
+        )
+        if name.startswith("run_"):
+            assert_run(name, kernel, operations)
+
+
+def most_registers(name: str, arch: int) -> int:
+    held = 64 * 1024 // THREADS_HELD.get(arch, 2048) // 8 * 8
+    return max(40 if name.endswith("64") else 32, held)
+
+
+def assert_run(name: str, kernel: Kernel, operations: Counter[str]) -> None:
+    path = main_path(kernel.code, 1)
+    width = next(
+        bits for bits in STORES if re.search(rf"(float|uint|_b?float|constant_){bits}(_e\w+)?$", name)
+    )
+    assert sum(map(is_wide, path)) == sum(map(is_wide, kernel.code)) == STORES[width], name
+    for fused, precision in (("FFMA", "f32"), ("DFMA", "f64")):
+        expected = operations[f"fma.rn.{precision}"]
+        expected += sum(operations[o] * n for (kind, o), n in FUSED_IN.items() if kind == fused)
+        if fused == "FFMA":  # a quotient's range is tested by one of no effect
+            expected += operations["div.rn.f64"]
+        assert sum(i.name.split(".")[0] == fused for i in path) == expected, (name, fused)
+    branches = sum(i.name.startswith("BRA") and bool(i.guard) for i in path)
+    roots = sum(n for o, n in operations.items() if o.startswith(("sqrt", "div")))
+    loops = int(trips_of(name) > 1)
+    assert branches <= roots + loops + 1, name
+
+
+@pytest.mark.parametrize("arch", cuda_instructions.ARCHES)
+@pytest.mark.parametrize("major", [12, 13])
+def test_instructions_do_not_grow(major: int, arch: int) -> None:
+    """Against the committed table; `python benchmarks/cuda_instructions.py --write` writes it anew."""
+    table = json.loads(cuda_instructions.TABLE.read_text())
+    version = next(v for v in table if v.startswith(f"{major}."))
+    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    rows = {name: cuda_instructions.row(name, k) for name, k in found.items() if name.startswith("run_")}
+    committed = table[version][str(arch)]
+    assert rows.keys() == committed.keys()
+    assert not grown(rows, committed)
+
+
+def grown(rows: dict[str, dict[str, float]], committed: dict[str, dict[str, float]]) -> list[str]:
+    return [name for name in rows if rows[name]["instructions"] > committed[name]["instructions"]]
+
+
+def test_budgets() -> None:
+    for version in json.loads(cuda_instructions.TABLE.read_text()).values():
+        assert version["90"]["run_uniform_float32"]["instructions"] <= 20.5
+        assert version["90"]["run_normal_float32"]["instructions"] <= 52
+
+
+def test_the_audits_can_fail() -> None:
+    """A contraction, an approximation, a flush, a fused product and local memory are seen."""
+    for instruction in (
+        "add.f32 %f1, %f2, %f3", "sqrt.approx.f32 %f1, %f2", "mul.rn.ftz.f32 %f1, %f2, %f3",
+        "fma.rn.f32 %f1, %f2, 0f3F000000, %f3", "fma.rn.f64 %fd1, %fd2, %fd3, %fd4",
+        "st.local.u32 [%rd1], %r1", "ld.global.f32 %f1, [%rd1]",
+    ):  # fmt: skip
+        assert fault(instruction), instruction
+    for instruction in (
+        "add.rn.f32 %f1, %f2, %f3",
+        "add.s32 %r1, %r2, 1",
+        "fma.rn.f32 %f1, %f2, 0f40400000, %f3",
+    ):
+        assert not fault(instruction), instruction
+    assert grown({"a": {"instructions": 2.1}}, {"a": {"instructions": 2.0}}) == ["a"]
+
+
+SMALL = """
+extern "C" __global__ void run_small_float32(float4* out, float a, float b) {
+  out[threadIdx.x] = make_float4(a * b + 1.0f, a, b, 0.0f);
+}
+"""
+
+
+def test_contraction_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same text with NVRTC's default is contracted, in PTX and in machine code."""
+    compiler = nvrtc.compiler()
+    kept = ptx_bodies(compiler.compile(SMALL, "small.cu", 90, ptx=True).decode())["run_small_float32"]
+    assert not [i for i in kept if fault(i)]
+    monkeypatch.setattr(nvrtc, "OPTIONS", ("-std=c++17",))
+    lost = ptx_bodies(compiler.compile(SMALL, "small.cu", 90, ptx=True).decode())["run_small_float32"]
+    assert [i for i in lost if fault(i)]
+    code = cuda_instructions.kernels(compiler.compile(SMALL, "small.cu", 90))["run_small_float32"].code
+    assert any(i.name == "FFMA" for i in code)
+
+
+def test_compile_errors_point_at_the_file() -> None:
+    broken = cuda.source().replace("const f32 z = t * t;", "const f32 z = t * unknown;")
+    line = 1 + cuda.text("arithmetic.cuh").split("const f32 z = t * t;")[0].count("\n")
+    with pytest.raises(BackendUnavailableError, match=rf"arithmetic\.cuh\({line}\): error"):
+        nvrtc.compile(broken, "fill.cu", 90, ptx=True)
+
+
+def test_an_architecture_that_nvrtc_does_not_know() -> None:
+    newest = nvrtc.compiler()
+    with pytest.raises(BackendUnavailableError, match=r"expected an architecture that NVRTC .* got 70"):
+        newest.compile(SMALL, "small.cu", 70)
+    assert nvrtc.version() == newest.version
+    assert nvrtc.compiler(newest=12).version[0] == 12
+
+
+def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"NVRTC of CUDA 11 or older.*found 1\d.*pip install"):
+        nvrtc.compiler(newest=11)
+    monkeypatch.setattr(nvrtc, "_paths", lambda: iter(["/nowhere/libnvrtc.so.12"]))
+    nvrtc.compilers.cache_clear()
+    try:
+        with pytest.raises(
+            BackendUnavailableError, match="expected NVIDIA's NVRTC; found none; install it with"
+        ):
+            nvrtc.compiler()
+    finally:
+        monkeypatch.undo()
+        nvrtc.compilers.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begun() -> None:
+    """All targets compile in the background while the first is audited."""
+    compiled.begin(ptx=True)
+    compiled.begin(ptx=False)

@@ -1,0 +1,363 @@
+"""The CUDA source as g++ compiles it makes the NumPy backend's bits: values, indices, and nothing beyond."""
+
+import itertools
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu.shim import COMPUTED, Shim
+
+import fanfill as ff
+from fanfill.recipes import recipe
+from fanfill_kernels import arithmetic, arithmetic64, blocks, cuda, narrow, philox
+from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, SIZES, THREADS, launches
+from fanfill_kernels.forms import STORES, form_of
+
+INF = math.inf
+LAWS = {
+    "words": [None],
+    "uniform": [ff.uniform(-0.05, 0.05), ff.uniform(-1.7, 1.7)],
+    "uniform_range": [ff.uniform(-0.5, 1.5)],
+    "normal": [ff.normal(0.0, 0.02), ff.normal(0.25, 2.0)],
+    "truncated_central": [ff.truncated_normal(0.0, 0.02), ff.truncated_normal(0.5, 1.5, -1.0, 0.25)],
+    "truncated": [
+        ff.truncated_normal(0.0, 0.02, -3.0, 3.0),
+        ff.truncated_normal(0.1, 0.5, 3.0, 5.0),
+        ff.truncated_normal(0.1, 0.5, -INF, -4.0),
+        ff.truncated_normal(0.0, 1.0, -INF, INF),
+    ],
+}
+CASES = [(form, dtype, law) for form, dtype in COMPUTED for law in range(len(LAWS[form]))]
+KEY = (0x01234567, 0xC0FFEE01, 0x89ABCDEF, 0x7654321F)
+EXTREMES = sorted({w % 2**32 for b in range(33) for w in (2**b - 2, 2**b - 1, 2**b, 2**b + 1)} | {0, 5})
+FILL = 0xA5
+
+
+def params_of(form: str, dtype: str, law: int = 0) -> tuple[Any, ...]:
+    chosen = LAWS[form][law]
+    if chosen is None:
+        return ()
+    made = recipe(chosen, (64,), dtype)
+    assert made.form == form
+    return made.params
+
+
+def numpy_values(form: str, dtype: str, words: Any, params: Any) -> Any:
+    """What the lane functions make of words, four a block."""
+    how = form_of(form, dtype)
+    pairs = words.view(np.uint64)
+    with np.errstate(all="ignore"):
+        if how.arguments is not None:
+            pairs = how.arguments(pairs, params)
+        lanes = pairs if dtype == "float64" else pairs.view(np.uint32)
+        made = (
+            how.function(lanes[0::2], lanes[1::2], params) if how.paired else (how.function(lanes, params),)
+        )
+        stored = [np.ascontiguousarray(STORES[dtype](value)) for value in made]
+    whole = np.stack(stored, axis=1).ravel()
+    if whole.dtype.itemsize != SIZES[dtype]:
+        return whole.astype(f"<u{SIZES[dtype]}")
+    return whole.view(f"<u{SIZES[dtype]}")
+
+
+def numpy_elements(form: str, dtype: str, start: int, shape: Any, pitches: Any, params: Any) -> Any:
+    """The bits of the NumPy backend's box."""
+    out = np.empty(math.prod(shape), f"<u{SIZES[dtype]}")
+    lanes = {"float32": np.float32, "float64": np.float64}.get(dtype, out.dtype)
+    kernels = blocks.kernels(form, dtype)
+    if tuple(pitches) == (1,):
+        kernels.run(out.view(lanes), start, KEY, params)
+    else:
+        kernels.box(out.view(lanes), start, tuple(shape), tuple(pitches), KEY, params)
+    return out.reshape(shape)
+
+
+def assert_filled(
+    shim: Shim, form: str, dtype: str, start: int, view: Any, memory: Any, pitches: Any, params: Any
+) -> None:
+    """Fill a view of some memory, whose other bytes must stay."""
+    memory.view(np.uint8)[...] = FILL
+    expected = memory.copy()
+    offset = view.__array_interface__["data"][0] - memory.__array_interface__["data"][0]
+    there = np.ndarray(view.shape, view.dtype, expected.data, offset, view.strides)
+    there[...] = numpy_elements(form, dtype, start, view.shape, pitches, params)
+    axes = list(zip(view.shape, pitches, view.strides, strict=True))
+    for launch in launches(form, dtype, view.__array_interface__["data"][0], start, axes, KEY, params):
+        shim.launch(launch)
+    assert np.array_equal(memory, expected)
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    return Shim(cuda.source(), tmp_path_factory.mktemp("shim"))
+
+
+def aligned(size: int, dtype: str, at: int = 0) -> tuple[Any, Any]:
+    """Memory with a border, and a flat array of `size` lanes in it that lies `at` lanes behind 16 bytes."""
+    lane = np.dtype(f"<u{SIZES[dtype]}")
+    memory = np.empty(size * lane.itemsize + 512, np.uint8)
+    first = -memory.ctypes.data % 16 + 64 + at * lane.itemsize
+    return memory, memory[first : first + size * lane.itemsize].view(lane)
+
+
+@pytest.mark.parametrize(("form", "dtype", "law"), CASES)
+def test_extreme_words(shim: Shim, form: str, dtype: str, law: int) -> None:
+    """All pairs of extreme words; for float64, where a word is two, all pairs of a value's halves as well."""
+    pairs = np.array(list(itertools.product(EXTREMES, EXTREMES)), np.uint32)
+    words = pairs.ravel() if pairs.shape[0] % 2 == 0 else np.append(pairs.ravel(), pairs[0])
+    if dtype == "float64":
+        other = np.random.default_rng(3).integers(0, 2**32, words.size, np.uint32)
+        mixed = np.stack([words.reshape(-1, 2), other.reshape(-1, 2)], axis=1)
+        words = np.concatenate([mixed.ravel(), mixed[:, ::-1].ravel(), words])
+    words = np.ascontiguousarray(words)
+    params = params_of(form, dtype, law)
+    assert np.array_equal(shim.values(form, dtype, words, params), numpy_values(form, dtype, words, params))
+
+
+@pytest.mark.parametrize(("form", "dtype", "law"), CASES)
+def test_random_values(shim: Shim, form: str, dtype: str, law: int) -> None:
+    """10^7 values of every form and dtype, over all its laws together."""
+    count = 10**7 // len(LAWS[form])
+    memory, out = aligned(count, dtype)
+    assert_filled(shim, form, dtype, 10**9, out, memory, (1,), params_of(form, dtype, law))
+
+
+@pytest.mark.parametrize(("form", "dtype"), COMPUTED)
+@pytest.mark.parametrize("boundary", [2**32, 2**34, 2**33, 2**35, 2**40])
+def test_counters(shim: Shim, form: str, dtype: str, boundary: int) -> None:
+    """Around 2^32 elements, 2^32 Philox blocks and further multiples, from before and exactly there."""
+    for start, count in ((boundary - 1024, 3001), (boundary, 517), (boundary - 3, 7)):
+        memory, out = aligned(count, dtype, at=start % 16)
+        assert_filled(shim, form, dtype, start, out, memory, (1,), params_of(form, dtype))
+
+
+@pytest.mark.parametrize(("form", "dtype"), COMPUTED)
+def test_heads_and_tails(shim: Shim, form: str, dtype: str) -> None:
+    """Every alignment of the first element in its group, with lengths around one and two groups, and every
+    alignment of the memory.
+    """
+    params = params_of(form, dtype)
+    places = [*itertools.product(range(17), (1, 2, 15, 16, 17, 33)), (0, 4100), (3, 4100), (13, 2048)]
+    for start, count in places:
+        for at in {start, start // 5}:
+            memory, out = aligned(count, dtype, at)
+            assert_filled(shim, form, dtype, start, out, memory, (1,), params)
+
+
+# Shape of the buffer, its start in the tensor, and its axes' pitches there; then the order of the axes in
+# memory, lanes left out between the places of an axis, and axes that run backwards.
+BOXES = {
+    "columns": ((37, 29), 1234, (64, 1), (0, 1), (0, 0), ()),
+    "aligned columns": ((9, 64), 2**20, (256, 1), (0, 1), (0, 0), ()),
+    "rows of a padded array": ((6, 32), 5 * 2**30, (32, 1), (0, 1), (48, 0), ()),
+    "transposed memory": ((23, 19), 77, (19, 1), (1, 0), (0, 0), ()),
+    "no consecutive indices": ((13, 11), 2**33 + 1, (700, 3), (0, 1), (0, 0), ()),
+    "short rows": ((40, 3), 2, (5, 1), (0, 1), (0, 0), ()),
+    "backwards": ((7, 5, 9), 10**12, (45, 9, 1), (0, 1, 2), (0, 0, 0), (0, 2)),
+    "backwards and apart": ((7, 5, 9), 3, (450, 90, 1), (2, 0, 1), (16, 0, 4), (1, 2)),
+    "across 2^34": ((5, 1000), 2**34 - 2100, (1000, 1), (0, 1), (8, 0), ()),
+    "misaligned": ((1000,), 3, (1,), (0,), (0,), ()),
+    "apart": ((1000,), 3, (1,), (0,), (2,), ()),
+    "one element": ((1, 1), 3, (7, 1), (0, 1), (0, 0), ()),
+    "many axes": ((2,) * 10, 9, tuple(3**k for k in range(9, -1, -1)), tuple(range(10)), (0,) * 10, (3,)),
+}
+
+
+def boxed(dtype: str, shape: Any, order: Any, apart: Any, backwards: Any) -> tuple[Any, Any]:
+    """Memory, and a view of it with axes in this order, outermost first, places apart, some backwards."""
+    lane = np.dtype(f"<u{SIZES[dtype]}")
+    strides = [0] * len(shape)
+    extent = 1
+    for axis in reversed(order):
+        strides[axis] = extent + apart[axis]
+        extent = strides[axis] * shape[axis]
+    memory, flat = aligned(extent, dtype)
+    view = np.lib.stride_tricks.as_strided(flat, shape, [s * lane.itemsize for s in strides])
+    return memory, view[tuple(slice(None, None, -1 if k in backwards else 1) for k in range(len(shape)))]
+
+
+@pytest.mark.parametrize(("form", "dtype"), COMPUTED)
+def test_boxes(shim: Shim, form: str, dtype: str) -> None:
+    params = params_of(form, dtype)
+    for shape, start, pitches, order, apart, backwards in BOXES.values():
+        memory, view = boxed(dtype, shape, order, apart, backwards)
+        assert_filled(shim, form, dtype, start, view, memory, pitches, params)
+
+
+def test_more_axes_than_a_launch_takes(shim: Shim) -> None:
+    shape = (2,) * (AXES + 2)
+    pitches = tuple(3**k for k in reversed(range(AXES + 2)))
+    memory, view = boxed("float32", shape, range(AXES + 2), (0,) * (AXES + 2), ())
+    assert_filled(shim, "uniform", "float32", 0, view, memory, pitches, params_of("uniform", "float32"))
+    axes = list(zip(shape, pitches, view.strides, strict=True))
+    made = list(launches("uniform", "float32", 0, 0, axes, KEY, params_of("uniform", "float32")))
+    assert len(made) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (4099,), (3, 0), (7, 33), (64, 16)])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_constants(shim: Shim, dtype: str, shape: tuple[int, ...], at: int) -> None:
+    """Runs and boxes of a constant; the indices do not matter, not even negative steps of them."""
+    bits = 0x0123456789ABCDEF >> 64 - 8 * SIZES[dtype]
+    for apart in (0, 3):
+        memory, flat = aligned(math.prod(shape[:-1]) * (shape[-1] + apart) + 1, dtype, at)
+        row = flat[: math.prod(shape[:-1]) * (shape[-1] + apart)].reshape(*shape[:-1], shape[-1] + apart)
+        for view in (row[..., : shape[-1]], row[..., : shape[-1]].T):
+            memory[...] = FILL
+            expected = memory.copy()
+            start = view.__array_interface__["data"][0]
+            offset = start - memory.__array_interface__["data"][0]
+            np.ndarray(view.shape, view.dtype, expected.data, offset, view.strides)[...] = bits
+            axes = [(n, 12345, stride) for n, stride in zip(view.shape, view.strides, strict=True)]
+            for launch in launches("constant", dtype, start, 7, axes, KEY, (bits,)):
+                shim.launch(launch)
+            assert np.array_equal(memory, expected)
+
+
+def test_launches_of_huge_tensors() -> None:
+    """Nothing is drawn: runs are cut where the upper half of the block's number changes, boxes where a grid
+    ends.
+    """
+    params = params_of("normal", "float32")
+    start, address = 4 * HALF_LINE - 100, 16 * HALF_LINE
+    made = list(
+        launches("normal", "float32", address - 400, start, [(8 * HALF_LINE + 200, 1, 4)], KEY, params)
+    )
+    assert [int(one.arguments[1]["count"]) for one in made] == [100, 4 * HALF_LINE, 4 * HALF_LINE, 100]
+    assert [int(one.arguments[0]) for one in made] == [
+        address - 400,
+        *(16 * HALF_LINE * n for n in (1, 2, 3)),
+    ]
+    assert [int(one.arguments[1]["block"]) for one in made] == [HALF_LINE - 25, 0, 0, 0]
+    assert all(one.blocks <= GRID and one.threads == THREADS for one in made)
+    # One thread for each element that has no neighbour in the tensor.
+    made = list(launches("normal", "float32", 0, 0, [(2**41, 2, 4)], KEY, params))
+    assert [int(one.arguments[1]["first"]) for one in made] == [n * GRID * THREADS for n in range(5)]
+    assert sum(one.blocks for one in made) * THREADS == 2**41
+
+
+def division(n: int, axis: Any) -> int:
+    """The kernels' quotient of a thread number and an axis' length."""
+    return (4 * n * int(axis["magic"]) >> 64) >> int(axis["shift"])
+
+
+def test_division_by_multiplication() -> None:
+    """Exact for thread numbers below 2^62, at multiples of the length and one below them."""
+    rng = np.random.default_rng(5)
+    lengths = [2, 3, 5, 7, 641, 2**31, 2**32 - 1, 2**32 + 1, 2**40 + 3, 2**61 + 1]
+    for length in lengths + [int(x) for x in rng.integers(1, 2**45, 200)]:
+        one = next(launches("words", "uint32", 0, 0, [(length, 5, 8), (2, 5, 4)], KEY, ()))
+        axis = one.arguments[1]["axis"][0]
+        largest = (2**62 - 1) // length
+        for q in {0, 1, 2, largest - 1, largest, int(rng.integers(0, largest + 1))}:
+            for n in (q * length, q * length + length - 1):
+                if 0 <= n < 2**62:
+                    assert division(n, axis) == n // length
+
+
+def cuda_constants(name: str) -> dict[str, list[float]]:
+    """Names and values of a .cuh file's constants, from its text."""
+    text = re.sub(r"//.*", "", cuda.text(name))
+    found = {}
+    for key, body in re.findall(r"constexpr \w+ (\w+)(?:\[\])? = ([^;]+);", text):
+        parts = [part.strip() for part in body.strip("{}\n ,").split(",")]
+        if all(re.fullmatch(LITERAL, part) for part in parts):  # not one that is made of others
+            found[key] = [number(part) for part in parts]
+    return found
+
+
+LITERAL = r"-?(0x[0-9a-fA-F.]+p[+-]\d+f?|(0x[0-9a-fA-F]+|\d+)u?( << \d+)?)"
+
+
+def number(text: str) -> float:
+    """A C literal, or one shifted by another; hexadecimal floats have a p."""
+    if "p" in text:
+        return float.fromhex(text.rstrip("f"))
+    value, _, shift = text.partition(" << ")
+    return int(value.rstrip("u"), 0) << int(shift or 0)
+
+
+@pytest.mark.parametrize("module", [philox, arithmetic, arithmetic64], ids=lambda m: m.__name__)
+def test_constants_are_those_of_python(module: Any) -> None:
+    """Every constant of the same name is the same number, and the polynomials are all there."""
+    found = cuda_constants(module.__name__.rpartition(".")[2] + ".cuh")
+    there = {
+        key: [v.item() if isinstance(v, np.generic) else v for v in np.atleast_1d(np.array(value, object))]
+        for key, value in vars(module).items()
+        if key.isupper() and isinstance(value, tuple | int | np.number)
+    }
+    shared = found.keys() & there.keys()
+    for key in shared:
+        width = 64 if module is arithmetic64 else 32
+        mine = [v % 2**width if isinstance(v, int) and v < 0 else v for v in there[key]]
+        assert found[key] == mine, key
+    assert {k for k, v in there.items() if len(v) > 1} <= shared
+    assert len(shared) >= (4 if module is philox else 25)
+
+
+def test_narrow_constants_are_those_of_python() -> None:
+    text = cuda.text("narrow.cuh")
+    for name in ("F16", "E4M3", "E5M2"):
+        body = re.search(rf"constexpr Type {name} = {{(.*)}};", text)
+        assert body is not None
+        found = [number(part.strip()) for part in body[1].split(",")]
+        assert found == [v.item() for v in getattr(narrow, name)]
+    found = cuda_constants("narrow.cuh")
+    assert {key: found[key] for key in ("TO_16", "TO_8", "HALF_BF16", "MAGNITUDE", "ONE")} == {
+        "TO_16": [16], "TO_8": [24], "HALF_BF16": [0x7FFF], "MAGNITUDE": [2**31 - 1], "ONE": [1],
+    }  # fmt: skip
+
+
+# What is changed in one build, and where it must show; each change is of the least kind.
+PERTURBED = {
+    ("normal", "float32"): ("0x1.465fep+1f", "0x1.465fe2p+1f"),
+    ("truncated_central", "float32"): ("0x1.05faa2p-5f", "0x1.05faa4p-5f"),
+    ("normal", "float64"): ("0x1.03c1f081b5a53p+2", "0x1.03c1f081b5a54p+2"),
+    ("uniform", "bfloat16"): ("HALF_BF16 = 0x7fffu", "HALF_BF16 = 0x8000u"),
+    ("uniform", "float8_e4m3fn"): ("0x1p+14f, 141u", "0x1p+13f, 140u"),
+    ("uniform", "float64"): ("i64(w) | ODD", "i64(w) | (2 * ODD)"),
+}
+
+
+@pytest.fixture(scope="module")
+def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Shim:
+    source = cuda.source()
+    for right, wrong in PERTURBED.values():
+        assert source.count(right) == 1
+        source = source.replace(right, wrong)
+    return Shim(source, tmp_path_factory.mktemp("perturbed"))
+
+
+@pytest.mark.parametrize(("form", "dtype"), PERTURBED)
+def test_a_perturbed_constant_is_found(perturbed: Shim, form: str, dtype: str) -> None:
+    memory, out = aligned(10**6, dtype)
+    with pytest.raises(AssertionError):
+        assert_filled(perturbed, form, dtype, 0, out, memory, (1,), params_of(form, dtype))
+
+
+def test_words_are_those_of_the_known_answers(shim: Shim) -> None:
+    """Against the generator's own definition, and so that both routes through the rounds are walked."""
+    for start, count in ((0, 64), (2**34 - 32, 64), (2**50 + 1, 63)):
+        made = []
+        for stride in (1, 2):
+            _, out = aligned(stride * count, "uint32", at=start % 4)
+            view = out[::stride]
+            axes = [(count, 1, 4 * stride)]
+            for launch in launches("words", "uint32", view.ctypes.data, start, axes, KEY, ()):
+                shim.launch(launch)
+            made.append(view.copy())
+        assert np.array_equal(*made)
+        assert [int(w) for w in made[0][:5]] == [philox_word(start + n) for n in range(5)]
+
+
+def philox_word(index: int) -> int:
+    k0, k1, *substream = KEY
+    c = [index // 4 % 2**32, index // 4 >> 32, *substream]
+    for r in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        key = (k0 + r * 0x9E3779B9) % 2**32, (k1 + r * 0xBB67AE85) % 2**32
+        c = [p1 >> 32 ^ c[1] ^ key[0], p1 % 2**32, p0 >> 32 ^ c[3] ^ key[1], p0 % 2**32]
+    return c[index % 4]
