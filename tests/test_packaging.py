@@ -149,12 +149,22 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/initializers.md"])
-def test_the_examples_of_a_document_run(document: str) -> None:
-    examples = blocks(document, "python")
-    assert examples
-    for example in examples:
-        exec(compile(example, document, "exec"), {})
+EXAMPLES = [
+    pytest.param(document, example, id=f"{document}-{number}")
+    for document in ("README.md", "docs/initializers.md")
+    for number, example in enumerate(blocks(document, "python"))
+]
+
+
+@pytest.mark.parametrize(("document", "example"), EXAMPLES)
+def test_the_examples_of_a_document_run(document: str, example: str) -> None:
+    if "import torch" in example:
+        pytest.importorskip("torch")
+    exec(compile(example, document, "exec"), {})
+
+
+def test_documents_have_examples() -> None:
+    assert {parameter.values[0] for parameter in EXAMPLES} == {"README.md", "docs/initializers.md"}
 
 
 def test_the_first_command_of_the_readme_does_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
