@@ -198,6 +198,14 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_every_promise_of_the_readme_names_a_test() -> None:
+    section = (ROOT / "README.md").read_text().partition("## What you can rely on")[2].partition("\n## ")[0]
+    proofs = re.findall(r"\| `(test_\w+\.py)::(test_\w+)` \|", section)
+    assert len(proofs) == len(re.findall(r"^\| [^-p]", section, re.MULTILINE)) > 15
+    for file, name in proofs:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
 def test_the_changelog_keeps_its_form() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text or f"## [{ff.__version__}]" in text

@@ -14,6 +14,7 @@ from fanfill.cli import bench as benching
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
 from fanfill.cli import selftest as selftesting
+from fanfill.cli import words as wording
 
 __all__ = ["parse"]
 
@@ -148,6 +149,17 @@ def selftest(
 ) -> Command:
     """Draw every initializer in every dtype and layout, and compare with the committed hashes."""
     return partial(selftesting.command, device, as_json=json)
+
+
+@app.command()
+def words(
+    seed: Annotated[int, typer.Option(help="0 to 2^64 - 1")] = 0,
+    name: Annotated[str, typer.Option(help="the substream's name; digits are an integer")] = "0",
+    start: Annotated[int, typer.Option(help="index of the first word")] = 0,
+    count: Annotated[int | None, typer.Option(help="how many [default: until nobody reads]")] = None,
+) -> Command:
+    """Write the generator's raw words of 32 bits to stdout, lowest byte first, for external test suites."""
+    return partial(wording.command, seed=seed, name=filling.parse_name(name), start=start, count=count)
 
 
 @app.command()

@@ -1,0 +1,206 @@
+"""Negative controls: streams with one flaw each, that the statistics must reject, and by which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from quality_checks import Check, checks
+from quality_laws import Array, Law
+from quality_sources import SEED, fanfill_source
+from quality_tally import BLOCK, PASSES, Draw, Source, tallied
+
+from fanfill.recipes import recipe
+from fanfill_kernels import arithmetic, philox
+from fanfill_kernels.cpu import kernels
+from fanfill_kernels.forms import STORES, form_of
+from fanfill_kernels.rebinding import rebind
+
+UNIFORM = Law("uniform", 1.0, "float32")
+NORMAL = Law("normal", 1.0, "float32")
+NARROW = Law("uniform", 0.1, "bfloat16")
+KEY = (SEED, 0, 7, 0)
+
+
+class Control(NamedTuple):
+    """A flawed source, how much of it is drawn, what is counted, and which groups of statistics must fail."""
+
+    name: str
+    law: Law
+    source: Source
+    draws: int
+    fails: frozenset[str]
+    wanted: frozenset[str] = PASSES
+    neighbours: tuple[tuple[Source, Source | None], ...] = ()
+
+    def checks(self, threads: int = 2) -> list[Check]:
+        """The statistics of this stream."""
+        found = tallied(
+            self.law, self.source, self.draws, self.neighbours, threads=threads, wanted=self.wanted
+        )
+        return checks(self.law, found)
+
+
+def altered(law: Law, change: Callable[[Array], object]) -> Source:
+    """fanfill's stream, each block changed in place."""
+
+    def begin() -> Draw:
+        draw = fanfill_source(law)()
+
+        def drawn(number: int, out: Array) -> None:
+            draw(number, out)
+            change(out)
+
+        return drawn
+
+    return begin
+
+
+def of_words(law: Law, change: Callable[[Array], object], values: Any = None) -> Source:
+    """fanfill's values of words that were changed, by the arithmetic in NumPy."""
+    made = recipe(law.initializer, (1,), law.dtype)
+    function = values or form_of(made.form, law.dtype).function
+    store = STORES[law.dtype]
+
+    def drawn(number: int, out: Array) -> None:
+        words = np.empty(BLOCK, np.uint32)
+        kernels("words", "uint32").run(words, number * BLOCK, KEY, ())
+        change(words)
+        with np.errstate(all="ignore"):
+            if law.kind == "normal":
+                out[0::2], out[1::2] = function(words[0::2].copy(), words[1::2].copy(), made.params)
+            else:
+                out[:] = store(function(words, made.params))
+
+    return lambda: drawn
+
+
+def few_rounds(rounds: int) -> Source:
+    """Uniforms of a Philox of fewer rounds."""
+    weak = rebind(philox.philox_pairs, {}, ROUNDS=rounds)
+    made = recipe(UNIFORM.initializer, (1,), UNIFORM.dtype)
+
+    def drawn(number: int, out: Array) -> None:
+        counter = np.arange(BLOCK // 4, dtype=np.uint64) + np.uint64(number * (BLOCK // 4))
+        rest = (np.uint64(part) for part in (0, KEY[2], KEY[3], KEY[0], KEY[1]))
+        with np.errstate(all="ignore"):
+            found = weak(counter, *rest)
+            words = np.stack([np.broadcast_to(p, counter.shape) for p in found], 1).reshape(-1)
+            out[:] = arithmetic.uniform(words.view(np.uint32), made.params)
+
+    return lambda: drawn
+
+
+def _repeat_words(words: Array) -> None:
+    words[1::8] = words[0::8]
+
+
+def _repeat_swapped(out: Array) -> None:
+    out[2::4], out[3::4] = out[1::4].copy(), out[0::4].copy()
+
+
+def _share_radii(words: Array) -> None:
+    words[2::4] = words[0::4]
+
+
+def _angle_from_radius(words: Array) -> None:
+    words[1::2] = words[0::2]
+
+
+def _keep_23_bits(out: Array) -> None:
+    np.multiply(np.floor(out * 2.0**22), 2.0**-22, out=out)
+
+
+def _keep_23_bits_off_zero(out: Array) -> None:
+    np.multiply(np.floor(out * 2.0**22) + np.float32(0.5), 2.0**-22, out=out)
+
+
+def _spoil_one(out: Array) -> None:
+    out[BLOCK // 2] = np.nan
+
+
+def _times(factor: float) -> Callable[[Array], object]:
+    return lambda out: np.multiply(out, np.float32(factor), out=out)
+
+
+def _share_with_neighbour() -> tuple[tuple[Source, Source | None], ...]:
+    """A neighbouring stream that has one value in 64 in common."""
+    own, other = fanfill_source(NORMAL), fanfill_source(NORMAL, SEED + 1)
+
+    def begin() -> Draw:
+        first, second, block = own(), other(), np.empty(BLOCK, np.float32)
+
+        def drawn(number: int, out: Array) -> None:
+            first(number, block)
+            second(number, out)
+            out[::64] = block[::64]
+
+        return drawn
+
+    return ((begin, None),)
+
+
+def _groups(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+CONTROLS = (
+    Control("Philox of 3 rounds", UNIFORM, few_rounds(3), 2**22, _groups("pairs")),
+    Control(
+        "one word in eight used twice", UNIFORM, of_words(UNIFORM, _repeat_words), 2**20, _groups("lags")
+    ),
+    Control("each pair again, swapped", NORMAL, altered(NORMAL, _repeat_swapped), 2**20, _groups("lags")),
+    Control("one radius for two pairs", NORMAL, of_words(NORMAL, _share_radii), 2**20, _groups("lags")),
+    Control(
+        "radius and angle from one word",
+        NORMAL,
+        of_words(NORMAL, _angle_from_radius),
+        2**20,
+        _groups("chi-square", "KS", "pairs"),
+    ),
+    Control("uniform of 23 bits", UNIFORM, altered(UNIFORM, _keep_23_bits), 2**27, _groups("zeros")),
+    Control(
+        "uniform of 23 bits, never 0",
+        UNIFORM,
+        altered(UNIFORM, _keep_23_bits_off_zero),
+        2**28,
+        _groups("small"),
+        _groups("cells"),
+    ),
+    Control("bound short by 2^-10", UNIFORM, altered(UNIFORM, _times(1 - 2.0**-10)), 2**22, _groups("tails")),
+    Control("bound long by 2^-20", UNIFORM, altered(UNIFORM, _times(1 + 2.0**-20)), 2**22, _groups("bounds")),
+    Control(
+        "bfloat16 without its clamp",
+        NARROW,
+        of_words(NARROW, lambda words: None, arithmetic.uniform),
+        2**20,
+        _groups("bounds", "chi-square"),
+    ),
+    Control(
+        "tails cut at 5.77 sigma",
+        NORMAL,
+        altered(NORMAL, lambda out: np.clip(out, -5.77, 5.77, out=out)),
+        2_300_000_000,
+        _groups("tails"),
+        _groups("levels"),
+    ),
+    Control(
+        "std wrong by 10^-4",
+        NORMAL,
+        altered(NORMAL, _times(1 + 1e-4)),
+        2_400_000_000,
+        _groups("moments"),
+        _groups("moments"),
+    ),
+    Control("one NaN a block", NORMAL, altered(NORMAL, _spoil_one), 2**20, _groups("finite")),
+    Control(
+        "one value in 64 shared with the next seed",
+        NORMAL,
+        fanfill_source(NORMAL),
+        2**23,
+        _groups("neighbours"),
+        _groups("neighbours"),
+        _share_with_neighbour(),
+    ),
+)

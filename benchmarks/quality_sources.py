@@ -1,0 +1,162 @@
+"""Where values come from: fanfill's own kernels, and other libraries' functions on the same laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+from quality_laws import Array, Law
+from quality_tally import BLOCK, Draw, Source
+
+from fanfill.fill import substream
+from fanfill.recipes import recipe
+from fanfill_kernels.cpu import kernels
+
+SEED = 20_251
+NAME = 1_000
+BETWEEN = ("neighbouring seeds", "neighbouring integer names", "names layer.0 and layer.1")
+PEERS = ("numpy", "torch", "jax")
+
+
+class Stream(NamedTuple):
+    """One row of the table: who draws, by which call, what law, and which streams stand beside it."""
+
+    library: str
+    call: str
+    law: Law
+    source: Source
+    neighbours: tuple[tuple[Source, Source | None], ...] = ()
+
+
+def fanfill_source(law: Law, seed: int = SEED, name: str | int = NAME) -> Source:
+    """The real kernels; block b holds elements b BLOCK, b BLOCK + 1, ... of an endless tensor."""
+    made, sub = recipe(law.initializer, (1,), law.dtype), substream(name)
+    run = kernels(made.form, made.dtype).run
+    key = (seed & 0xFFFFFFFF, seed >> 32, sub & 0xFFFFFFFF, sub >> 32)
+    return lambda: lambda number, out: run(out, number * BLOCK, key, made.params)
+
+
+def fanfill_stream(law: Law, seed: int = SEED) -> Stream:
+    own = partial(fanfill_source, law)
+    beside = (
+        (own(seed + 1), None),
+        (own(seed, NAME + 1), None),
+        (own(seed, "layer.0"), own(seed, "layer.1")),
+    )
+    params = {"uniform": f"{-law.scale:g}, {law.scale:g}", "normal": f"0, {law.scale:g}"}
+    arguments = params.get(law.kind, f"0, {law.scale:g}, -2, 2")
+    return Stream("fanfill", f"{law.initializer.distribution}({arguments})", law, own(seed), beside)
+
+
+def in_turn(make: Callable[[int], Callable[[Array], object]], seed: int = SEED) -> Source:
+    """A source that knows no block numbers: each thread has a generator of its own, seeded one apart."""
+    made = iter(range(seed, seed + 10**6))
+
+    def begin() -> Draw:
+        draw = make(next(made))
+        return lambda number, out: draw(out)
+
+    return begin
+
+
+def peer_streams(peer: str, laws: tuple[Law, ...]) -> Iterator[Stream]:
+    """A library's streams of those laws that it has a function for."""
+    for law in laws:
+        found = _MAKERS[peer](law)
+        if found is not None:
+            call, make = found
+            yield Stream(peer, call, law, in_turn(make))
+
+
+Made = tuple[str, Callable[[int], Callable[[Array], object]]]
+
+
+def _numpy(law: Law) -> Made | None:
+    real = np.float32 if law.dtype == "float32" else np.float64
+    if law.dtype == "bfloat16" or law.kind == "truncated" or law.scale != 1.0:
+        return None
+
+    def make(seed: int) -> Callable[[Array], object]:
+        generator = np.random.Generator(np.random.PCG64(seed))
+
+        def uniform(out: Array) -> None:
+            generator.random(out=out, dtype=real)
+            out *= real(2)
+            out -= real(1)
+
+        def normal(out: Array) -> None:
+            generator.standard_normal(out=out, dtype=real)
+
+        return uniform if law.kind == "uniform" else normal
+
+    call = "2 * random() - 1" if law.kind == "uniform" else "standard_normal()"
+    return f"Generator(PCG64).{call}", make
+
+
+def _torch(law: Law) -> Made | None:
+    torch = import_module("torch")
+    torch.set_num_threads(1)
+    b = law.scale
+
+    def make(seed: int) -> Callable[[Array], object]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(out: Array) -> None:
+            if law.dtype == "bfloat16":
+                flat = torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+            else:
+                flat = torch.from_numpy(out)
+            if law.kind == "uniform":
+                flat.uniform_(-b, b, generator=generator)
+            elif law.kind == "normal":
+                flat.normal_(0.0, b, generator=generator)
+            else:
+                torch.nn.init.trunc_normal_(flat, 0.0, b, -2 * b, 2 * b, generator=generator)
+
+        return draw
+
+    calls = {
+        "uniform": f"Tensor.uniform_({-b:g}, {b:g})",
+        "normal": f"Tensor.normal_(0, {b:g})",
+        "truncated": f"nn.init.trunc_normal_(0, {b:g}, {-2 * b:g}, {2 * b:g})",
+    }
+    return calls[law.kind], make
+
+
+def _jax(law: Law) -> Made | None:
+    if law.dtype == "float64" or (law.scale != 1.0 and law.kind != "uniform"):
+        return None
+    jax = import_module("jax")
+    dtype, random, b = jax.numpy.dtype(law.dtype), jax.random, law.scale
+
+    def drawn(key: Any) -> Any:
+        key, sub = random.split(key)
+        if law.kind == "uniform":
+            return key, random.uniform(sub, (BLOCK,), dtype, -b, b)
+        if law.kind == "normal":
+            return key, random.normal(sub, (BLOCK,), dtype)
+        return key, random.truncated_normal(sub, -2, 2, (BLOCK,), dtype)
+
+    jitted = jax.jit(drawn)
+
+    def make(seed: int) -> Callable[[Array], object]:
+        state = [random.key(seed)]
+
+        def draw(out: Array) -> None:
+            state[0], values = jitted(state[0])
+            out[:] = np.asarray(values).view(out.dtype)
+
+        return draw
+
+    calls = {
+        "uniform": f"random.uniform({-b:g}, {b:g})",
+        "normal": "random.normal()",
+        "truncated": "random.truncated_normal(-2, 2)",
+    }
+    return calls[law.kind], make
+
+
+_MAKERS: dict[str, Callable[[Law], Made | None]] = {"numpy": _numpy, "torch": _torch, "jax": _jax}

@@ -1,0 +1,204 @@
+"""The statistics of benchmarks/quality.py: their counts, their expectations, and what they must reject."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import quality
+import quality_passes as passes
+import quality_sources
+from quality_checks import Check, checks, chi_square, counted
+from quality_controls import CONTROLS, Control
+from quality_laws import Law
+from quality_sources import fanfill_source, fanfill_stream
+from quality_tally import BLOCK, tallied
+from scipy import stats
+
+NORMAL = Law("normal", 1.0, "float32")
+SMALL = 2**23
+
+
+def failed(found: list[Check]) -> set[str]:
+    """The groups of the statistics that reject."""
+    return {check.group for check in found if check.failed}
+
+
+def assert_follows(law: Law, draws: int) -> None:
+    stream = fanfill_stream(law)
+    found = checks(law, tallied(law, stream.source, draws, stream.neighbours))
+    assert len(found) > 40
+    assert not failed(found), [check for check in found if check.failed]
+
+
+@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+def test_fanfills_streams_follow_their_laws(law: Law) -> None:
+    assert_follows(law, SMALL)
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
+def test_the_statistics_reject(control: Control) -> None:
+    assert control.fails <= failed(control.checks())
+
+
+# What is counted
+
+
+def block_of(law: Law, number: int) -> np.ndarray:
+    """One block as float64."""
+    if law.dtype != "bfloat16":
+        out = np.empty(BLOCK, law.number.real)
+        fanfill_source(law)()(number, out)
+        return out.astype(np.float64)
+    narrow = np.empty(BLOCK, np.uint16)
+    fanfill_source(law)()(number, narrow)
+    return (narrow.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def edges_of(law: Law) -> np.ndarray:
+    """Where the cells of positive values begin, the first at zero."""
+    return np.concatenate(([0.0], law.values[1:]))
+
+
+@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+def test_the_counts_are_those_of_numpy(law: Law) -> None:
+    x = np.concatenate([block_of(law, number) for number in range(2)])
+    found = tallied(law, fanfill_source(law), 2 * BLOCK, threads=1)
+    assert found.values == x.size
+
+    cell = np.searchsorted(edges_of(law), np.abs(x), side="right") - 1 + law.cells * np.signbit(x)
+    assert np.array_equal(found.cells, np.bincount(cell, minlength=2 * law.cells))
+    octets, _, down = law.octets
+    octet = octets[cell >> down].astype(int)
+    pairs = np.bincount(256 * octet[0::2] + octet[1::2], minlength=65536)
+    assert np.array_equal(found.pairs.reshape(-1), pairs)
+    low = np.abs(x) < law.values[1]
+    assert found.small.sum() == low.sum()
+    exponents = np.frexp(x[low])[1] - 1 + law.number.exponent_bias
+    assert np.array_equal(np.nonzero(found.small)[0], np.unique(exponents))
+
+    magnitudes = [np.array([bits], law.number.bits).view(law.number.real)[0] for _, bits in law.levels]
+    assert found.levels[: len(magnitudes)].tolist() == [(np.abs(x) >= m).sum() for m in magnitudes]
+    assert found.levels[8] == law.number.real(np.abs(x).max()).view(law.number.bits)
+
+    z = x / (law.scale * law.std)
+    assert found.sums == pytest.approx([(z**k).sum() for k in range(1, 9)], rel=1e-9, abs=1e-6)
+    square = (z * z - 1) / math.sqrt(law.moments[4] - 1)
+    for values, sums in ((z, found.lags), (square, found.square_lags)):
+        blocks = values.reshape(2, BLOCK)
+        expected = [(blocks[:, lag:] * blocks[:, :-lag]).sum() for lag in passes.LAGS]
+        assert sums == pytest.approx(expected, abs=0.05)  # sums of float32 products; their noise is 500
+
+
+def test_a_tally_does_not_depend_on_the_number_of_threads() -> None:
+    stream = fanfill_stream(NORMAL)
+    one, three = (tallied(NORMAL, stream.source, 20 * BLOCK, stream.neighbours, threads=n) for n in (1, 3))
+    for name in ("values", "cells", "pairs", "small", "levels", "apart", "beside"):
+        assert np.array_equal(getattr(one, name), getattr(three, name)), name
+    for name in ("sums", "lags", "square_lags", "crossed"):
+        assert getattr(one, name) == pytest.approx(getattr(three, name), rel=1e-6, abs=0.05), name
+
+
+def test_neighbouring_streams_are_multiplied() -> None:
+    stream = fanfill_stream(NORMAL)
+    found = tallied(NORMAL, stream.source, BLOCK, stream.neighbours)
+    values = {}
+    for seed, name in ((0, 1000), (1, 1000), (0, 1001), (0, "layer.0"), (0, "layer.1")):
+        out = np.empty(BLOCK, np.float32)
+        fanfill_source(NORMAL, quality_sources.SEED + seed, name)()(0, out)
+        values[seed, name] = out.astype(np.float64)
+    own = values[0, 1000]
+    pairs = [(own, values[1, 1000]), (own, values[0, 1001]), (values[0, "layer.0"], values[0, "layer.1"])]
+    assert found.crossed[:, 0] == pytest.approx([a @ b for a, b in pairs], abs=0.05)
+    assert found.beside == BLOCK
+
+
+# What is expected
+
+
+def exact_beyond(law: Law, x: float) -> Any:
+    """P(|X| > x) in 40 digits."""
+    if law.kind == "uniform":
+        return max(mpmath.mpf(0), 1 - mpmath.mpf(x))
+    root = mpmath.sqrt(2)
+    far = mpmath.erfc(law.cut / root) if law.cut < math.inf else mpmath.mpf(0)
+    return max(mpmath.mpf(0), (mpmath.erfc(x / root) - far) / (1 - far))
+
+
+@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+def test_the_probabilities_of_cells_are_exact(law: Law) -> None:
+    assert 2 * law.probabilities.sum() == pytest.approx(1.0, abs=1e-14)
+    octets, octet_p, _ = law.octets
+    assert octet_p.sum() == pytest.approx(1.0, abs=1e-14)
+    assert octets.dtype == np.uint8
+    bits = ((np.arange(law.cells + 1) + law.base) << law.shift).astype(law.number.bits)
+    starts = bits.view(law.number.real)
+    # Half way to the value below, as exact fractions of the scale.
+    for cell in np.linspace(1, law.cells - 2, 40).astype(int).tolist():
+        with mpmath.workdps(40):
+            edges = []
+            for k in (cell, cell + 1):
+                below = (bits[k] - law.number.bits(law.step)).view(law.number.real)
+                middle = (mpmath.mpf(float(starts[k])) + mpmath.mpf(float(below))) / 2
+                edges.append(middle / mpmath.mpf(law.scale) if starts[k] <= law.limit else mpmath.inf)
+            exact = (exact_beyond(law, edges[0]) - exact_beyond(law, edges[1])) / 2
+        # The difference of two float64 of the size of the tail beyond the cell.
+        assert law.probabilities[cell] == pytest.approx(float(exact), rel=1e-9, abs=4e-16)
+
+
+@pytest.mark.parametrize(
+    ("law", "exact"),
+    [
+        (Law("uniform", 0.5, "float32"), stats.uniform(-0.5, 1.0)),
+        (Law("normal", 2.0, "float64"), stats.norm(0, 2)),
+        (Law("truncated", 0.02, "float32"), stats.truncnorm(-2, 2, scale=0.02)),
+    ],
+)
+def test_the_moments_are_scipys(law: Law, exact: Any) -> None:
+    std = exact.std()
+    assert law.std * law.scale == pytest.approx(std, rel=1e-12)
+    for k in (2, 4, 6, 8):
+        assert law.moments[k] == pytest.approx(exact.moment(k) / std**k, rel=1e-6)
+    assert not law.moments[1::2].any()
+
+
+def test_the_octaves_near_zero_and_the_first_cells_are_the_same_values() -> None:
+    for law in quality.LAWS:
+        assert law.octaves[1].sum() == pytest.approx(2 * law.probabilities[0], rel=1e-9)
+
+
+def test_a_p_value_is_small_on_both_sides() -> None:
+    assert counted("", "", 1000, 10**6, 1e-3).p == pytest.approx(1.0, abs=0.02)
+    assert counted("", "", 800, 10**6, 1e-3).failed
+    assert counted("", "", 1200, 10**6, 1e-3).failed
+    assert counted("", "", 500_000, 10**6, 0.5).p > 0.9
+    assert counted("", "", 497_000, 10**6, 0.5).failed
+    assert counted("", "", 1, 10**6, 0.0).failed
+    expected = np.full(1000, 100.0)
+    noise = np.random.default_rng(0).poisson(expected)
+    assert not chi_square("", "", noise, expected).failed
+    assert chi_square("", "", expected, expected).failed  # too good
+    assert chi_square("", "", noise + 15 * (np.arange(1000) % 2), expected).failed
+    assert chi_square("", "", np.array([100, 100, 1]), np.array([100.0, 100.0, 0.0])).p == 0.0
+
+
+def test_p_values_of_ideal_streams_are_uniform() -> None:
+    found = []
+    for seed in range(24):
+        stream = fanfill_stream(NORMAL, seed)
+        found += checks(NORMAL, tallied(NORMAL, stream.source, 2**20, stream.neighbours))
+    smooth = [
+        check.p for check in found if check.group in ("chi-square", "moments", "lags", "pairs", "neighbours")
+    ]
+    smooth = [p for p in smooth if p < 1.0]
+    assert len(smooth) > 800
+    # Moments of one stream hang together, and so this is a check of the p-values' scale, not a sharp test.
+    assert stats.kstest(smooth, "uniform").statistic < 0.06
+
+
+def test_too_few_draws_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected enough draws for two bins of 5; take more"):
+        chi_square("pairs", "cells", np.ones(10), np.full(10, 0.1))
