@@ -21,6 +21,7 @@ from remez import (
     Grid,
     central,
     central_grid,
+    central_rest_grid,
     cos_grid,
     log_grid,
     others,
@@ -215,17 +216,25 @@ def measure_central(f: type, count: int, kept: tuple[str, str]) -> None:
     spread = np.concatenate([rng.uniform(1, top, count), edge]).astype(i) & ~i(0x7FF if width == 64 else 0)
     spread |= rng.integers(0, 2048 if width == 64 else 1, spread.size)
     n = np.concatenate([spread, ladder(width - 2.1, count // 4).astype(i)])
-    if f is np.float32:
-        inverse = statistics.NormalDist().inv_cdf
-        exact = np.array([inverse(0.5 + v * 2.0**-31) for v in n])
-    else:
+    inverse = statistics.NormalDist().inv_cdf
+    if f is np.float64:
         exact = np.array([central(mp.ldexp(int(v), -63)) for v in n], dtype=object)
-    q = n.astype(f) * f(2.0 ** (1 - width))
-    x = f(0.25) - q * q
-    z = (q * poly(found[kept[0]], x)) / poly(found[kept[1]], x)
+    if f is np.float32:
+        n |= 1
+        exact = np.array([inverse(0.5 + v * 2.0**-31) for v in n])
+        d = (np.int32(2**30) - n).astype(f) * f(2.0**-31)
+        x = d - d * d
+        coarse, fine, three = (n & np.int32(-256)).astype(f), (n & np.int32(255)).astype(f), f(3 * 2.0**-31)
+        ratio = poly(found[kept[0]], x) / poly(found[kept[1]], x)
+        z = coarse * three + (fine * three + (coarse + fine) * f(2.0**-31) * ratio)
+    else:
+        q = n.astype(f) * f(2.0 ** (1 - width))
+        x = f(0.25) - q * q
+        z = (q * poly(found[kept[0]], x)) / poly(found[kept[1]], x)
     wide = z.astype(np.float64 if f is np.float32 else object)
     e = (wide - exact) / np.maximum(1, exact) * 2**bits
-    print(f"    (q*P(x)) / Q(x), {n.size} points: {span(e)} of 2^-{bits} max(1, |z|)")
+    form = "3*q + q*(P(x) / Q(x))" if f is np.float32 else "(q*P(x)) / Q(x)"
+    print(f"    {form}, {n.size} points: {span(e)} of 2^-{bits} max(1, |z|)")
 
 
 def measure_tail(f: type, count: int, kept: tuple[str, str], high: float) -> None:
@@ -286,8 +295,9 @@ def normal64() -> None:
 
 def truncated32() -> None:
     f = np.float32
-    fit("x = 1/4 - q*q, z = (q*P(x)) / Q(x)", central_grid(), (3, 4), ("p", 3), f, "CP32", "CQ32")
-    print(others(central_grid(), ((3, 3), (4, 3), (4, 4))))
+    at = central_rest_grid()
+    fit("x = d - d*d, z = A*3 + (B*3 + (A + B)*(P(x) / Q(x)))", at, (4, 4), ("q", 0), f, "CP32", "CQ32")
+    print(others(at, ((3, 4), (4, 3), (4, 5))))
     measure_central(f, 1 << 20, ("CP32", "CQ32"))
     fit("z = P(r) / Q(r)", tail_grid(9.0), (3, 2), ("p", 3), f, "TP32", "TQ32")
     print(others(tail_grid(9.0), ((2, 2), (3, 3))))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import bits32, f32, float_of_bits32, i32, i64, select, sqrt, u64
+from fanfill_kernels.lanes import bits32, f32, float_of_bits32, i32, i64, magnitude, select, sqrt, u64
 
 
 def constants(*hexadecimal: str) -> tuple[np.float32, ...]:
@@ -20,7 +20,6 @@ def constants(*hexadecimal: str) -> tuple[np.float32, ...]:
 
 UNIT = np.float32(2.0**-31)
 HALF = np.float32(0.5)
-FOURTH = np.float32(0.25)
 ONE = np.float32(1.0)
 TWO = np.float32(2.0)
 ZERO = np.float32(0.0)
@@ -65,20 +64,21 @@ COS = constants(
     "-0x1.3bd3ccp+2",
 )
 
-# The inverse normal CDF by one division: q P(q^2) / Q(q^2) in q = p - 1/2 for |z| <= 2, P(r) / Q(r) in r =
-# sqrt(-2 ln d) beyond, d the probability of the nearer tail.
+# The inverse normal CDF by one division: 3 q + q P(y) / Q(y) in q = p - 1/2 and y = p (1 - p) for |z| <= 2,
+# P(r) / Q(r) in r = sqrt(-2 ln d) beyond, d the probability of the nearer tail.
 CENTRE_P = constants(
-    "0x1p+0",
-    "0x1.00b2b4p-1",
-    "0x1.05faa2p-5",
-    "0x1.00f1c2p-12",
+    "-0x1.5d706ap+16",
+    "-0x1.285966p+15",
+    "0x1.4415e4p+11",
+    "0x1.70b0a8p+8",
+    "0x1.9d1a78p+1",
 )
 CENTRE_Q = constants(
-    "0x1.4cf204p-3",
-    "0x1.2ef818p-1",
-    "0x1.50db92p-3",
-    "0x1.dd43aap-8",
-    "0x1.50b876p-15",
+    "0x1.4699b2p+15",
+    "0x1.60a47p+15",
+    "0x1.cc376ep+12",
+    "0x1.cfe3cp+7",
+    "0x1p+0",
 )
 TAIL_P = constants(
     "0x1p+0",
@@ -92,6 +92,9 @@ TAIL_Q = constants(
     "0x1.9223ap+1",
 )
 TAIL = np.float32(float.fromhex("0x1.74bd04p-6"))
+HALF_LINE = np.int32(2**30)
+ODD_PAIR = np.uint64(2**32 + 1)
+UNFINE = np.int32(-(2**8))
 HALF_WORD = np.uint64(32)
 HIGH_WORD = np.uint64(0xFFFFFFFF00000000)
 LOW_WORD = np.uint64(0xFFFFFFFF)
@@ -187,20 +190,32 @@ def scaled(z: Any, lower: Any, upper: Any, std: Any, mean: Any, low: Any, high: 
 
 def central_arguments(pair: Any, params: Any) -> Any:
     """Two words, as one uint64, to two signed fixed-point arguments p - 1/2 in units of 2^-31, in the same
-    places.
+    places. They are made odd: z is never exactly 0.
     """
     origin = params[0]
     width = params[1]
     first = (origin + width * (pair & LOW_WORD)) >> HALF_WORD
     second = (origin + width * (pair >> HALF_WORD)) & HIGH_WORD
-    return first | second
+    return first | second | ODD_PAIR
+
+
+def central(n: Any, ratio: Any) -> Any:
+    """z = 3 q + q ratio, q = n / 2^31, with the ratio P / Q of ``y = p (1 - p)``.
+
+    q has up to 30 bits, and rounding it first would cost four steps of z near two sigma. So it is kept as
+    coarse + fine, both exact; so are 3 coarse and 3 fine, and what the ratio, about 1 at most, adds is small.
+    """
+    coarse = f32(i32(n & UNFINE))
+    fine = f32(i32(n & FINE))
+    return coarse * THREE_UNITS + (fine * THREE_UNITS + (coarse + fine) * UNIT * ratio)
 
 
 def truncated_central(w: Any, params: Any) -> Any:
     """A normal cut within two sigma, from a word that ``central_arguments`` has made p - 1/2."""
-    q = f32(i32(w)) * UNIT
-    y = FOURTH - q * q
-    z = q * horner(y, CENTRE_P) / horner(y, CENTRE_Q)
+    n = i32(w)
+    d = f32(i32(HALF_LINE - magnitude(n))) * UNIT
+    y = d - d * d
+    z = central(n, horner(y, CENTRE_P) / horner(y, CENTRE_Q))
     return scaled(z, params[2], params[3], params[4], params[5], params[6], params[7])
 
 
@@ -219,13 +234,13 @@ def truncated(w: Any, params: Any) -> Any:
     b = bits32(d)
     g = TWO - float_of_bits32(i32(i32(b & MANTISSA) | ONE_BITS))
     r = sqrt(minus_two_log(g, f32(i32(i32(b >> MANTISSA_WIDTH) - PROBABILITY_BIAS))))
-    # Half a word is enough here, and no smaller: a z of 2^-62 times the least std would be subnormal.
-    q = f32(i32(i64(MIDDLE - nearer) >> HALF_SHIFT)) * UNIT
-    y = FOURTH - q * q
+    y = d - d * d
     tail = d < TAIL
-    z = select(tail, horner(r, TAIL_P), q * horner(y, CENTRE_P)) / select(
+    ratio = select(tail, horner(r, TAIL_P), horner(y, CENTRE_P)) / select(
         tail, horner(r, TAIL_Q), horner(y, CENTRE_Q)
     )
+    # Half a word is enough here, and no smaller: a z of 2^-62 times the least std would be subnormal.
+    z = select(tail, ratio, central(i32(i32(i64(MIDDLE - nearer) >> HALF_SHIFT) | ODD), ratio))
     z = select(lower, -z, z)
     return scaled(z, params[4], params[5], params[6], params[7], params[8], params[9])
 

@@ -68,6 +68,11 @@ def sqrt(x: Any) -> Any:
     return np.sqrt(x)
 
 
+def magnitude(x: Any) -> Any:
+    """The absolute value of an integer that is not the least of its type."""
+    return np.absolute(x)
+
+
 def select(condition: Any, a: Any, b: Any) -> Any:
     """``a`` where the condition holds, else ``b``; both are evaluated."""
     return np.where(condition, a, b)

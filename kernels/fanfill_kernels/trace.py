@@ -87,6 +87,9 @@ class Lane(NDArrayOperatorsMixin):
         if ufunc is np.sqrt:
             root = builder.module.declare_intrinsic("llvm.sqrt", [values[0].type])
             return Lane(builder, builder.call(root, values), dtype)
+        if ufunc is np.absolute and dtype.kind == "i":
+            below = builder.icmp_signed("<", values[0], ir.Constant(values[0].type, 0))
+            return Lane(builder, builder.select(below, builder.neg(values[0]), values[0]), dtype)
         operation = _OPERATIONS.get(ufunc.__name__, (None, None, None))[_KINDS.index(dtype.kind)]
         if operation is None:
             raise TypeError(f"expected an operation that lanes have; got {ufunc.__name__} of {dtype}")

@@ -14,7 +14,6 @@ namespace arithmetic {
 
 constexpr f32 UNIT = 0x1p-31f;
 constexpr f32 HALF = 0x1p-1f;
-constexpr f32 FOURTH = 0x1p-2f;
 constexpr f32 ONE = 0x1p+0f;
 constexpr f32 TWO = 0x1p+1f;
 constexpr f32 ZERO = 0x0p+0f;
@@ -37,15 +36,25 @@ constexpr f32 MINUS_2_LN_2 = -0x1.62e43p+0f;
 constexpr u32 WORD_BIAS = 158;
 __device__ constexpr f32 SIN[] = {-0x1.2dc3bap-1f, 0x1.465fep+1f, -0x1.4abbbep+2f, 0x1.21fb54p-3f};
 __device__ constexpr f32 COS[] = {0x1.d4f6p-3f, -0x1.55b2b4p+0f, 0x1.03c1bp+2f, -0x1.3bd3ccp+2f};
-__device__ constexpr f32 CENTRE_P[] = {0x1p+0f, 0x1.00b2b4p-1f, 0x1.05faa2p-5f, 0x1.00f1c2p-12f};
+__device__ constexpr f32 CENTRE_P[] = {
+    -0x1.5d706ap+16f, -0x1.285966p+15f, 0x1.4415e4p+11f, 0x1.70b0a8p+8f, 0x1.9d1a78p+1f,
+};
 __device__ constexpr f32 CENTRE_Q[] = {
-    0x1.4cf204p-3f, 0x1.2ef818p-1f, 0x1.50db92p-3f, 0x1.dd43aap-8f, 0x1.50b876p-15f,
+    0x1.4699b2p+15f, 0x1.60a47p+15f, 0x1.cc376ep+12f, 0x1.cfe3cp+7f, 0x1p+0f,
 };
 __device__ constexpr f32 TAIL_P[] = {0x1p+0f, 0x1.46e7dap+2f, -0x1.355f18p-1f, -0x1.feb3p+2f};
 __device__ constexpr f32 TAIL_Q[] = {0x1.ff8d9cp-1f, 0x1.4a9428p+2f, 0x1.9223ap+1f};
 constexpr f32 TAIL = 0x1.74bd04p-6f;
+constexpr i32 HALF_LINE = 0x40000000;
+constexpr u64 ODD_PAIR = 0x100000001u;
+constexpr u32 UNFINE = 0xffffff00u;
 constexpr u64 MIDDLE = 0x4000000000000000u;
 constexpr u32 PROBABILITY_BIAS = 126;
+
+// With an angle or a probability in the unit 1, 2^-31 of the word's: THREE_UNITS, and 2^-8, under which the
+// fine bits lie.
+constexpr f32 THREE = THREE_UNITS * 0x1p31f;
+constexpr u32 FINE_BITS = 0x3b800000u;
 
 struct Uniform {
   f32 bound, limit;
@@ -142,13 +151,11 @@ __device__ __forceinline__ f32 radius_squared(u32 w) {
 __device__ __forceinline__ void turned(f32 radius, u32 w1, const Normal& p, f32& even, f32& odd) {
   const u32 a = w1 + EIGHTH;
   // (a & COARSE) - EIGHTH in units of 2^-31 is 22 bits below 1.25; (a | ODD) & FINE is 8 bits above 2^-8.
-  constexpr u32 FINE_BITS = 0x3b800000u;
   const f32 coarse = float_of_bits32(((a & COARSE) >> 8) | ONE_BITS) - 1.25f;
   const f32 fine = float_of_bits32(masked(a, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
   const f32 t = coarse + fine;
   const f32 z = t * t;
-  // THREE_UNITS is 3 in this unit, and both of its products are exact.
-  constexpr f32 THREE = THREE_UNITS * 0x1p31f;
+  // Both products by THREE are exact.
   const f32 s = __fmaf_rn(coarse, THREE, __fmaf_rn(fine, THREE, horner(z, SIN) * t));
   const f32 c = horner(z, COS) * z + ONE;
   f32 q = radius * p.std;
@@ -178,16 +185,24 @@ __device__ __forceinline__ f32 scaled(f32 z, const P& p) {
   return clamp(clamp(z, p.lower, p.upper) * p.std + p.mean, p.low, p.high);
 }
 
-// p - 1/2 in units of 2^-31. The width is at most 2^31: 32 bits, which make it one multiply-add.
+// p - 1/2 in units of 2^-31, odd. The width is at most 2^31: 32 bits, which make it one multiply-add.
 __device__ __forceinline__ i32 central_argument(u32 w, const TruncatedCentral& p) {
-  return i32((p.origin + u64(u32(p.width)) * w) >> 32);
+  return i32((p.origin + u64(u32(p.width)) * w) >> 32) | i32(ODD_PAIR);
+}
+
+// z = 3 q + q ratio from n = q / UNIT, |n| <= HALF_LINE, the two parts of q being exact in the unit 1.
+__device__ __forceinline__ f32 central(i32 n, f32 ratio) {
+  const u32 m = u32(n) + u32(HALF_LINE);
+  const f32 coarse = float_of_bits32(((m & UNFINE) >> 8) | ONE_BITS) - 1.5f;
+  const f32 fine = float_of_bits32(masked(m, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
+  return __fmaf_rn(coarse, THREE, __fmaf_rn(fine, THREE, (coarse + fine) * ratio));
 }
 
 __device__ __forceinline__ f32 truncated_central(u32 w, const TruncatedCentral& p) {
-  const f32 q = f32(central_argument(w, p)) * UNIT;
-  const f32 y = FOURTH - q * q;
-  const f32 z = q * horner(y, CENTRE_P) / horner(y, CENTRE_Q);
-  return scaled(z, p);
+  const i32 n = central_argument(w, p);
+  const f32 d = f32(HALF_LINE - abs(n)) * UNIT;
+  const f32 y = d - d * d;
+  return scaled(central(n, horner(y, CENTRE_P) / horner(y, CENTRE_Q)), p);
 }
 
 __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
@@ -200,15 +215,10 @@ __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
   const u32 b = bits32(d);
   const f32 g = TWO - float_of_bits32((b & MANTISSA) | ONE_BITS);
   const f32 r = __fsqrt_rn(minus_two_log(g, exponent(b, PROBABILITY_BIAS)));
-  const f32 q = f32(i32((MIDDLE - nearer) >> 32)) * UNIT;
-  const f32 y = FOURTH - q * q;
+  const f32 y = d - d * d;
   const bool tail = d < TAIL;
-  // All four are evaluated, as in a select of lanes: a branch would diverge in most warps.
-  const f32 tail_p = horner(r, TAIL_P);
-  const f32 tail_q = horner(r, TAIL_Q);
-  const f32 centre_p = q * horner(y, CENTRE_P);
-  const f32 centre_q = horner(y, CENTRE_Q);
-  f32 z = (tail ? tail_p : centre_p) / (tail ? tail_q : centre_q);
+  const f32 ratio = (tail ? horner(r, TAIL_P) : horner(y, CENTRE_P)) / (tail ? horner(r, TAIL_Q) : horner(y, CENTRE_Q));
+  f32 z = tail ? ratio : central(i32((MIDDLE - nearer) >> 32) | ODD, ratio);
   z = lower ? -z : z;
   return scaled(z, p);
 }
