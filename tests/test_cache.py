@@ -53,7 +53,7 @@ class Copy:
         self.cache = root / "cache"
 
     def start(self, **settings: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV"))}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV", "FANFILL_"))}
         environment |= {"PYTHONPATH": str(self.package.parent), "NUMBA_CACHE_DIR": str(self.cache)} | settings
         return subprocess.Popen(
             [sys.executable, "-B", "-W", "error", "-c", PROGRAM],

@@ -1,4 +1,6 @@
-"""One set of bits whatever LLVM compiles for: plain x86-64 (SSE2), AVX2 with FMA at hand, this machine."""
+"""One set of bits whatever LLVM compiles for: plain x86-64 (SSE2), AVX2 with FMA at hand, this machine; and,
+with ``FANFILL_TEST_TARGETS=all`` in the environment, SSE4.2, AVX2 without FMA, and AVX-512 at full width.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,36 @@ import pytest
 
 HOST = llvm.get_host_cpu_features()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,-avx512f"
+SSE42 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,-avx"
+AVX2_ALONE = "+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2,+f16c,+lzcnt,+movbe,-fma,-avx512f"
+AVX2 = AVX2_ALONE.replace("-fma", "+fma")
+# LLVM would rather use 256 bits of the first AVX-512 machines, whose clock drops with wider ones.
+AVX512 = AVX2.replace("-avx512f", "+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl,-prefer-256-bit")
 # NUMBA_CPU_NAME alone would keep the host's features, unless the name is generic.
 TARGETS: dict[str, dict[str, str]] = {
     "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
     "avx2": {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": AVX2},
     "host": {},
 }
-if not (X86 and HOST.get("avx2") and HOST.get("fma")):
-    del TARGETS["avx2"]
+if os.environ.get("FANFILL_TEST_TARGETS") == "all":
+    TARGETS |= {
+        "sse4.2": {"NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": SSE42},
+        "avx2 alone": {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": AVX2_ALONE},
+        "avx512": {"NUMBA_CPU_NAME": "x86-64-v4", "NUMBA_CPU_FEATURES": AVX512},
+    }
+
+
+def runs_here(settings: dict[str, str]) -> bool:
+    """Whether this machine has all that the target may use."""
+    named = re.findall(r"[+]([^,]+)", settings.get("NUMBA_CPU_FEATURES", ""))
+    return (
+        not settings
+        or (X86 and all(HOST.get(feature) for feature in named))
+        or "generic" in settings.values()
+    )
+
+
+TARGETS = {target: settings for target, settings in TARGETS.items() if runs_here(settings)}
 
 PROGRAM = """
 import hashlib, json, sys
@@ -56,7 +79,8 @@ for form, law in forms.items():
         run(out, 2**34 - 70_001, (1, 2, 3, 4), made.params)
         hashes[form + " " + dtype] = hashlib.sha256(out.tobytes()).hexdigest()
         assembly[form + " " + dtype] = run.compile().library.get_asm_str()
-json.dump({"hashes": hashes, "assembly": assembly, "name": config.CPU_NAME}, sys.stdout)
+settings = {"name": config.CPU_NAME, "features": config.CPU_FEATURES}
+json.dump(settings | {"hashes": hashes, "assembly": assembly}, sys.stdout)
 """
 
 
@@ -113,9 +137,20 @@ def test_every_target_gives_the_same_bits(results: dict[str, dict[str, Any]]) ->
 
 
 def test_each_target_is_the_one_that_was_asked_for(results: dict[str, dict[str, Any]]) -> None:
-    assert list(results) == (["generic", "avx2", "host"] if X86 and HOST.get("avx2") else ["generic", "host"])
+    assert {"generic", "host"} <= set(results) == set(TARGETS)
+    assert ("avx2" in results) == bool(X86 and HOST.get("avx2") and HOST.get("fma"))
     for target, settings in TARGETS.items():
         assert results[target]["name"] == settings.get("NUMBA_CPU_NAME")
+        assert results[target]["features"] == settings.get("NUMBA_CPU_FEATURES")
+    # SSE4.1 came with a blend of its own, which plain x86-64 does not have.
+    blends = {target for target, found in results.items() if holds(found["assembly"], r"\w*blendv\w+")}
+    assert "generic" not in blends
+    assert "sse4.2" not in TARGETS or "sse4.2" in blends
+
+
+def holds(assembly: dict[str, str], operation: str) -> bool:
+    """Whether any of the kernels has such an instruction."""
+    return any(operands(text, operation) for text in assembly.values())
 
 
 def test_no_target_fuses_a_multiply_and_an_add(results: dict[str, dict[str, Any]]) -> None:
@@ -132,9 +167,15 @@ def widths() -> dict[str, list[set[str]]]:
     if HOST.get("avx2"):
         host = [{"xmm", "ymm"}]
     if HOST.get("avx512f"):
-        # LLVM prefers 256 bits on the first AVX-512 machines, whose clock drops with wider ones.
         host.append({"xmm", "ymm", "zmm"})
-    return {"generic": [{"xmm"}], "avx2": [{"xmm", "ymm"}], "host": host}
+    return {
+        "generic": [{"xmm"}],
+        "sse4.2": [{"xmm"}],
+        "avx2": [{"xmm", "ymm"}],
+        "avx2 alone": [{"xmm", "ymm"}],
+        "avx512": [{"xmm", "ymm", "zmm"}],
+        "host": host,
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -40,7 +40,10 @@ def refused() -> str | None:
     try:
         found = folder().lstat()
     except FileNotFoundError:
-        return None
+        above = next(parent for parent in folder().absolute().parents if parent.exists())
+        return (
+            None if os.access(above, os.W_OK | os.X_OK) else f"it cannot be made: {above} cannot be written"
+        )
     except (OSError, RuntimeError) as error:  # RuntimeError: no home to expand ~ with
         return f"{_reason(error)}"
     return _distrust(found, stat.S_ISDIR(found.st_mode))

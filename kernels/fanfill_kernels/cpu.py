@@ -7,7 +7,6 @@ the compiler and of the processor, and comes back without Numba being imported (
 import hashlib
 import os
 import sys
-import threading
 from collections.abc import Callable
 from functools import cache
 from importlib import machinery, util
@@ -24,11 +23,11 @@ from fanfill_kernels import scatter as scattering
 from fanfill_kernels.forms import LANES, STORES, Form, Kernels, form_of
 from fanfill_kernels.objects import Layout
 from fanfill_kernels.rebinding import Body, Bound, rebind
+from fanfill_kernels.undivided import undivided, whole
 
 # What Numba lets the environment change, but for these, may change the code.
 _IRRELEVANT = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_DISABLE_JIT"}
 _KEY = ("u8",) * 4
-_lock = threading.RLock()  # one compilation at a time
 _libraries: list[Any] = []  # compiled code lives as long as its library
 
 
@@ -93,12 +92,18 @@ class Compiled:
 
     def compile(self) -> Any:
         """Compile it anew: its `compiler.Code`."""
-        from fanfill_kernels.compiler import compiled
+        try:
+            from fanfill_kernels.compiler import compiled
+        except Exception as error:  # a Numba that broke since it compiled the kernels that are stored
+            raise RuntimeError(
+                f"expected the Numba that compiled other kernels here to import; got {type(error).__name__}: "
+                f"{error}; reinstall numba and llvmlite, or set FANFILL_BACKEND=numpy"
+            ) from error
 
         return compiled(self._function, self._bound, self._constants, self.name, self.layout)
 
     def _made(self) -> Callable[..., None]:
-        with _lock:
+        with whole:  # one compilation at a time
             if self._call is None:
                 if interpreted():
                     bare = rebind(self._function, self._bound, **self._constants)
@@ -114,6 +119,9 @@ class Compiled:
         if stored is not None:
             symbol, _, code = stored.partition(b"\0")
             return objects.load(symbol.decode(), code)
+        return undivided(lambda: self._compiled_and_kept(key))
+
+    def _compiled_and_kept(self, key: str) -> int:
         made = self.compile()
         _libraries.append(made.library)
         if made.object_code is not None:

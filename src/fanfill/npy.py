@@ -77,9 +77,13 @@ def create(
     # The name comes first: an interrupt between the file's creation and this frame's next line must still
     # find it.
     temporary = target.with_name(f".fanfill-{secrets.token_hex(8)}.tmp")
-    descriptor = -1
+    descriptor, ours = -1, True
     try:
-        descriptor = os.open(temporary, OPEN_FLAGS, 0o666)
+        try:
+            descriptor = os.open(temporary, OPEN_FLAGS, 0o666)
+        except FileExistsError:
+            ours = False
+            raise
         try:
             reserve(descriptor, size)
         except OSError as error:
@@ -93,7 +97,12 @@ def create(
         os.fsync(descriptor)
         os.replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if ours:
+            # Twice: a second Ctrl-C that keeps the first from it meets the second.
+            try:
+                temporary.unlink(missing_ok=True)
+            finally:
+                temporary.unlink(missing_ok=True)
         raise
     finally:
         if descriptor >= 0:

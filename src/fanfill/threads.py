@@ -232,9 +232,11 @@ class _Ticket:
     def redeem(self) -> None:
         if not self.lock.acquire(blocking=False):
             return
-        if self.job is not None:
-            self.job.help()  # which never raises
-        self.lock.release()
+        try:
+            if self.job is not None:
+                self.job.help()
+        finally:  # whatever was thrown into this thread: the caller waits for the lock
+            self.lock.release()
 
 
 def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
@@ -268,7 +270,7 @@ class _Pool:
         with self.lock:
             while self.size < len(tickets):
                 name = f"fanfill-{self.size}"
-                thread = threading.Thread(target=_serve, args=(self.queue,), name=name, daemon=True)
+                thread = threading.Thread(target=self.serve, name=name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads, or at exit: do with what there is
@@ -277,10 +279,13 @@ class _Pool:
         for ticket in tickets[: self.size]:
             self.queue.put(ticket)
 
-
-def _serve(queue: SimpleQueue[_Ticket]) -> None:
-    while True:
-        queue.get().redeem()
+    def serve(self) -> None:
+        try:
+            while True:
+                self.queue.get().redeem()
+        finally:  # thrown out, by a debugger's or a timeout library's asynchronous exception: make room
+            with self.lock:
+                self.size -= 1
 
 
 _pool = _Pool()

@@ -123,7 +123,8 @@ struct Made {
   static constexpr int values = VALUES;
   static constexpr int pieces = VALUES * int(sizeof(Lane)) / 4;
   static constexpr int side = Form::side;
-  static constexpr int resident = VALUES == 2 ? CRAMPED : ROOMY;
+  // A form that makes one block at a time is the longest there is: it is bound by arithmetic, and would spill.
+  static constexpr int resident = VALUES == 2 || side == 1 ? CRAMPED : ROOMY;
   Form form;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[N * WORDS], u32 (&out)[N * pieces]) const {

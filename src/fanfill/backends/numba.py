@@ -30,17 +30,23 @@ _SCRATCH = 1 << 19
 def _unusable() -> str | None:
     """Try Numba out, unless kernels of this very installation are at hand: they load without it."""
     try:
-        from fanfill_kernels import cpu
+        from fanfill_kernels.undivided import undivided
 
-        if not cpu.proven():
-            import numba
-
-            del numba
+        undivided(_try_out)
     except ImportError as error:
         return f"Numba cannot be imported ({error}); pip install numba"
     except Exception as error:  # a Numba that breaks on import, for whatever reason, must not break the fill
         return f"importing Numba failed ({type(error).__name__}: {error}); reinstall numba and llvmlite"
     return None
+
+
+def _try_out() -> None:
+    from fanfill_kernels import cpu
+
+    if not cpu.proven():
+        import numba
+
+        del numba
 
 
 @functools.cache

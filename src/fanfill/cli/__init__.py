@@ -26,7 +26,7 @@ USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 EXTRA = ("typer", "rich")
 
 
-class Terminated(KeyboardInterrupt):
+class Terminated(BaseException):
     """SIGTERM or SIGHUP, as an exception: everything that unwinds for Ctrl-C unwinds for it."""
 
 

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# The same bits on other machines, as far as this one can be them. Golden hashes, and compiled kernels against NumPy:
+#   targets       for each instruction set that this processor has (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES);
+#   modes         under python -O, with NUMBA_DISABLE_JIT=1, and while the processor flushes subnormals to zero;
+#   dependencies  with older and newer releases of NumPy and Numba, on every supported Python that is here.
+# Arguments: which of the three (none: all). PYTHON names an interpreter whose environment has the extra test; for the
+# others environments are made and removed. About 12 minutes on two cores. AArch64: ci/aarch64.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+python=${PYTHON:-python}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export PYTHONPATH="$root/src:$root/kernels:$root/tests" PYTHONDONTWRITEBYTECODE=1
+unset FANFILL_CACHE_DIR FANFILL_BACKEND ${!NUMBA_@}
+failed=()
+
+check() { # name of the run, then a command; kernels come from nowhere but this run
+    local name=$1
+    shift
+    echo "== $name"
+    FANFILL_CACHE_DIR=$(mktemp -d -p "$scratch") "$@" || failed+=("$name")
+}
+
+tests=(-m pytest -q -p no:cacheprovider -o addopts= -m 'not slow' -n 2 --dist load)
+golden=("${tests[@]}" tests/test_golden.py tests/test_kernels.py)
+
+targets() {
+    check "every target: bits, and registers in the assembly" \
+        env FANFILL_TEST_TARGETS=all "$python" "${tests[@]}" --dist loadfile tests/test_targets.py
+    local name cpu features
+    while IFS=$'\t' read -r name cpu features; do
+        check "target $name" \
+            env NUMBA_CPU_NAME="$cpu" NUMBA_CPU_FEATURES="$features" "$python" "${golden[@]}" -k 'not numpy'
+    done < <(FANFILL_TEST_TARGETS=all "$python" -c "
+from test_targets import TARGETS
+for name, settings in TARGETS.items():
+    if settings:
+        print(name, *settings.values(), sep='\t')")
+}
+
+modes() {
+    check "python -O" "$python" -O "${golden[@]}" -W 'ignore:assertions not in test modules'
+    check "without a compiler" "$python" "${tests[@]}" tests/test_without_jit.py
+    check "subnormals flushed to zero" "$python" "${tests[@]}" tests/test_flush_to_zero.py
+}
+
+find_python() { # 3.12 -> a command that runs it; a version manager's shim may stand there with nothing behind it
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
+        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+dependencies() { # Python, then what pip is to install beside the tests' own needs
+    local version found
+    while read -r version wanted; do
+        found=$(find_python "$version")
+        if [ -z "$found" ]; then
+            echo "== Python $version: not on this machine, not tested"
+            continue
+        fi
+        "$found" -m venv "$scratch/venv"
+        # shellcheck disable=SC2086
+        "$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check $wanted \
+            'ml_dtypes>=0.5' hypothesis mpmath pytest pytest-timeout pytest-xdist
+        check "Python $version, $("$scratch/venv/bin/python" -c \
+            'import numpy, numba; print("NumPy", numpy.__version__ + ", Numba", numba.__version__)')" \
+            "$scratch/venv/bin/python" "${golden[@]}"
+        rm -rf "$scratch/venv"
+    done <<'TABLE'
+3.11 numpy numba -c ci/oldest.txt
+3.11 numpy==2.1.* numba==0.61.*
+3.12 numpy==2.2.* numba==0.62.*
+3.13 numpy==2.3.* numba==0.63.*
+3.12 numpy numba
+3.13 numpy numba
+3.12 numpy==2.0.* numba
+TABLE
+}
+
+[ $# -gt 0 ] || set -- targets modes dependencies
+for part in "$@"; do
+    case $part in
+        targets | modes | dependencies) "$part" ;;
+        *) echo "expected targets, modes or dependencies; got $part" && exit 2 ;;
+    esac
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}"
+    exit 1
+fi
+echo "== the same bits everywhere"

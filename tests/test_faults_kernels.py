@@ -1,0 +1,154 @@
+"""Faults below the kernels (Numba breaks, the cache spoils): a clear error or the right bits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from processes import assert_fails, child
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
+
+
+# Numba
+
+STANDS_IN = """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    right()
+    right_turned()
+(warning,) = caught
+assert warning.category is RuntimeWarning
+assert "importing Numba failed (LookupError: broken for a test); reinstall numba" in str(warning.message)
+assert ff.select_backend(np.empty(1)).name == "numpy"
+buffer = np.full(10, 7, np.float32)
+try:
+    ff.fill(buffer, LAW, seed=3, backend="numba")
+except ff.BackendUnavailableError as error:
+    assert "broken for a test" in str(error) and (buffer == 7).all()
+else:
+    raise SystemExit("a named backend that cannot run was passed over")
+"""
+
+
+def test_numpy_stands_in_for_a_numba_that_breaks_on_import_even_where_kernels_are_stored(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text("raise LookupError('broken for a test')")
+    path, cache = os.pathsep.join([str(tmp_path), *sys.path]), str(tmp_path / "cache")
+    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=cache)
+    child("right(); right_turned()", FANFILL_CACHE_DIR=cache)
+    assert list((tmp_path / "cache").glob("run_normal_float32-*.bin"))
+    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=cache)
+    assert_fails(STANDS_IN, "not enough values to unpack", FANFILL_CACHE_DIR=cache)
+
+
+BREAKS_LATER = """
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.core":
+            raise LookupError("broken for a test")
+sys.meta_path.insert(0, Broken())
+right()
+assert "numba" not in sys.modules
+buffer = np.full(300_000, 7, np.float32)
+for threads in (1, 3):
+    try:
+        ff.fill(buffer, ff.uniform(0.5, 2), seed=3, threads=threads)
+    except RuntimeError as error:
+        assert "expected the Numba that compiled other kernels here to import; got LookupError" in str(error)
+        assert "reinstall numba and llvmlite, or set FANFILL_BACKEND=numpy" in str(error)
+        assert (buffer == 7).all()
+    else:
+        raise SystemExit("compiled without Numba")
+right()
+draw(law=ff.uniform(0.5, 2), backend="numpy")
+"""
+
+
+def test_a_numba_that_broke_since_is_a_clear_error_for_new_kernels_and_none_for_stored_ones(
+    tmp_path: Path,
+) -> None:
+    cache = str(tmp_path / "cache")
+    child("right()", FANFILL_CACHE_DIR=cache)
+    child(BREAKS_LATER, FANFILL_CACHE_DIR=cache)
+    child("right(); right(law=ff.uniform(0.5, 2))", FANFILL_CACHE_DIR=cache)
+    assert_fails(BREAKS_LATER, "compiled without Numba", FANFILL_CACHE_DIR=cache)
+
+
+# The disk under the cache
+
+NO_WRITE_ACCESS = """
+os.environ["FANFILL_CACHE_DIR"] = "/dev/null/kept"
+right()  # imports everything: the next user may perhaps not enter the folders where it lies
+del os.environ["FANFILL_CACHE_DIR"]
+from fanfill_kernels import cache
+os.chdir("/")
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+for place in (os.environ["HOME"], "/usr/lib", "/"):
+    assert not os.access(place, os.W_OK), place
+right(law=ff.uniform(0.5, 2))
+right_turned()
+assert "it cannot be made: " in (cache.refused() or ""), cache.refused()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may write nowhere")
+def test_a_user_who_may_write_nowhere_gets_the_right_bits_and_is_told_why_nothing_is_kept() -> None:
+    settings = {"HOME": "/usr/lib"} | dict.fromkeys(
+        ("FANFILL_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    )
+    child(NO_WRITE_ACCESS, **settings)
+    assert_fails(NO_WRITE_ACCESS.replace("os.setuid(65534)", ""), "AssertionError: /usr/lib", **settings)
+
+
+WHILE_RUNNING = """
+import shutil
+folder = Path(os.environ["FANFILL_CACHE_DIR"])
+def vanish():
+    shutil.rmtree(folder)
+def spoil():
+    for file in folder.iterdir():
+        file.write_bytes(b"garbage" * 1000)
+def cut_short():
+    for file in folder.iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+def open_to_all():
+    folder.chmod(0o777)
+def become_a_file():
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+right()
+laws = [ff.uniform(-1, 1), ff.uniform(0.5, 2)]
+for fault in (vanish, spoil, cut_short, open_to_all, become_a_file):
+    assert list(folder.glob("run_normal_float32-*.bin"))
+    fault()
+    right()  # a kernel that is in memory
+    if laws:
+        right(law=laws.pop())  # one that must be compiled, and stored if it can be
+    if folder.is_file():
+        folder.unlink()
+    elif fault is open_to_all:
+        folder.chmod(0o700)
+    from fanfill_kernels import cpu
+    cpu.kernels.cache_clear()
+    from fanfill.backends import numba
+    numba._kernels.cache_clear()
+    sys.modules["fanfill.fill"]._plans.clear()
+    right()  # loaded anew, or compiled and stored
+"""
+
+
+def test_the_cache_folder_may_vanish_or_spoil_while_a_process_runs(tmp_path: Path) -> None:
+    folder = str(tmp_path / "cache")
+    child(WHILE_RUNNING, FANFILL_CACHE_DIR=folder)
+    child("right(); assert 'numba' not in sys.modules", FANFILL_CACHE_DIR=folder)
+    assert_fails(
+        "right(law=ff.uniform(9, 10)); assert 'numba' not in sys.modules", "Error", FANFILL_CACHE_DIR=folder
+    )

@@ -1,0 +1,98 @@
+"""Many fill at once, in threads and processes, by every common pool: no crash, no hang, the right bits."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from processes import TESTS, Ended, assert_ends, python, run, start
+
+pytestmark = pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="forks, and reads /proc")
+
+
+def load(*words: str, seconds: float = 120.0, **environment: str) -> Ended:
+    """One run of the program, in a group of processes that is killed if it does not end in time."""
+    command = python(str(TESTS / "load_program.py"), *words)
+    return assert_ends(start(command, environment=environment), seconds)
+
+
+def assert_right_bits(ended: Ended, fills: int | None = None) -> None:
+    """All fills were right, at least one of them, and nobody complained."""
+    assert ended.code == 0, ended
+    count, word = ended.out.split()
+    assert word == "right"
+    assert int(count) == fills if fills else int(count) > 0
+    assert ended.err == ""
+
+
+def test_many_threads_fill_while_others_import_fork_and_spawn() -> None:
+    assert_right_bits(load("threads", "4", "32"))
+
+
+@pytest.mark.slow
+def test_many_threads_fill_for_half_a_minute_while_others_import_fork_and_spawn() -> None:
+    assert_right_bits(load("threads", "30", "32"))
+
+
+def test_one_wrong_fill_among_many_is_noticed() -> None:
+    ended = load("threads", "0.2", "4", "6")
+    assert ended.code == 1
+    assert "RuntimeError: small: other bits" in ended.err
+    with pytest.raises(AssertionError):
+        assert_right_bits(ended)
+
+
+def test_a_fork_waits_for_a_first_fill_in_another_thread(tmp_path: Path) -> None:
+    """Importing Numba and compiling hold locks that a child would inherit, with nobody to let go of them."""
+    for _ in ("kernels are compiled", "kernels come from disk"):
+        assert_right_bits(load("first", FANFILL_CACHE_DIR=str(tmp_path)))
+
+
+def test_a_fork_that_does_not_wait_hangs() -> None:
+    """The negative control: a child that needs a lock which another thread held."""
+    program = """
+import os, threading, time
+lock = threading.RLock()
+threading.Thread(target=lambda: (lock.acquire(), time.sleep(1.0), lock.release())).start()
+time.sleep(0.3)
+if os.fork() == 0:
+    lock.acquire()
+os.waitpid(-1, 0)
+"""
+    with pytest.raises(AssertionError, match="not ended within 2"):
+        run(program, seconds=2.5)
+
+
+def test_a_process_that_is_left_behind_is_noticed() -> None:
+    program = "import subprocess, sys; subprocess.Popen(['sleep', '60'], stdout=-3, stderr=-3)"
+    with pytest.raises(AssertionError, match="left running"):
+        assert_ends(start(python("-c", program)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_process_pools_of_the_standard_library(method: str) -> None:
+    assert_right_bits(load("processes", method), 30)
+
+
+def needs(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_joblib(backend: str) -> None:
+    needs("joblib")
+    assert_right_bits(load("joblib", backend), 30)
+
+
+def test_dask_on_threads() -> None:
+    needs("dask")
+    assert_right_bits(load("dask"), 30)
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_of_a_torch_data_loader(method: str) -> None:
+    needs("torch")
+    assert_right_bits(load("torch", method), 30)

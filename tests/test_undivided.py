@@ -1,0 +1,108 @@
+"""What a signal or a fork must not cut in two is done to its end, on the main thread and on others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import assert_fails, child
+
+from fanfill_kernels import undivided as module
+from fanfill_kernels.undivided import undivided
+
+
+class Struck(BaseException):
+    """What the signal handler raises."""
+
+
+@pytest.fixture
+def struck() -> Iterator[list[int]]:
+    """Signals that have come; each raises."""
+    came: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        came.append(number)
+        raise Struck(len(came))
+
+    before = signal.signal(signal.SIGINT, handler)
+    yield came
+    signal.signal(signal.SIGINT, before)
+
+
+def work(done: list[str], seconds: float = 0.3) -> None:
+    """Work, while the main thread gets a signal at once and two later."""
+    for _ in range(3):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(seconds / 3)
+    done.append("whole")
+
+
+def test_signals_wait_for_the_work_and_the_first_is_raised(struck: list[int]) -> None:
+    done: list[str] = []
+    with pytest.raises(Struck, match="1"):
+        undivided(lambda: work(done))
+    assert done == ["whole"]
+    assert len(struck) == 3
+
+
+def test_work_on_the_main_thread_would_be_cut_in_two(struck: list[int]) -> None:
+    done: list[str] = []
+    with pytest.raises(Struck):
+        work(done)
+    assert done == []
+
+
+def test_results_and_errors_come_back() -> None:
+    assert undivided(lambda: 7) == 7
+    with pytest.raises(KeyError, match="lost"):
+        undivided(lambda: {}["lost"])
+
+
+def test_other_threads_do_their_work_themselves() -> None:
+    idents: list[int] = []
+    thread = threading.Thread(target=lambda: undivided(lambda: idents.append(threading.get_ident())))
+    thread.start()
+    thread.join()
+    assert idents == [thread.ident]
+
+
+def test_without_another_thread_the_main_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module, "start_new_thread", refuse)
+    assert undivided(threading.get_ident) == threading.get_ident()
+
+
+COMPILE = """
+import signal
+def strike():
+    for _ in range(20):
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+buffer = np.full(1000, 7, np.float32)
+came = 0
+threading.Thread(target=strike, daemon=True).start()
+end = time.monotonic() + 2.2
+while time.monotonic() < end:
+    try:
+        ff.fill(buffer, LAW, seed=3)
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        came += 1
+assert came >= 5, came
+right()
+assert [t.name for t in threading.enumerate() if not t.name.startswith(("MainThread", "fanfill-"))] == []
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
+def test_ctrl_c_again_and_again_during_the_first_fill_is_ctrl_c_and_breaks_nothing(tmp_path: Path) -> None:
+    child(COMPILE, FANFILL_CACHE_DIR=str(tmp_path))
+    assert_fails(COMPILE.replace("os.kill(", "str("), "AssertionError", FANFILL_CACHE_DIR=os.devnull)
