@@ -229,8 +229,8 @@ def central_grid() -> Grid:
 
 
 def central_rest_grid() -> Grid:
-    """z/q - 3 against x = p (1 - p), the error relative to z/q; eight times less of it at two sigma, where a cut
-    is to be reached as often as it should.
+    """z/q - 3 against x = p (1 - p), the error relative to z/q; eight times less of it at two sigma, where a
+    cut is to be reached as often as it should.
     """
     at = central_grid()
     near = np.array([mp.exp((at.x[0] - x) * 5000) for x in at.x], dtype=object)

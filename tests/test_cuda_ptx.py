@@ -318,8 +318,8 @@ def changed(text: str, literal: str) -> str:
     ("dtype", "rare"),
     [
         ("float32", set()),
-        # The half that is added to a word of 64 bits is rounded away but for words below 2^53; a zero of either
-        # sign that becomes 2^-1026 is lost in the next sum.
+        # The half that is added to a word of 64 bits is rounded away but for words below 2^53; a zero of
+        # either sign that becomes 2^-1026 is lost in the next sum.
         ("float64", {"0d0000000000000000", "0d8000000000000000", "0d3FE0000000000000"}),
     ],
 )
