@@ -105,8 +105,7 @@ def test_machine_code(major: int, arch: int) -> None:
 
 def most_registers(name: str, arch: int) -> int:
     held = 64 * 1024 // THREADS_HELD.get(arch, 2048) // 8 * 8
-    cramped = name.endswith("64") or re.search("_truncated_(?!central)", name)
-    return max(40 if cramped else 32, held)
+    return max(40 if name.endswith("64") else 32, held)
 
 
 def assert_run(name: str, kernel: Kernel, operations: Counter[str]) -> None:

@@ -10,6 +10,7 @@
 
 import logging  # noqa: F401 - Numba imports it: its own part in forks must be set up before one waits here
 import os
+import sys
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def _aside(function: Callable[[], Result]) -> Result:
     gate.acquire()
 
     def run() -> None:
+        sys.settrace(threading.gettrace())  # a debugger's, as on any thread that threading starts
         try:
             results.append(function())
         except BaseException as error:  # raised again by the caller

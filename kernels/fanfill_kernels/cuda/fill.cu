@@ -123,8 +123,7 @@ struct Made {
   static constexpr int values = VALUES;
   static constexpr int pieces = VALUES * int(sizeof(Lane)) / 4;
   static constexpr int side = Form::side;
-  // A form that makes one block at a time is the longest there is: it is bound by arithmetic, and would spill.
-  static constexpr int resident = VALUES == 2 || side == 1 ? CRAMPED : ROOMY;
+  static constexpr int resident = VALUES == 2 ? CRAMPED : ROOMY;
   Form form;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[N * WORDS], u32 (&out)[N * pieces]) const {
