@@ -40,8 +40,9 @@ def make_listed_block(i: Any, pairs: Any, blocks: Any, key: Any) -> None:
     )
 
 
-def make_values(j: Any, values: Any, words: Any, params: Any) -> None:  # pragma: no cover - stands for
-    # make_value or make_twins
+def make_values(
+    j: Any, values: Any, words: Any, params: Any
+) -> None:  # pragma: no cover - stands for make_value or make_twins of loops.py
     raise NotImplementedError
 
 
