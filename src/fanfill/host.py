@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanfill import placement, threads
+from fanfill import pages, placement, threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,7 @@ def run(
     """
     total = view.size
     if total:
+        pages.ask(view)
         helpers = 1 if total <= SMALL else count
         plan = _plan(view, region, backend, helpers)
         worker = (
