@@ -6,7 +6,6 @@ Equal kernels are run once: NVRTC writes the same text for several architectures
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from functools import cache
@@ -17,50 +16,24 @@ import pytest
 from cuda_on_cpu.build import compile_together
 from cuda_on_cpu.compiled import TARGETS, begin, ptx
 from cuda_on_cpu.machine import Module, PtxError, Trap
+from cuda_on_cpu.pieces import (
+    CASES,
+    LAWS,
+    Region,
+    drawn,
+    expected,
+    extreme_recipes,
+    line,
+    plain_recipe,
+    regions,
+)
 
-from fanfill import initializers as init
-from fanfill.dtypes import STORAGES
-from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import blocks, cuda
+from fanfill.recipes import Recipe
+from fanfill_kernels import cuda
 from fanfill_kernels.cuda import geometry
 
-KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
-LAWS = {
-    "uniform": init.uniform(-0.3, 0.3),
-    "uniform_range": init.uniform(-0.7, 1.6),
-    "normal": init.normal(0.1, 0.6),
-    "truncated_central": init.truncated_normal(0.1, 0.6, -1.9, 1.3),
-    "truncated": init.truncated_normal(0.1, 0.6, -2.7, math.inf),
-}
-# Parameters at the ends of what the contract accepts, of a least scalar s and a least cut c.
-EXTREMES = {
-    "uniform": [lambda s, c: init.uniform(-s, s)],
-    "uniform_range": [lambda s, c: init.uniform(s, 3 * s), lambda s, c: init.uniform(-2 * s, 4 * s)],
-    "normal": [lambda s, c: init.normal(0.0, s), lambda s, c: init.normal(-s, s)],
-    "truncated_central": [
-        lambda s, c: init.truncated_normal(0.0, s, -c, 1.0),
-        lambda s, c: init.truncated_normal(0.0, s, c, 2.0),
-        lambda s, c: init.truncated_normal(s, s, -2.0, 1.0),
-    ],
-    "truncated": [
-        lambda s, c: init.truncated_normal(0.0, s, 3.0, math.inf),
-        lambda s, c: init.truncated_normal(0.0, s, -4.5, -2.5),
-        lambda s, c: init.truncated_normal(0.0, s, -9.0, 12.0),
-        lambda s, c: init.truncated_normal(0.0, s, c, math.inf),
-        lambda s, c: init.truncated_normal(s, s, -math.inf, -c),
-    ],
-}
-CONSTANTS = {"8": 0xB7, "16": 0x1234, "32": 0xC0490FDB, "64": 0x400921FB54442D18}
-OF_WIDTH = {"8": "float8_e5m2", "16": "float16", "32": "float32", "64": "float64"}
-CASES = {
-    **{cuda.entry("", form, dtype): (form, dtype) for form in LAWS for dtype in STORAGES},
-    cuda.entry("", "words", "uint32"): ("words", "uint32"),
-    **{cuda.entry("", "constant", width): ("constant", dtype) for width, dtype in OF_WIDTH.items()},
-}
 NAMES = [kind + case for kind in cuda.KINDS for case in CASES]
 CORES = len(os.sched_getaffinity(0))
-GUARD = 0xA5
-MARGIN = 256  # bytes before and behind what a kernel may touch
 
 each_name = pytest.mark.parametrize("name", NAMES)
 
@@ -93,141 +66,6 @@ def variants() -> dict[str, list[Variant]]:
                 kernels[name].append(Variant(f"NVRTC {major}, sm_{architecture}", *modules))
     compile_together(sources, workers=CORES, optimize=False)
     return kernels
-
-
-class Region(NamedTuple):
-    """Elements of a tensor and where they go: (length, step of the index, step in memory) for each axis, in
-    elements. The first one lies `shift` elements beyond a place where the Philox blocks begin on multiples
-    of 16 bytes.
-    """
-
-    start: int
-    axes: tuple[tuple[int, int, int], ...]
-    shift: int = 0
-
-
-def line(start: int, count: int, shift: int = 0) -> Region:
-    return Region(start, ((count, 1, 1),), shift)
-
-
-def regions(kind: str, form: str, dtype: str) -> list[Region]:
-    size = geometry.SIZES[dtype]
-    group = 16 // size
-    # Where the lower half of the block number wraps, for four values a block, and for two.
-    far = (2**32, 2**33, 2**34, 2**62)
-    if kind == "run":
-        counts = (1, group - 1, group, group + 1, 3 * group + 2)
-        many = 2 * geometry.THREADS * group * 2 + group // 2 + 1
-        return [
-            *(line(start, count) for start in (0, 1, group - 1, 2 * group + 1) for count in counts),
-            *(line(start, many) for start in (0, 3)),
-            *(line(f - 5 * group - 1, 12 * group + 3) for f in far),
-        ]
-    boxes = [
-        Region(3, ((40, 64, 30), (25, 1, 1))),
-        Region(1, ((13, 1001, 29), (23, 1, 1))),
-        Region(2, ((23, 1, 40), (37, 1001, 1))),
-        Region(0, ((9, 100, -30), (11, 1, -2)), 300),
-        Region(7, ((600, 7, 3),)),
-        Region(1, ((3, 10000, 500), (5, 100, -60), (7, 1, 8)), 300),
-        Region(2**34 - 9, ((20, 1, 3),)),
-        Region(2**32 - 100, ((5, 2**33 + 1, 40), (9, 1, 2))),
-        Region(11, ((3, 2**61, 4), (2, 2**60 + 3, 2)), 1),
-    ]
-    if form == "constant":
-        return boxes  # constants on a line are a run wherever they lie
-    return [
-        *boxes,
-        *(line(start, count, 1) for start in range(5) for count in (1, 2, 3, 7, 61)),
-        *(line(f - 30, 63, 3) for f in far),
-        line(5, 2 * geometry.THREADS * 4 + 9, 1),
-        Region(2**34 + 6, (), 1),
-    ]
-
-
-def lanes(dtype: str) -> np.dtype[Any]:
-    return np.dtype(f"u{geometry.SIZES[dtype]}")
-
-
-@cache
-def numpy_kernels(form: str, dtype: str) -> Any:
-    return blocks.kernels(form, dtype)
-
-
-def expected(made: Recipe, region: Region) -> np.ndarray:
-    """The NumPy backend's values, as bits."""
-    shape = tuple(n for n, _, _ in region.axes) or (1,)
-    pitch = tuple(p for _, p, _ in region.axes) or (1,)
-    if made.form == "constant":
-        return np.full(shape, made.params[0], lanes(made.dtype))
-    out = np.empty(math.prod(shape), np.uint32 if made.form == "words" else STORAGES[made.dtype].lanes)
-    numpy_kernels(made.form, made.dtype).box(out, region.start, shape, pitch, KEY, made.params)
-    return out.view(lanes(made.dtype)).reshape(shape)
-
-
-def drawn(
-    name: str, module: Module, made: Recipe, region: Region, surplus: int = 0, **how: Any
-) -> np.ndarray:
-    """What the kernel of this name leaves in memory, as bits.
-
-    A trap ends it at an access outside of the region's first and last byte, and all bytes that are no
-    element must be as they were. `surplus`: thread blocks more than needed.
-    """
-    size = geometry.SIZES[made.dtype]
-    shape = tuple(n for n, _, _ in region.axes) or (1,)
-    steps = tuple(s * size for _, _, s in region.axes) or (size,)
-    low = sum(min(0, (n - 1) * step) for n, step in zip(shape, steps, strict=True))
-    high = sum(max(0, (n - 1) * step) for n, step in zip(shape, steps, strict=True)) + size
-    memory = np.full(high - low + 2 * MARGIN + 16, GUARD, np.uint8)
-    first = MARGIN - low
-    first += ((region.start + region.shift) * size - memory.ctypes.data - first) % 16
-    address = memory.ctypes.data + first
-    axes = [(n, p, s * size) for n, p, s in region.axes]
-    for launch in geometry.launches(made.form, made.dtype, address, region.start, axes, KEY, made.params):
-        assert launch.entry == name
-        arguments = [argument.tobytes() for argument in launch.arguments]
-        inside = [(address + low, high - low)]
-        module.launch(
-            kernel_of(module, name),
-            (launch.blocks + surplus,),
-            (launch.threads,),
-            arguments,
-            memory=inside,
-            **how,
-        )
-    view = np.ndarray(shape, lanes(made.dtype), memory, first, steps)
-    values = view.copy()
-    view.view()[...] = np.frombuffer(bytes([GUARD]) * size, lanes(made.dtype))[0]
-    assert (memory == GUARD).all(), "a kernel wrote between or around its elements"
-    return values
-
-
-def kernel_of(module: Module, name: str) -> str:
-    """A module made of one kernel's text has it as "kernel"."""
-    return name if name in module.entries else "kernel"
-
-
-def plain_recipe(form: str, dtype: str) -> Recipe:
-    if form == "words":
-        return Recipe(form, dtype, ())
-    if form == "constant":
-        return Recipe(form, dtype, (CONSTANTS[str(8 * geometry.SIZES[dtype])],))
-    return recipe(LAWS[form], (1,), dtype)
-
-
-def extreme_recipes(form: str, dtype: str) -> list[Recipe]:
-    s, c = (2.0**-900, 2.0**-122) if dtype == "float64" else (2.0**-80, 2.0**-46)
-    made = []
-    for law in EXTREMES[form]:
-        try:
-            made.append(recipe(law(s, c), (1,), dtype))
-        except ValueError:
-            # An interval next to zero may hold no value of a narrow type.
-            if geometry.SIZES[dtype] >= 4:
-                raise
-    assert made
-    assert all(m.form == form for m in made)
-    return made
 
 
 @each_name

@@ -1,4 +1,4 @@
-"""fill, draw and words: the surface, what it refuses, and that only the documented things change a value."""
+"""fill: the surface, what it refuses, and that only the documented things change a value."""
 
 from __future__ import annotations
 
@@ -6,39 +6,16 @@ import array
 import hashlib
 import importlib
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_fills import BACKENDS, SHAPE, assert_same_bits, bits, reference
 
 import fanfill as ff
 
 fill_module = importlib.import_module("fanfill.fill")  # the package's attribute of that name is the function
-host = importlib.import_module("fanfill.host")
-threads = importlib.import_module("fanfill.threads")
-
-BACKENDS = [status.name for status in ff.backends() if status.usable and status.name != "cuda"]
-SHAPE = (60, 70)
-
-
-def bits(values):
-    return np.ascontiguousarray(values).view(f"u{values.itemsize}")
-
-
-def assert_same_bits(one, other):
-    assert one.dtype == other.dtype
-    np.testing.assert_array_equal(bits(one), bits(other))
-
-
-def reference(shape=SHAPE, initializer="he_normal", dtype=np.float32, seed=3, name="w"):
-    return ff.fill(np.empty(shape, dtype), initializer, seed=seed, name=name, backend="numpy", threads=1)
 
 
 def test_fill_returns_the_very_buffer():
@@ -240,180 +217,6 @@ def test_names_are_substreams():
     assert fill_module.substream("décodeur") == number
     assert fill_module.substream(2**64 - 1) == 2**64 - 1
     assert_same_bits(reference(name="décodeur"), reference(name=number))
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("shape", [(0,), (10,), (700, 700)])
-@pytest.mark.parametrize("law", [ff.normal(), ff.constant(1.0)])
-def test_progress_rises_to_the_total_on_the_calling_thread(count, shape, law):
-    seen, here = [], threading.get_ident()
-
-    def progress(done, total):
-        assert threading.get_ident() == here
-        seen.append((done, total))
-
-    w = ff.fill(np.empty(shape), law, seed=0, threads=count, progress=progress, backend="numpy")
-    assert seen == sorted(seen)
-    assert seen[-1] == (w.size, w.size)
-    assert seen.count(seen[-1]) == 1
-    assert w.size < host.SMALL or count > 1 or len(seen) > 2
-
-
-def test_an_error_in_progress_stops_the_fill():
-    def progress(done, total):
-        raise ZeroDivisionError
-
-    w = np.zeros(4_000_000)
-    with pytest.raises(ZeroDivisionError):
-        ff.fill(w, ff.normal(), seed=0, threads=3, progress=progress, backend="numpy")
-    assert (w == 0).sum() > w.size // 2
-
-
-def test_small_fills_stay_on_the_calling_thread(monkeypatch):
-    monkeypatch.setattr(threads._Pool, "enlist", None)
-    ff.fill(np.empty(host.SMALL, np.float32), ff.normal(), seed=0, threads=8)
-    with pytest.raises(TypeError):
-        ff.fill(np.empty(host.SMALL * 2, np.float32), ff.normal(), seed=0, threads=8)
-
-
-def test_many_python_threads_fill_at_once():
-    base, wrong = reference((400, 500)), []
-
-    def caller():
-        for _ in range(5):
-            w = ff.fill(np.empty((400, 500), np.float32), "he_normal", seed=3, name="w", threads=3)
-            if not (bits(w) == bits(base)).all():
-                wrong.append(1)
-
-    callers = [threading.Thread(target=caller) for _ in range(12)]
-    for thread in callers:
-        thread.start()
-    for thread in callers:
-        thread.join(60)
-    assert not wrong
-    assert not any(thread.is_alive() for thread in callers)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("strided", [False, True])
-def test_memory_beyond_the_buffer_is_small(backend, strided):
-    w = np.empty((3000, 2000), np.float32)
-    view = w.T if strided else w
-    ff.fill(view, ff.normal(), seed=0, backend=backend, threads=1)
-    tracemalloc.start()
-    ff.fill(view, ff.normal(), seed=0, backend=backend, threads=1)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak <= {"numba": 1 << 20, "numpy": 4 << 20}[backend]
-
-
-INTERRUPTED = """
-import numpy as np, sys, time, threading
-import fanfill as ff
-w = np.zeros(100_000_000, np.float32)
-ff.fill(w[:1_000_000], ff.normal(), seed=0, backend={backend!r}, threads={count})
-print("ready", flush=True)
-try:
-    while True:
-        ff.fill(w, ff.normal(), seed=0, backend={backend!r}, threads={count})
-except KeyboardInterrupt:
-    ended = time.time()
-    w[:] = 0
-    time.sleep(0.2)
-    print(ended, int(np.count_nonzero(w)), flush=True)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals as POSIX does")
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("count", [1, 3])
-def test_ctrl_c_stops_a_long_fill_within_0_3_seconds(backend, count):
-    code = INTERRUPTED.format(backend=backend, count=count)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.1)
-        sent = time.time()
-        process.send_signal(signal.SIGINT)
-        ended, written = process.stdout.readline().split()
-    assert float(ended) - sent < 0.3
-    assert written == "0"
-
-
-def test_draw_allocates_in_c_order_and_fills():
-    for shape in ((5, 6), 7, (), (0, 3), np.int64(4)):
-        w = ff.draw(shape, ff.normal(), seed=3, name="w")
-        assert w.dtype == np.float32
-        assert w.flags.c_contiguous
-        assert_same_bits(w, reference(w.shape, ff.normal()))
-    assert (
-        ff.draw((3, 4), "he_normal", seed=0, dtype=np.float64, device="cpu", backend="numpy").dtype
-        == np.float64
-    )
-    assert ff.draw((3, 4), "he_normal", seed=0, dtype="f2", threads=2).dtype == np.float16
-
-
-@pytest.mark.parametrize(
-    ("keywords", "error", "message"),
-    [
-        ({"device": "cuda"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
-        ({"device": "cuda:1"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
-        ({"backend": "cuda"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
-        ({"device": "cpu", "backend": "cuda"}, ValueError, "buffer in host memory; got 'cuda'"),
-        ({"device": "cuda", "backend": "numpy"}, ValueError, "buffer on a CUDA device; got 'numpy'"),
-        ({"device": "gpu"}, ValueError, r"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"),
-        ({"device": "cuda:x"}, ValueError, r"device: expected"),
-        ({"device": 0}, ValueError, r"device: expected"),
-        ({"dtype": "int32"}, TypeError, "int32"),
-        ({"dtype": "float33"}, TypeError, r"dtype: expected one of float32, .*; got 'float33'"),
-        ({"shape": (3, -1)}, ValueError, r"shape: expected an integer in \[0, 2\*\*63\]; got -1"),
-        ({"shape": (3, 1.5)}, TypeError, r"shape: expected an integer in .*; got 1.5"),
-        ({"shape": "33"}, TypeError, r"shape: expected an integer or a tuple of them; got '33'"),
-    ],
-)
-def test_draw_refuses_bad_arguments(keywords, error, message):
-    given = {"shape": (3, 4), "seed": 0, **keywords}
-    with pytest.raises(error, match=message):
-        ff.draw(given.pop("shape"), ff.normal(), **given)
-
-
-def test_draw_says_what_is_missing_for_a_type_of_ml_dtypes(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(TypeError, match=r"dtype: 'bfloat16' needs ml_dtypes, .*; pip install ml_dtypes"):
-        ff.draw((3, 4), ff.normal(), seed=0, dtype="bfloat16")
-
-
-def test_words_are_those_of_philox_and_depend_on_index_alone():
-    # Random123's known answers for key 0 and counter 0.
-    first = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    whole = ff.words(np.empty(200_000, np.uint32), seed=0)
-    assert whole[:4].tolist() == first
-    part = np.empty((7, 9), np.uint32)
-    assert ff.words(part.T, seed=0, start=99_001).base is part
-    np.testing.assert_array_equal(part.T.reshape(-1), whole[99_001 : 99_001 + 63])
-    assert (ff.words(np.empty(100, np.uint32), seed=0, name="w") != whole[:100]).mean() > 0.9
-    assert (ff.words(np.empty(100, np.uint32), seed=1) != whole[:100]).mean() > 0.9
-    assert ff.words(np.empty(4, np.uint32), seed=0, start=2**63 - 4).size == 4
-
-
-@pytest.mark.parametrize(
-    ("buffer", "start", "error", "message"),
-    [
-        (np.empty(3, np.int32), 0, TypeError, "expected a buffer of native uint32, .*; got dtype int32"),
-        (np.empty(3, ">u4"), 0, TypeError, "expected a buffer of native uint32"),
-        (np.broadcast_to(np.uint32(1), 3), 0, ValueError, "expected a writable buffer"),
-        (np.empty(3, np.uint32), -1, ValueError, r"start: expected an integer in \[0, 2\*\*63\); got -1"),
-        (
-            np.empty(3, np.uint32),
-            2**63 - 2,
-            ValueError,
-            r"start: expected words below word 2\*\*63; got 3 of them",
-        ),
-        ([1], 0, TypeError, "expected a writable array"),
-    ],
-)
-def test_words_refuses_bad_arguments(buffer, start, error, message):
-    with pytest.raises(error, match=message):
-        ff.words(buffer, seed=0, start=start)
 
 
 def test_a_torch_tensor_needs_explicit_axes_and_is_filled_in_place():

@@ -1,14 +1,21 @@
-"""Fixtures that make the backend see emulated devices."""
+"""Fixtures that make the backend see emulated devices: real CuPy arrays on host memory, and kernels that are
+run from their PTX.
+
+What they can show is which kernel runs where, on which elements and with which bits; not a GPU's hardware,
+timing or concurrency. ``tests/test_cuda_device.py`` is for a real one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cupy
 import pytest
 
 from cuda_on_cpu.cupy_on_host import Machine
+from fanfill import nvrtc
 from fanfill.backends import cuda
 from fanfill_kernels.cuda import source
 
@@ -45,3 +52,22 @@ def emulated(monkeypatch: pytest.MonkeyPatch, cubins: Path) -> Iterator[Callable
 def gpu(emulated: Callable[..., Machine]) -> Machine:
     """Two devices of different architectures."""
     return emulated(80, 90)
+
+
+@pytest.fixture
+def no_cubins(monkeypatch: pytest.MonkeyPatch, emulated: Callable[..., Machine], tmp_path: Path) -> None:
+    """A cache folder that is empty."""
+    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Count what NVRTC is asked to compile."""
+    asked = []
+    real = nvrtc.Compiler.compile
+
+    def compile(self: nvrtc.Compiler, source: str, name: str, arch: int, ptx: bool = False) -> Any:
+        asked.append((arch, ptx))
+        return real(self, source, name, arch, ptx)
+
+    monkeypatch.setattr(nvrtc.Compiler, "compile", compile)
+    return asked

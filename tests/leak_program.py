@@ -1,0 +1,211 @@
+"""Fills without end in one process, as a program that ``test_leaks.py`` runs: does the process grow?
+
+Its argument says of which size. It prints what grew: over many fills, then over some with a leak added.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import math
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fanfill as ff
+from fanfill import threads as pool
+
+LOOKS = 10
+MIB = 1 << 20
+DTYPES = ("float32", "float64", "float16")
+kept: list[object] = []
+
+
+class Seen(NamedTuple):
+    """This process from outside: resident bytes, threads, open files."""
+
+    rss: int
+    threads: int
+    files: int
+
+
+def look() -> Seen:
+    gc.collect()
+    # glibc keeps freed scratch, some MiB for each thread that ever had any: what it need not keep goes back.
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Seen(
+        pages * resource.getpagesize(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    )
+
+
+def law(k: int) -> ff.Initializer:
+    """Law number k: no other before it, so that what is kept for each shows if it has no end."""
+    scale = 1.0 + k * 2.0**-20
+    if k % 4 < 3:
+        return (ff.normal(0.0, scale), ff.uniform(-scale, scale), ff.he_normal(negative_slope=scale))[k % 4]
+    # The probabilities of new cuts take a millisecond: most of these are not new.
+    return ff.truncated_normal(0.0, 1.0, -2.0, 2.0 + (scale if k % 97 == 0 else k // 4 % 61 / 64))
+
+
+def fill_small(memory: np.ndarray, k: int) -> None:
+    """Fill number k, of at most some thousand values, under a name of its own."""
+    options: dict[str, Any] = {"seed": k, "name": f"layer.{k}"}
+    values = memory.view(DTYPES[k % 3])
+    shape = (1 + k % 13, 29)
+    n = math.prod(shape)
+    kind = k % 20
+    if kind < 15:  # nothing else is named: the short way, where a plan is kept by law, shape and dtype
+        ff.fill(values[:n].reshape(shape), law(k // 20 % 8), **options)
+        return
+    if kind == 15:  # NumPy binds its programs anew, which is slow, where they change
+        ff.fill(memory.view(np.float32)[: n + k % 40], "normal", backend="numpy", **options)
+        return
+    turned = values[: 4 * n].reshape(2 * shape[1], 2 * shape[0]).T[::2, ::-2]
+    options |= {"backend": ("numba", "numpy")[k // 20 % 31 == 30], "threads": 1 + k // 20 % 3}
+    if kind == 16:
+        ff.fill(turned, law(k // 20), **options)
+    elif kind == 17:
+        box = values[:n].reshape(shape)
+        ff.fill(box, law(k // 20), global_shape=(1000, 1000), offset=(k % 900, 3), **options)
+    elif kind == 18:
+        ff.fill(values[:n], ff.normal(), global_shape=2**40, offset=k, progress=int.__add__, **options)
+    else:
+        ff.draw(n + k % 3000, "normal", device="cpu", **options)
+        try:
+            ff.fill(turned, law(k // 20), **(options | {"seed": -1}))
+        except ValueError:
+            return
+        raise RuntimeError("a wrong call was not refused")
+
+
+class Stop(Exception):
+    """What a report raises."""
+
+
+def stop(done: int, total: int) -> None:
+    raise Stop
+
+
+def fill_large(memory: np.ndarray, k: int, unit: int = MIB) -> None:
+    """Fill number k, of 16 to 64 MiB: here or in memory of its own, on 1 to 4 threads, in any layout."""
+    backend, dtype = ("numba", "numpy")[k % 7 == 6], DTYPES[k % 3]
+    size = (16 if k % 8 else 16 + k * 5 % 49) * unit
+    n = size // np.dtype(dtype).itemsize
+    options: dict[str, Any] = {"seed": k, "name": f"layer.{k}", "backend": backend, "threads": 1 + k % 4}
+    side = 4096
+    values = memory[:size].view(dtype).reshape(-1, side)
+    if k % 5 == 0:
+        ff.draw((n // side, side), law(k), device="cpu", dtype=dtype, **options)
+    elif k % 5 == 1:
+        ff.fill(values.T, law(k), **options)
+    elif k % 5 == 2:
+        ff.fill(memory[: 2 * size].view(dtype).reshape(-1, 2 * side)[:, ::-2], law(k), **options)
+    elif k % 5 == 3:
+        ff.fill(values, law(k), global_shape=(2**20, 2 * side), offset=(k, side // 2), **options)
+    else:
+        try:
+            ff.fill(values, law(k), progress=stop, **options)
+        except Stop:
+            ff.fill(values, law(k), **options)
+            return
+        raise RuntimeError("a report's error was lost")
+
+
+def leak_nothing(k: int) -> None:
+    pass
+
+
+def leak_object(k: int) -> None:
+    kept.append(bytes([k % 256]) * 64)
+
+
+def leak_scratch(k: int) -> None:
+    kept.append(np.ones(MIB // 4, np.uint8))
+
+
+def leak_thread(k: int) -> None:
+    if k == 7:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+def leak_file(k: int) -> None:
+    if k == 7:
+        os.dup(0)
+
+
+# How many fills, and what is lost at each: nothing first, and what the same look must then see.
+Watch = tuple[int, Callable[[int], None]]
+SMALL: dict[str, Watch] = {
+    "nothing": (100_000, leak_nothing),
+    "object": (20_000, leak_object),
+    "thread": (1000, leak_thread),
+    "file": (1000, leak_file),
+}
+LARGE: dict[str, Watch] = {"nothing": (200, leak_nothing), "scratch": (40, leak_scratch)}
+
+
+def growth(seen: list[Seen], spare: int) -> str:
+    """What there is more or less of at any look than at the first, but for some bytes of memory to spare."""
+    first = seen[0]
+    for each in seen[1:]:
+        if each.rss - first.rss > spare:
+            return f"{each.rss - first.rss} bytes more"
+        if each.threads != first.threads:
+            return f"threads: {first.threads}, then {each.threads}"
+        if each.files != first.files:
+            return f"file descriptors: {first.files}, then {each.files}"
+    return "flat"
+
+
+def watch(fill: Callable[[int], object], watches: dict[str, Watch], spare: int) -> None:
+    """Fill and look: before, and ten times on the way."""
+    for name, (count, leak) in watches.items():
+        seen = [look()]
+        for k in range(count):
+            fill(k)
+            leak(k)
+            if (k + 1) % (count // LOOKS) == 0:
+                seen.append(look())
+        print(f"{name}: {growth(seen, spare)}")  # noqa: T201
+
+
+def small() -> None:
+    memory, numbers = np.ones(64 << 10, np.uint8), itertools.count()
+    for _ in range(30_000):  # until every kernel is there and every cache full
+        fill_small(memory, next(numbers))
+    # Ten bytes a fill are less than any Python object.
+    watch(lambda _: fill_small(memory, next(numbers)), SMALL, MIB)
+
+
+def work_on_all_threads() -> None:
+    """Every helper fills once with NumPy, in whole blocks, for which each keeps some 3 MiB."""
+    met = threading.Barrier(4)
+
+    def work(number: int) -> int:
+        met.wait(60)
+        for dtype in DTYPES:
+            ff.fill(np.empty(4 * MIB, dtype), ff.normal(), seed=number, backend="numpy", threads=4)
+        return 1
+
+    pool.share(4, lambda: work, 4)
+
+
+def large() -> None:
+    memory, numbers = np.ones(128 * MIB, np.uint8), itertools.count()
+    work_on_all_threads()
+    for _ in range(3 * 4 * 5 * 7):  # of every kind, not large yet
+        fill_large(memory, next(numbers), MIB // 16)
+    # A fiftieth of a thread's least scratch a fill. The programs that NumPy's threads keep bound come and go.
+    watch(lambda _: fill_large(memory, next(numbers)), LARGE, 4 * MIB)
+
+
+if __name__ == "__main__":
+    {"small": small, "large": large}[sys.argv[1]]()

@@ -1,0 +1,151 @@
+"""Whole models, built inside accelerated or filled after: every layer, any process, any number of threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import fanfill as ff  # noqa: E402
+import fanfill.torch as ft  # noqa: E402
+
+nn = torch.nn
+
+
+def layers() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.ModuleList(
+            [
+                nn.Linear(5, 7),
+                nn.Bilinear(3, 4, 5),
+                nn.Conv2d(4, 6, 3),
+                nn.ConvTranspose1d(4, 6, 3),
+                nn.Embedding(9, 4, padding_idx=2),
+                nn.LSTM(4, 5),
+                nn.GRUCell(4, 5),
+                nn.MultiheadAttention(8, 2, add_bias_kv=True),
+                nn.Transformer(8, 2, 1, 1, 16),
+                nn.LayerNorm(4),
+                nn.PReLU(),
+            ]
+        )
+
+
+def random_parameters(model: Any) -> dict[str, Any]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.unique().numel() > 1}
+
+
+def test_every_layer_of_torch_nn_is_covered() -> None:
+    """torch's own generator is not asked for a single number, and all values are those of the seed."""
+    state = torch.get_rng_state()
+    with ft.accelerated(seed=3):
+        one = layers()
+    assert torch.equal(torch.get_rng_state(), state)
+    with ft.accelerated(seed=3):
+        two = layers()
+    with ft.accelerated(seed=4):
+        three = layers()
+    first, second, third = (random_parameters(model) for model in (one, two, three))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], third[name]) for name in first)
+    assert not one[4].weight[2].any()
+    layers()
+    assert not torch.equal(torch.get_rng_state(), state)  # the control: torch does ask it
+
+
+def digest(model: Any) -> str:
+    whole = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        whole.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def test_two_processes_and_other_numbers_of_threads_build_the_same_model() -> None:
+    """Both ways of building; layers above the size at which fills are shared among threads."""
+    script = """if True:
+        import hashlib, torch, fanfill.torch as ft
+        def make():
+            return torch.nn.Sequential(torch.nn.Linear(500, 700), torch.nn.Conv2d(64, 130, 5),
+            torch.nn.LSTM(99, 77))
+        with ft.accelerated(seed=1):
+            built = make()
+        for model in (built, ft.init_module(make(), seed=1)):
+            print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in
+            model.parameters())).hexdigest())
+    """
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "FANFILL_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=100,
+        ).stdout.split()
+        for threads in ("1", "2")
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0][0] != answers[0][1]
+
+
+def small_models() -> dict[str, Callable[[], Any]]:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    llama = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    vit = transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32
+    )
+    return {
+        "llama": lambda: transformers.LlamaForCausalLM(llama),
+        "vit": lambda: transformers.ViTModel(vit),  # truncated normals
+    }
+
+
+@pytest.mark.parametrize("name", ["llama", "vit"])
+def test_transformers_models_are_covered(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make = small_models()[name]
+        state = torch.get_rng_state()
+        with ft.accelerated(seed=1):
+            one = make()
+        if name == "llama":  # ViT's constructor calls torch.randn, and draws anew in its place later
+            assert torch.equal(torch.get_rng_state(), state)
+        with ft.accelerated(seed=1):
+            two = make()
+        theirs = make()
+        assert not torch.equal(torch.get_rng_state(), state)  # the control
+    assert digest(one) == digest(two) != digest(theirs)
+    for (key, ours), (_, other) in zip(one.named_parameters(), theirs.named_parameters(), strict=True):
+        if other.unique().numel() == 1:
+            assert torch.equal(ours, other), key
+        elif ours.numel() > 2000:
+            assert abs(ours.detach().std() / other.detach().std() - 1) < 0.1, key
+
+
+def test_init_module_with_rules_for_a_transformers_model() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = small_models()["llama"]()
+    with pytest.raises(ValueError, match=r"got none for model\.layers\.0\.input_layernorm\.weight"):
+        ft.init_module(model, seed=0)
+    ft.init_module(model, seed=0, rules={"*norm.weight": "ones", "*": ff.normal(std=0.02)})
+    q = model.model.layers[1].self_attn.q_proj.weight.detach().numpy()
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert np.array_equal(q, ff.draw((64, 64), ff.normal(std=0.02), seed=0, name=name))
