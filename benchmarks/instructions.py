@@ -1,11 +1,9 @@
-"""Instructions and vector width per value of the kernels' hot loops, read off the assembly made here.
+"""Instructions per value, and vector width, of the kernels' hot loops, read off the assembly made here.
 
     python benchmarks/instructions.py [FORM ...] [--dtypes float32,float64,...]
 
-A hot loop is a backward jump without another one inside that writes memory outside the stack. LLVM makes
-several of each loop of the source: the one that counts is the one that writes most in one iteration. A kernel
-has up to three kinds: ``philox`` writes blocks of words, ``arguments`` replaces them in place, ``values``
-writes the result. x86 only.
+A loop is a backward jump without another one inside that writes memory outside the stack; a kernel's hot loop
+is the longest of them, the other one copies what is less than a group of blocks. x86 only.
 """
 
 import argparse
@@ -13,10 +11,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import numba
-import numpy as np
+from typing import NamedTuple
 
 import fanfill as ff
 from fanfill import machine
@@ -50,9 +45,8 @@ CLASSES = {
 
 
 class Loop(NamedTuple):
-    """One innermost loop: what it is for, its registers' width in bits, and what an iteration does."""
+    """An innermost loop: its registers' width in bits, and what an iteration does."""
 
-    kind: str
     width: int
     stored: int  # bytes
     counts: Counter[str]
@@ -146,53 +140,20 @@ def loop_of(body: list[Line]) -> Loop | None:
     if not stored:
         return None
     counts = Counter(class_of(line) for line in body)
-    # 64-bit lanes multiply in Philox, at any width: 20 a block of 16 bytes; nothing else has half of it.
-    multiplied = sum(width_of(line) // 64 for line in body if class_of(line) == "multiply")
-    if multiplied >= 10 * stored / 16:
-        kind = "philox"
-    elif any(counts[label] for label in ("float mul", "float add", "convert")):
-        kind = "values"
-    else:
-        kind = "arguments" if counts["multiply"] or counts["shift"] else "copy"
     # A scalar loop uses vector registers too, to blend and to move; what it computes with is scalar.
     computing = [line for line in body if class_of(line) in ("multiply", "float mul", "float add")]
-    return Loop(kind, max(map(width_of, computing or body)), stored, counts)
+    return Loop(max(map(width_of, computing or body)), stored, counts)
 
 
-def hot_loops(assembly: str) -> dict[str, Loop]:
-    """Of each kind the loop that writes most in one iteration."""
-    found: dict[str, Loop] = {}
-    for body in innermost(assembly):
-        loop = loop_of(body)
-        if loop is not None and (loop.kind not in found or loop.stored > found[loop.kind].stored):
-            found[loop.kind] = loop
-    if "values" in found:  # else the copy is what makes the values, of words; here it unpacks arguments
-        found.pop("copy", None)
-    return found
-
-
-def host_width() -> int:
-    """The width in bits that a hot loop should have: the processor's, unless LLVM prefers less for any loop.
-
-    It does so on some AVX-512 processors that slow down under 512-bit registers.
-    """
-
-    @numba.njit(error_model="numpy")  # type: ignore[misc]
-    def scale(out: Any, factor: Any) -> None:
-        for i in range(out.size):
-            out[i] = out[i] * factor
-
-    scale(np.ones(8, np.float32), np.float32(2))
-    plain = max(
-        loop.width for body in innermost("\n".join(scale.inspect_asm().values())) if (loop := loop_of(body))
-    )
-    return min(plain, machine.vector_bits() or plain)
+def hot_loop(assembly: str) -> Loop:
+    """The longest loop that writes memory."""
+    loops = (loop for body in innermost(assembly) if (loop := loop_of(body)) is not None)
+    return max(loops, key=lambda loop: loop.counts.total())
 
 
 def per_value(loop: Loop, dtype: str) -> float:
-    """How many values one iteration makes: words and arguments are 4 bytes a value, 8 for float64."""
-    size = STORAGES[dtype].itemsize if dtype in STORAGES else 4
-    return loop.stored / (size if loop.kind in ("values", "copy") else max(4, size))
+    """How many values one iteration makes."""
+    return loop.stored / (STORAGES[dtype].itemsize if dtype in STORAGES else 4)
 
 
 def main() -> None:
@@ -203,22 +164,17 @@ def main() -> None:
     chosen = parser.parse_args()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         parser.error(f"expected an x86 processor, whose assembly this reads; got {platform.machine()}")
-    print(f"{machine.cpu_model()}, hot loops should be {host_width()} bits wide; instructions per value:")
+    print(f"{machine.cpu_model()}; instructions per value of each kernel's loop:")
     columns = (*CLASSES, "scalar")
-    print(f"{'kernel':28}{'loop':11}{'bits':>5}{'values':>8}{'all':>8}", *(f"{name:>12}" for name in columns))
+    print(f"{'kernel':28}{'bits':>5}{'values':>8}{'all':>8}", *(f"{name:>12}" for name in columns))
     for form in chosen.forms:
         for dtype in ("uint32",) if form == "words" else chosen.dtypes.split(","):
             assert dtype in forms.STORES, dtype
-            whole = 0.0
-            for kind, loop in sorted(
-                hot_loops(assembly_of(form, dtype)).items(), key=lambda item: item[0] != "philox"
-            ):
-                values = per_value(loop, dtype)
-                whole += loop.counts.total() / values
-                figures = (f"{loop.counts[name] / values:12.3f}" for name in columns)
-                head = f"{form + ' ' + dtype:28}{kind:11}{loop.width:5}{values:8.0f}"
-                print(head + f"{loop.counts.total() / values:8.2f}", *figures)
-            print(f"{form + ' ' + dtype:28}{'whole':24}{whole:8.2f}")
+            loop = hot_loop(assembly_of(form, dtype))
+            values = per_value(loop, dtype)
+            figures = (f"{loop.counts[name] / values:12.3f}" for name in columns)
+            head = f"{form + ' ' + dtype:28}{loop.width:5}{values:8.0f}"
+            print(head + f"{loop.counts.total() / values:8.2f}", *figures)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def of_words(law: Law, change: Callable[[Array], object], values: Any = None) ->
 
 def few_rounds(rounds: int) -> Source:
     """Uniforms of a Philox of fewer rounds."""
-    weak = rebind(philox.philox_pairs, {}, ROUNDS=rounds)
+    weak = rebind(philox.philox_pairs, {philox.last_round: rebind(philox.last_round, {}, ROUNDS=rounds)})
     made = recipe(UNIFORM.initializer, (1,), UNIFORM.dtype)
 
     def drawn(number: int, out: Array) -> None:

@@ -13,6 +13,9 @@ import numba
 import numpy as np
 import pytest
 
+from fanfill import machine
+from fanfill_kernels.compiler import registers
+
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "instructions.py"
 COMPILED = [
     ("words", "uint32"),
@@ -49,20 +52,28 @@ def instructions() -> ModuleType:
     return module
 
 
-def assert_full_width(loops: dict[str, Any], width: int, *kinds: str) -> None:
-    """There is a hot loop of each kind, and every hot loop has the width."""
-    assert set(kinds) <= loops.keys(), f"no hot loop for {set(kinds) - loops.keys()} among {loops}"
-    assert {kind: loop.width for kind, loop in loops.items()} == dict.fromkeys(loops, width)
+def assert_full_width(loop: Any, width: int, blocks: float) -> None:
+    """The loop computes in registers of that width, and makes so many Philox blocks: ten rounds of two
+    products for each, but for two or three that all blocks share; truncated normals have some of their own.
+    """
+    assert loop.width == width
+    assert 17 <= loop.counts["multiply"] * (width // 64) / blocks <= 30
 
 
 @pytest.mark.parametrize(("form", "dtype"), COMPILED)
 def test_each_hot_loop_is_vectorised_at_the_full_width(
     instructions: ModuleType, form: str, dtype: str
 ) -> None:
-    kinds = ("philox",) if form == "words" else ("philox", "values")
-    assert_full_width(
-        instructions.hot_loops(instructions.assembly_of(form, dtype)), instructions.host_width(), *kinds
-    )
+    loop = instructions.hot_loop(instructions.assembly_of(form, dtype))
+    blocks = registers()["GROUP"]
+    assert instructions.per_value(loop, dtype) == blocks * (2 if dtype == "float64" else 4)
+    assert_full_width(loop, 64 * registers()["WIDTH"], blocks)
+
+
+def test_the_width_is_the_one_that_the_system_states() -> None:
+    stated = machine.vector_bits()
+    assert stated is not None
+    assert 64 * registers()["WIDTH"] in (stated, 128 if stated == 256 else stated)  # AVX has no integers
 
 
 def test_the_check_of_widths_can_fail(instructions: ModuleType) -> None:
@@ -72,12 +83,12 @@ def test_the_check_of_widths_can_fail(instructions: ModuleType) -> None:
             out[i] = out[i - 1] * factor + out[i]
 
     recurrence(np.ones(8, np.float32), np.float32(0.5))
-    loops = instructions.hot_loops("\n".join(recurrence.inspect_asm().values()))
-    assert loops["values"].width == 64
-    with pytest.raises(AssertionError):
-        assert_full_width(loops, instructions.host_width(), "values")
-    with pytest.raises(AssertionError, match="no hot loop"):
-        assert_full_width(loops, 64, "philox")
+    loop = instructions.hot_loop("\n".join(recurrence.inspect_asm().values()))
+    assert loop.width == 64
+    assert loop.counts["float mul"] > 0
+    for width in (64, 64 * registers()["WIDTH"]):
+        with pytest.raises(AssertionError):
+            assert_full_width(loop, width, 1)
 
 
 def test_instructions_are_counted_by_class(instructions: ModuleType) -> None:
@@ -101,8 +112,8 @@ f:
 \tjne\t.LBB0_1
 \tretq
 """
-    (loop,) = instructions.hot_loops(assembly).values()
-    assert (loop.kind, loop.width, loop.stored) == ("values", 128, 16)
+    loop = instructions.hot_loop(assembly)
+    assert (loop.width, loop.stored) == (128, 16)
     assert dict(loop.counts) == {
         "load, store": 3,
         "float mul": 1,

@@ -16,8 +16,8 @@ from numba import njit
 from fanfill import initializers as init
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import arithmetic, arithmetic64, blocks, cpu, loops, narrow, philox
-from fanfill_kernels.compiler import operation
+from fanfill_kernels import arithmetic, arithmetic64, blocks, boxes, cpu, narrow, philox
+from fanfill_kernels.compiler import operation, registers
 from fanfill_kernels.forms import form_of
 from fanfill_kernels.rebinding import rebind
 from fanfill_kernels.tape import ALIGNED
@@ -45,9 +45,20 @@ OTHER_CUTS = {
     "central one-sided": init.truncated_normal(0.0, 1.0, 0.0, 2.0),
     "a sliver": init.truncated_normal(0.0, 1.0, 1.99999, 2.0),
 }
-# Where a kernel cuts its work: Numba's tiles (of 4 words or 2), NumPy's pieces and long runs.
+GROUP = registers()["GROUP"]
+# Where a kernel cuts its work: Numba's groups and tiles (blocks of 4 words or 2), NumPy's pieces, long runs.
 CUTS = sorted(
-    {4 * ALIGNED, 2 * loops.TILE, 4 * loops.TILE, blocks.LONG, blocks.GATHER, blocks.BLOCK, 2 * blocks.BLOCK}
+    {
+        4 * ALIGNED,
+        2 * GROUP,
+        4 * GROUP,
+        2 * boxes.TILE,
+        4 * boxes.TILE,
+        blocks.LONG,
+        blocks.GATHER,
+        blocks.BLOCK,
+        2 * blocks.BLOCK,
+    }
 )
 # Element 2^34 (float64: 2^33) begins block 2^32, where the counter's lower half wraps.
 FAR = (2**31, 2**32, 2**33, 2**34, 3 * 2**34, 2**40 + 12345, 2**62, 2**63 - 4000)
@@ -130,10 +141,10 @@ def test_starts_around_every_carry_and_far_out_give_the_same_bytes(case: str) ->
 
 
 @each_recipe
-def test_a_tile_that_a_carry_cuts_short_gives_the_same_bytes(case: str) -> None:
-    start = 2**33 * (2 - case.endswith("float64")) - 2 * loops.TILE - 3
+def test_a_group_that_a_carry_cuts_short_gives_the_same_bytes(case: str) -> None:
+    start = 2**33 * (2 - case.endswith("float64")) - 4 * GROUP - 3
     assert_same_bytes(
-        run("numba", RECIPES[case], start, 8 * loops.TILE), run("numpy", RECIPES[case], start, 8 * loops.TILE)
+        run("numba", RECIPES[case], start, 12 * GROUP), run("numpy", RECIPES[case], start, 12 * GROUP)
     )
 
 

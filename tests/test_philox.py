@@ -63,10 +63,21 @@ def test_the_reference_of_these_tests_gives_the_known_answers(row: list[str]) ->
 @pytest.mark.parametrize("row", KNOWN, ids=lambda row: f"{row[1]}-{row[2]}")
 def test_the_lane_function_gives_the_known_answers(row: list[str]) -> None:
     rounds, ctr, key, expected = hexadecimal(row)
-    function = rebind(philox.philox_pairs, {}, ROUNDS=rounds)
+    function = rebind(philox.philox_pairs, {philox.last_round: rebind(philox.last_round, {}, ROUNDS=rounds)})
     pairs = function(*(np.full(3, word, np.uint64) for word in (*ctr, *key)))
     for place in range(3):
         assert tuple(np.array([p[place] for p in pairs]).view(np.uint32).tolist()) == expected
+
+
+def test_strands_are_the_words_of_the_pairs_in_another_order() -> None:
+    counters = np.arange(5, dtype=np.uint64) * np.uint64(0x123456789)
+    rest = [np.uint64(word) for word in (9, 2**32 - 1, 7, 0x85A308D3, 2**32 - 2)]
+    with np.errstate(all="ignore"):
+        pairs = [p.view(np.uint32) for p in philox.philox_pairs(counters, *rest)]
+        strands = [s.view(np.uint32) for s in philox.philox_strands(counters, *rest)]
+    for k in range(2):
+        assert strands[k][0::2].tolist() == pairs[0][k::2].tolist()
+        assert strands[k][1::2].tolist() == pairs[1][k::2].tolist()
 
 
 def test_there_are_known_answers_for_seven_and_for_ten_rounds() -> None:

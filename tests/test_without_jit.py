@@ -47,7 +47,7 @@ for made, lanes in cases:
     assert_same("box", 12, 5, np.array([3, 4]), np.array([7, 1]))
     assert_same("box", 12, 5, np.array([2, 3, 2]), np.array([1, 50, 9]))
     if made.dtype in ("float32", "float64"):
-        assert_same("run", 4 * loops.TILE + 3, 1)
+        assert_same("run", 4 * loops.GROUP + 7, 1)
         assert_same("box", 1800, 6, np.array([45, 40]), np.array([43, 1]))
         assert_same("box", 600, 2, np.array([600]), np.array([9]))
 assert len(forms) == 6

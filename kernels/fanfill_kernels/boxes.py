@@ -1,15 +1,15 @@
 """The loops that fill contiguous memory with a box of a tensor, whose indices are not all consecutive.
 
 Whatever the box, a tile is a list of Philox blocks: those that its elements touch, in order, no two
-neighbours alike. All of a tile's words are made by one vectorised loop over the list, however short the runs
-of consecutive elements are, and all of its values by a second one; then the values that were asked for are
-copied out. So a run of any length costs its blocks, the copy from L1, and some 15 cycles.
+neighbours alike. All of a tile's values are made group by group, as in ``loops.py``, however short the runs
+of consecutive elements are; then those that were asked for are copied out. So a run of any length costs its
+blocks, the copy from L1, and some 15 cycles.
 
-A column has one element a block, and values from the other words would be thrown away: there the pair of
-words that an element needs is picked before the arithmetic.
+A column has one element a block, and values from the other words would be thrown away: there the words that
+an element needs are picked before the arithmetic.
 
-``STEPS``, ``WORDS``, ``EACH``, ``prepare`` and ``make_values`` are bound when a loop is compiled, as in
-``loops.py``.
+``STEPS``, ``words``, ``values``, ``picked``, ``element``, ``value``, ``pair`` and ``store`` are bound when a
+loop is compiled, and ``TURNS``, ``GROUP`` and ``WIDTH``, as in ``loops.py``.
 """
 
 from collections.abc import Callable
@@ -18,37 +18,90 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import halves, i64, least, loop, scratch, scratch_of, select, u64, unpack
-from fanfill_kernels.loops import prepare
-from fanfill_kernels.philox import HALF, philox_pairs
+from fanfill_kernels.lanes import (
+    i64,
+    least,
+    loop,
+    parts,
+    put,
+    scratch,
+    scratch_of,
+    select,
+    u32,
+    u64,
+    unpack,
+    vectors,
+    weave,
+)
+from fanfill_kernels.loops import pair, store, value, values, words
+from fanfill_kernels.philox import HALF
 
-TILE = 512  # blocks: 8 KiB of words, as much of values, 4 KiB of block numbers
+TILE = 512  # blocks: 8 KiB of values, 4 KiB of block numbers
 STEPS = 4
-WORDS = 2  # in a pair
-EACH = 1  # words, and values, that one step of make_values takes and makes
-GROUP = 8  # block numbers listed at once, a vector or two
+GROUP = 32
+WIDTH = 8
+TURNS = 1
+LISTED = 8  # block numbers listed at once, a vector or two
 SPAN = 16  # values copied at once
 NO_BLOCK = np.uint64(2**64 - 1)
 ODD = np.uint64(1)
-SECOND = np.uint64(2)
+UPPER = np.uint64(2)
 
 
-def make_listed_block(i: Any, pairs: Any, blocks: Any, key: Any) -> None:
-    """Write the block that stands at place i of the list."""
-    pairs[2 * i], pairs[2 * i + 1] = philox_pairs(
-        blocks[i], blocks[i] >> HALF, u64(key[2]), u64(key[3]), u64(key[0]), u64(key[1])
-    )
+def make_listed_group(i: Any, out: Any, blocks: Any, key: Any, params: Any) -> None:
+    """Write the values of ``GROUP`` blocks of the list."""
+    block = vectors(blocks, i * GROUP, GROUP, WIDTH)
+    first, second = words(block, block >> HALF, key, params)
+    at = i * (GROUP * STEPS)
+    for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
+        weave(out, at, *values(a, b, params))
+        at = at + 2 * a.size
 
 
-def make_values(
-    j: Any, values: Any, words: Any, params: Any
-) -> None:  # pragma: no cover - stands for make_value or make_twins of loops.py
+def picked(index: Any, word: Any) -> Any:  # pragma: no cover - stands for one of the two below
     raise NotImplementedError
+
+
+def element(
+    odd: Any, first: Any, second: Any, params: Any
+) -> Any:  # pragma: no cover - stands for one of the two below
+    raise NotImplementedError
+
+
+def one_half(index: Any, word: Any) -> Any:
+    """Of two words in a lane the one that belongs to the element's half of the block."""
+    lane = word.view(np.uint64)
+    return u32(select((index & UPPER) != u64(0), lane >> HALF, lane))
+
+
+def whole(index: Any, word: Any) -> Any:
+    """The word itself, where a block holds two."""
+    return word
+
+
+def single(odd: Any, first: Any, second: Any, params: Any) -> Any:
+    """An element's value, where one word makes one value."""
+    return store(value(select(odd, second, first), params))
+
+
+def twin(odd: Any, first: Any, second: Any, params: Any) -> Any:
+    """The same where two words make two values."""
+    a, b = pair(first, second, params)
+    return store(select(odd, b, a))
+
+
+def make_elements(i: Any, out: Any, elements: Any, key: Any, params: Any) -> None:
+    """Write the values of ``GROUP`` elements of the list, each from a block of its own."""
+    index = vectors(elements, i * GROUP, GROUP, WIDTH)
+    block = index // u64(STEPS)
+    first, second = words(block, block >> HALF, key, params)
+    odd = (index & ODD) != u64(0)
+    put(out, i * GROUP, element(odd, picked(index, first), picked(index, second), params))
 
 
 def list_span(blocks: Any, at: Any, block: Any) -> None:
     """List ``GROUP`` blocks from ``block`` on."""
-    for k in range(GROUP):
+    for k in range(LISTED):
         blocks[at + k] = block + u64(k)
 
 
@@ -76,9 +129,8 @@ def fill_runs(arguments: Any) -> None:
     elements, one at each place of the axes ``counts``.
     """
     out, index, length, counts, pitch, key, params = unpack(arguments)
-    blocks = scratch(TILE + GROUP)
-    pairs = scratch(2 * TILE)
-    values = scratch_of(out, 4 * TILE + SPAN)
+    blocks = scratch(TILE + LISTED + GROUP)
+    made = scratch_of(out, STEPS * (TILE + GROUP) + SPAN)
     sources = scratch_of(counts, TILE)
     lengths = scratch_of(counts, TILE)
     place = scratch_of(counts, counts.size)
@@ -106,7 +158,7 @@ def fill_runs(arguments: Any) -> None:
                 sources[u64(r)] = STEPS * listed + i64(first % u64(STEPS))
                 lengths[u64(r)] = part
                 list_span(blocks, listed, block)
-                for k in range(GROUP, i64(final - block) + 1, GROUP):
+                for k in range(LISTED, i64(final - block) + 1, LISTED):
                     list_span(blocks, listed + k, block + u64(k))
                 listed += i64(final - block) + 1
                 newest = final
@@ -117,19 +169,18 @@ def fill_runs(arguments: Any) -> None:
             if within == length:
                 within = 0
                 index = advance(index, place, counts, pitch, repeats)
-        loop(listed, make_listed_block, (pairs, blocks, key))
-        loop(2 * listed, prepare, (pairs, params))
-        loop(2 * listed * WORDS // EACH, make_values, (values, halves(pairs), params))
+        # The last group may go on beyond the list: what stands there makes values that nobody takes.
+        loop((listed + GROUP - 1) // GROUP, make_listed_group, (made, blocks, key, params))
         for r in range(runs):
             source = sources[r]
             part = lengths[r]
             if done + part + SPAN <= out.size:
-                copy_span(out, done, values, source)
+                copy_span(out, done, made, source)
                 for k in range(SPAN, part, SPAN):
-                    copy_span(out, done + k, values, source + k)
+                    copy_span(out, done + k, made, source + k)
             else:
                 for k in range(part):
-                    out[done + k] = values[source + k]
+                    out[done + k] = made[source + k]
             done += part
 
 
@@ -138,31 +189,13 @@ def list_element(i: Any, elements: Any, taken: Any, first: Any, step: Any) -> No
     elements[u64(taken + i)] = first + u64(i) * step
 
 
-def list_block(i: Any, blocks: Any, elements: Any) -> None:
-    """Note the block of element i."""
-    blocks[i] = elements[i] // u64(STEPS)
-
-
-def pick_pair(i: Any, picked: Any, pairs: Any, elements: Any) -> None:
-    """Keep the pair of words that element i needs, of the two in its block."""
-    picked[i] = select((elements[i] & SECOND) != u64(0), pairs[2 * i + 1], pairs[2 * i])
-
-
-def pick_value(i: Any, out: Any, done: Any, values: Any, elements: Any) -> None:
-    """Keep the value of element i, of the two that its pair gave."""
-    out[u64(done + i)] = select((elements[i] & ODD) != u64(0), values[2 * i + 1], values[2 * i])
-
-
 def fill_elements(arguments: Any) -> None:
     """(out, index, counts, pitch, key, params): fill ``out`` with one element at each place of the axes
     ``counts``, from a block of its own.
     """
     out, index, counts, pitch, key, params = unpack(arguments)
-    blocks = scratch(TILE)
-    pairs = scratch(2 * TILE)
-    values = scratch_of(out, 4 * TILE)
-    elements = scratch(TILE)
-    picked = scratch(TILE) if STEPS == 4 else pairs
+    elements = scratch(TILE + GROUP)
+    made = scratch_of(out, TILE + GROUP)
     place = scratch_of(counts, counts.size)
     place[:] = 0
     inner = counts.size - 1
@@ -174,14 +207,9 @@ def fill_elements(arguments: Any) -> None:
             loop(more, list_element, (elements, taken, u64(index), u64(pitch[inner])))
             taken += more
             index = advance(index, place, counts, pitch, more)
-        loop(count, list_block, (blocks, elements))
-        loop(count, make_listed_block, (pairs, blocks, key))
-        if STEPS == 4:
-            loop(count, pick_pair, (picked, pairs, elements))
-        needed = count if STEPS == 4 else 2 * count
-        loop(needed, prepare, (picked, params))
-        loop(needed * WORDS // EACH, make_values, (values, halves(picked), params))
-        loop(count, pick_value, (out, done, values, elements))
+        loop((count + GROUP - 1) // GROUP, make_elements, (made, elements, key, params))
+        for k in range(count):
+            out[u64(done + k)] = made[u64(k)]
 
 
 @lru_cache(maxsize=256)

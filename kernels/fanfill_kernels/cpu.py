@@ -17,7 +17,7 @@ import llvmlite
 import numpy as np
 from llvmlite import binding
 
-from fanfill_kernels import boxes, lanes, loops, objects
+from fanfill_kernels import boxes, loops, objects
 from fanfill_kernels import cache as disk
 from fanfill_kernels import scatter as scattering
 from fanfill_kernels.forms import LANES, STORES, Form, Kernels, form_of
@@ -132,36 +132,25 @@ class Compiled:
 
 def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
     """What stands for the placeholders of the loops for one form and dtype, and their constants."""
-    stands = {
+    long = dtype == "float64"
+    basic: Bound = {
         loops.store: STORES[dtype],
         loops.pair if form.paired else loops.value: form.function,
         loops.arguments: form.arguments,
     }
-    constants: dict[str, Any] = {"STEPS": 4, "WORDS": 2, "EACH": 2 if form.paired else 1}
-    bound: Bound = {}
-    if dtype == "float64":
-        constants |= {"STEPS": 2, "WORDS": 1}
-        bound[lanes.halves] = lanes.whole
-    bodies: dict[Any, Any] = {body: body for body in _BODIES}
-    bodies[loops.prepare] = loops.make_argument if form.arguments else loops.keep_words
-    bodies[boxes.make_values] = loops.make_twins if form.paired else loops.make_value
-    for placeholder, body in bodies.items():
-        bound[placeholder] = Body(rebind(body, stands, **constants))
-    return bound, constants
+    short_words = loops.short_arguments if form.arguments else loops.short_words
+    parts = {
+        loops.words: loops.long_words if long else short_words,
+        loops.values: loops.twins if form.paired else loops.singles,
+        boxes.picked: boxes.whole if long else boxes.one_half,
+        boxes.element: boxes.twin if form.paired else boxes.single,
+    }
+    stands = {placeholder: rebind(part, basic) for placeholder, part in parts.items()}
+    constants: dict[str, Any] = {"STEPS": 2 if long else 4, "TURNS": form.turns}
+    return {body: Body(rebind(body, stands, **constants)) for body in _BODIES}, constants
 
 
-_BODIES = (
-    loops.make_block,
-    loops.make_value,
-    loops.make_twins,
-    loops.make_first,
-    loops.make_second,
-    boxes.make_listed_block,
-    boxes.list_element,
-    boxes.list_block,
-    boxes.pick_pair,
-    boxes.pick_value,
-)
+_BODIES = (loops.make_group, boxes.make_listed_group, boxes.make_elements, boxes.list_element)
 
 
 @cache
@@ -174,10 +163,9 @@ def kernels(form: str, dtype: str) -> Kernels:
     out = f"[{LANES[dtype]}]"
     last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
     name = f"{form}_{dtype}"
-    run = loops.twins if made.paired else loops.singles
     runs, elements = boxes.fill_runs, boxes.fill_elements
     return Kernels(
-        Compiled(f"run_{name}", (out, "i8", *last), run, bound, constants | {"TILE": made.tile}),
+        Compiled(f"run_{name}", (out, "i8", *last), loops.fill, bound, constants),
         boxes.box_by(
             Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
             Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),

@@ -5,25 +5,20 @@ from typing import Any, NamedTuple
 
 from fanfill_kernels import arithmetic, arithmetic64, narrow
 
-# Philox blocks in a tile of compiled loops. The values of a tile go to memory while the next tile's words are
-# made, as far as the store buffer holds them; a light form has so little to do besides that a tile of 8 KiB
-# leaves it waiting (uniforms beyond the cache, G values/s: 2.4 with 256 blocks, 2.0 with 512); a heavy one
-# gains from the longer loop (normals: 1.21 and 1.27).
-LIGHT = 256
-
 
 class Form(NamedTuple):
     """One way from words to values.
 
     ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives
     two. ``arguments``, where there is one, replaces each 64-bit pair of words beforehand. The parameters are
-    so many uint64, then so many numbers of the compute type.
+    so many uint64, then so many numbers of the compute type. Compiled loops make a group's values in so many
+    ``turns``: more than one where the arithmetic of a whole group would fill the registers several times.
     """
 
     function: Callable[..., Any]
     paired: bool = False
     arguments: Callable[..., Any] | None = None
-    tile: int = 512
+    turns: int = 1
     integers: int = 0
     floats: int = 0
 
@@ -41,21 +36,21 @@ class Kernels(NamedTuple):
 
 
 SINGLE = {
-    "words": Form(arithmetic.word, tile=LIGHT),
-    "uniform": Form(arithmetic.uniform, tile=LIGHT, floats=2),
-    "uniform_range": Form(arithmetic.uniform_range, tile=LIGHT, floats=4),
+    "words": Form(arithmetic.word),
+    "uniform": Form(arithmetic.uniform, floats=2),
+    "uniform_range": Form(arithmetic.uniform_range, floats=4),
     "normal": Form(arithmetic.box_muller, paired=True, floats=2),
     "truncated_central": Form(
         arithmetic.truncated_central, arguments=arithmetic.central_arguments, integers=2, floats=6
     ),
-    "truncated": Form(arithmetic.truncated, integers=3, floats=7),
+    "truncated": Form(arithmetic.truncated, turns=2, integers=3, floats=7),
 }
 DOUBLE = {
-    "uniform": Form(arithmetic64.uniform, tile=LIGHT, floats=2),
-    "uniform_range": Form(arithmetic64.uniform_range, tile=LIGHT, floats=4),
-    "normal": Form(arithmetic64.box_muller, paired=True, floats=2),
-    "truncated_central": Form(arithmetic64.truncated_central, integers=2, floats=6),
-    "truncated": Form(arithmetic64.truncated, integers=5, floats=7),
+    "uniform": Form(arithmetic64.uniform, floats=2),
+    "uniform_range": Form(arithmetic64.uniform_range, floats=4),
+    "normal": Form(arithmetic64.box_muller, turns=2, paired=True, floats=2),
+    "truncated_central": Form(arithmetic64.truncated_central, turns=2, integers=2, floats=6),
+    "truncated": Form(arithmetic64.truncated, turns=2, integers=5, floats=7),
 }
 STORES = {
     "uint32": narrow.keep,

@@ -78,16 +78,6 @@ def select(condition: Any, a: Any, b: Any) -> Any:
     return np.where(condition, a, b)
 
 
-def halves(pairs: Any) -> Any:
-    """The 32-bit words of a contiguous vector of uint64, the low half of each first, in the same memory."""
-    return pairs.view(np.uint32)
-
-
-def whole(pairs: Any) -> Any:
-    """The 64-bit words of a contiguous vector of uint64: itself."""
-    return pairs
-
-
 def least(a: int, b: int) -> int:
     """The lesser of two counts."""
     return min(a, b)
@@ -109,6 +99,55 @@ def scratch_of(like: Any, count: int) -> Any:
 
 
 def loop(count: int, body: Any, state: Any) -> None:
-    """Call ``body(i, *state)`` for i below ``count``; compiled, several iterations side by side."""
+    """Call ``body(i, *state)`` for i below ``count``."""
     for i in range(count):
         body(i, *state)
+
+
+# What follows moves elements of vectors. Compiled code holds a vector of ``count`` elements in registers of
+# ``width``; NumPy holds an array.
+
+
+def consecutive(first: Any, count: int, width: int) -> Any:
+    """The uint64 ``first``, ``first + 1``, ... as a vector of ``count``."""
+    if isinstance(first, np.generic):
+        return first + np.arange(count, dtype=first.dtype)
+    return first.consecutive(count, width)
+
+
+def vectors(memory: Any, index: Any, count: int, width: int) -> Any:
+    """``count`` elements of memory from ``index`` on."""
+    return (
+        memory[index : index + count]
+        if isinstance(memory, np.ndarray)
+        else memory.vectors(index, count, width)
+    )
+
+
+def put(memory: Any, index: Any, x: Any) -> None:
+    """Store a vector in memory from ``index`` on."""
+    if isinstance(memory, np.ndarray):
+        memory[index : index + x.size] = x
+    else:
+        memory[index] = x
+
+
+def weave(memory: Any, index: Any, a: Any, b: Any) -> None:
+    """Store two vectors by turns: ``a[0], b[0], a[1], b[1], ...``."""
+    if isinstance(memory, np.ndarray):
+        memory[index : index + 2 * a.size : 2] = a
+        memory[index + 1 : index + 2 * b.size : 2] = b
+    else:
+        memory.weave(index, a, b)
+
+
+def woven(a: Any, b: Any, first: int) -> Any:
+    """``a[first], b[first], a[first + 2], b[first + 2], ...``: by turns, every second element of both."""
+    if isinstance(a, np.ndarray):
+        return np.stack((a[first::2], b[first::2]), axis=1).reshape(-1)
+    return a.woven(b, first)
+
+
+def parts(x: Any, count: int) -> Any:
+    """A vector cut into so many, if it has as many registers; NumPy has none, and one part."""
+    return (x,) if isinstance(x, np.ndarray) else x.parts(count)

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from fanfill_kernels import boxes, scatter
+from fanfill_kernels.trace import shuffled
 
 
 def _vector_at(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int) -> Any:
@@ -31,11 +32,6 @@ def _assert_vectors(*kinds: Any) -> None:
         raise TypingError(f"expected vectors of one type, not {kinds}")
 
 
-def _shuffled(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
-    return builder.shuffle_vector(a, b, mask)
-
-
 def _copier(count: int, backwards: bool) -> Any:
     @intrinsic
     def copy(context: Any, out: Any, at: Any, values: Any, source: Any) -> Any:
@@ -46,7 +42,7 @@ def _copier(count: int, backwards: bool) -> Any:
             line = builder.load(_vector_at(context, builder, values, args[2], args[3], count), align=align)
             at = args[1]
             if backwards:
-                line = _shuffled(builder, line, line, list(reversed(range(count))))
+                line = shuffled(builder, line, line, list(reversed(range(count))))
                 at = builder.sub(at, ir.Constant(at.type, count - 1))
             builder.store(line, _vector_at(context, builder, out, args[0], at, count), align=align)
             return context.get_dummy_value()
@@ -66,8 +62,8 @@ def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
         for k in range(side):
             if not k & half:
                 a, b = lines[k], lines[k + half]
-                lines[k] = _shuffled(builder, a, b, upper)
-                lines[k + half] = _shuffled(builder, a, b, lower)
+                lines[k] = shuffled(builder, a, b, upper)
+                lines[k + half] = shuffled(builder, a, b, lower)
         half //= 2
     return lines
 
@@ -126,12 +122,12 @@ def _list_span(context: Any, blocks: Any, at: Any, block: Any) -> Any:
     _assert_vectors(blocks)
 
     def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
-        kind = ir.VectorType(args[2].type, boxes.GROUP)
+        kind = ir.VectorType(args[2].type, boxes.LISTED)
         none = ir.Constant(kind, ir.Undefined)
         first = builder.insert_element(none, args[2], ir.Constant(ir.IntType(32), 0))
-        all_first = _shuffled(builder, first, none, [0] * boxes.GROUP)
-        numbers = builder.add(all_first, ir.Constant(kind, list(range(boxes.GROUP))))
-        builder.store(numbers, _vector_at(context, builder, blocks, args[0], args[1], boxes.GROUP), align=8)
+        all_first = shuffled(builder, first, none, [0] * boxes.LISTED)
+        numbers = builder.add(all_first, ir.Constant(kind, list(range(boxes.LISTED))))
+        builder.store(numbers, _vector_at(context, builder, blocks, args[0], args[1], boxes.LISTED), align=8)
         return context.get_dummy_value()
 
     return types.void(blocks, types.intp, types.uint64), codegen
