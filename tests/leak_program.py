@@ -24,6 +24,7 @@ from fanfill import threads as pool
 
 LOOKS = 10
 MIB = 1 << 20
+KINDS, RARE = 40, 36  # of small fills, and from where on they are the slow ones
 DTYPES = ("float32", "float64", "float16")
 kept: list[object] = []
 
@@ -61,26 +62,26 @@ def fill_small(memory: np.ndarray, k: int) -> None:
     values = memory.view(DTYPES[k % 3])
     shape = (1 + k % 13, 29)
     n = math.prod(shape)
-    kind = k % 20
-    if kind < 15:  # nothing else is named: the short way, where a plan is kept by law, shape and dtype
-        ff.fill(values[:n].reshape(shape), law(k // 20 % 8), **options)
+    kind = k % KINDS
+    if kind < 34:  # nothing else is named: the short way, where a plan is kept by law, shape and dtype
+        ff.fill(values[:n].reshape(shape), law(k // KINDS % 8), **options)
         return
-    if kind == 15:  # NumPy binds its programs anew, which is slow, where they change
+    if kind < RARE:  # NumPy binds its programs anew, which is slow, where they change
         ff.fill(memory.view(np.float32)[: n + k % 40], "normal", backend="numpy", **options)
         return
     turned = values[: 4 * n].reshape(2 * shape[1], 2 * shape[0]).T[::2, ::-2]
-    options |= {"backend": ("numba", "numpy")[k // 20 % 31 == 30], "threads": 1 + k // 20 % 3}
-    if kind == 16:
-        ff.fill(turned, law(k // 20), **options)
-    elif kind == 17:
+    options |= {"backend": ("numba", "numpy")[k // KINDS % 31 == 30], "threads": 1 + k // KINDS % 3}
+    if kind == RARE:
+        ff.fill(turned, law(k // KINDS), **options)
+    elif kind == RARE + 1:
         box = values[:n].reshape(shape)
-        ff.fill(box, law(k // 20), global_shape=(1000, 1000), offset=(k % 900, 3), **options)
-    elif kind == 18:
+        ff.fill(box, law(k // KINDS), global_shape=(1000, 1000), offset=(k % 900, 3), **options)
+    elif kind == RARE + 2:
         ff.fill(values[:n], ff.normal(), global_shape=2**40, offset=k, progress=int.__add__, **options)
     else:
-        ff.draw(n + k % 3000, "normal", device="cpu", **options)
+        ff.draw(n + k % 40, "normal", device="cpu", **options)
         try:
-            ff.fill(turned, law(k // 20), **(options | {"seed": -1}))
+            ff.fill(turned, law(k // KINDS), **(options | {"seed": -1}))
         except ValueError:
             return
         raise RuntimeError("a wrong call was not refused")
@@ -145,7 +146,7 @@ def leak_file(k: int) -> None:
 Watch = tuple[int, Callable[[int], None]]
 SMALL: dict[str, Watch] = {
     "nothing": (100_000, leak_nothing),
-    "object": (20_000, leak_object),
+    "object": (15_000, leak_object),
     "thread": (1000, leak_thread),
     "file": (1000, leak_file),
 }
@@ -178,8 +179,11 @@ def watch(fill: Callable[[int], object], watches: dict[str, Watch], spare: int) 
 
 
 def small() -> None:
-    memory, numbers = np.ones(64 << 10, np.uint8), itertools.count()
-    for _ in range(30_000):  # until every kernel is there and every cache full
+    memory, warm = np.ones(64 << 10, np.uint8), 10_000
+    for k in range(warm):  # until every kernel is there and every cache full, of 4096 laws and names at most
+        fill_small(memory, k * KINDS + RARE + k // 4 % 4)  # each of the four laws
+    numbers = itertools.count(warm * KINDS)
+    for _ in range(5000):
         fill_small(memory, next(numbers))
     # Ten bytes a fill are less than any Python object.
     watch(lambda _: fill_small(memory, next(numbers)), SMALL, MIB)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import assert_fails, child
+from processes import BEGIN, END, Ended, assert_ends, assert_fails, assert_right, child, python, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
 
@@ -79,6 +81,25 @@ def test_a_numba_that_broke_since_is_a_clear_error_for_new_kernels_and_none_for_
     assert_fails(BREAKS_LATER, "compiled without Numba", FANFILL_CACHE_DIR=cache)
 
 
+INTERPRETED = """
+right_turned(40)
+# On this thread, and shared among several.
+for n, law in ((3000, LAW), (70_000, ff.uniform(-1, 1))):
+    assert draw(n, law=law, backend="numba") == draw(n, law=law, backend="numpy")
+assert "fanfill_kernels.compiler" not in sys.modules
+"""
+
+
+def test_with_the_compiler_switched_off_fills_have_the_same_bits_and_stored_kernels_stay_unused(
+    tmp_path: Path,
+) -> None:
+    cache = str(tmp_path / "cache")
+    for _ in ("nothing is stored", "kernels are stored"):
+        child(INTERPRETED, FANFILL_CACHE_DIR=cache, NUMBA_DISABLE_JIT="1")
+        child("right(); right(law=ff.uniform(-1, 1))", FANFILL_CACHE_DIR=cache)
+    assert_fails(INTERPRETED, "AssertionError", FANFILL_CACHE_DIR=str(tmp_path / "other"))
+
+
 # The disk under the cache
 
 NO_WRITE_ACCESS = """
@@ -105,6 +126,62 @@ def test_a_user_who_may_write_nowhere_gets_the_right_bits_and_is_told_why_nothin
     )
     child(NO_WRITE_ACCESS, **settings)
     assert_fails(NO_WRITE_ACCESS.replace("os.setuid(65534)", ""), "AssertionError: /usr/lib", **settings)
+
+
+READ_ONLY = """
+import sysconfig
+from fanfill_kernels import cache, cpu
+packages = sysconfig.get_path("purelib"), Path(ff.__file__).parent, Path(cpu.__file__).parent
+for place in (os.environ["HOME"], cache.folder().parent, *packages, "/tmp", "."):
+    try:
+        (Path(place) / "fanfill-test").touch()
+    except OSError as error:
+        assert error.errno in (2, 30), (place, error)
+    else:
+        raise SystemExit(f"{place} can be written")
+right()
+right_turned()
+"""
+# Every file system of files, as this process and its children see them.
+REMOUNT = """
+while read -r _ place kind _; do
+    case $kind in ext*|xfs|btrfs|overlay|tmpfs) mount -o remount,bind,ro "$place" 2>/dev/null ;; esac
+done < /proc/self/mounts
+exec "$@"
+"""
+
+
+def read_only(*words: str, **environment: str | None) -> Ended:
+    """How a Python process ends that finds every disk read-only, from the start."""
+    command = ["unshare", "--mount", "sh", "-c", REMOUNT, "sh", *python("-W", "error", *words)]
+    return assert_ends(start(command, environment=environment))
+
+
+def has_mounts() -> bool:
+    """Whether this user may see disks other than everybody does."""
+    command = ["unshare", "--mount", "true"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not has_mounts(), reason="needs unshare, and the right to make mount namespaces")
+def test_with_home_cache_and_packages_read_only_the_bits_are_right_and_info_says_so(tmp_path: Path) -> None:
+    home, stored = tmp_path / "home", tmp_path / "stored"
+    home.mkdir()
+    settings: dict[str, str | None] = {"HOME": str(home)}
+    settings |= dict.fromkeys(("FANFILL_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"))
+    assert_right(read_only("-c", BEGIN + READ_ONLY + END, **settings))
+    ended = read_only("-m", "fanfill", "info", **settings)
+    assert (ended.code, ended.err) == (0, "")
+    assert f"it cannot be made: {home} cannot be written" in " ".join(ended.out.split())
+    assert list(home.iterdir()) == []
+
+    # Kernels that were stored before are used.
+    settings["FANFILL_CACHE_DIR"] = str(stored)
+    child("right(); right_turned()", **settings)
+    assert_right(read_only("-c", BEGIN + READ_ONLY + "assert 'numba' not in sys.modules" + END, **settings))
+    assert_fails(READ_ONLY, "can be written", **settings)
 
 
 WHILE_RUNNING = """

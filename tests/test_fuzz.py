@@ -6,7 +6,9 @@ Five hundred cases of each kind here; `python -m pytest -m slow tests/test_fuzz.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
+from unittest import mock
 
 import ml_dtypes
 import model
@@ -16,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fanfill as ff
+from fanfill import host
 from fanfill.dtypes import STORAGES
+from fanfill.recipes import recipe
 
 POISON = 0xA5
 GUARD = 96  # bytes, before and behind
@@ -35,6 +39,7 @@ LAWS = (
     ff.constant(0.3),
 )
 FANLESS = LAWS[4:]
+NAMED = {ff.initializer(name): name for name in ("he_normal", "xavier_uniform", "normal", "truncated_normal")}
 FEW = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 MANY = settings(FEW, max_examples=20_000)
 
@@ -54,10 +59,32 @@ class Case(NamedTuple):
     offset: Any
     backend: str
     threads: int | None
+    cut: bool = False  # into pieces of a few values, which threads share as they do a large buffer's
+    offered: str = "array"  # or what else has a buffer
+    plain: bool = True  # the law as it is, not by name; seed a Python integer; no progress
 
 
 seeds = st.one_of(st.sampled_from([0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
 names = st.one_of(st.text(max_size=8), seeds)
+
+
+@st.composite
+def laws(draw: st.DrawFn, fans: bool) -> ff.Initializer:
+    """A law out of the list, or one with parameters of its own, some of which are refused."""
+    kind = draw(st.sampled_from(("listed", "uniform", "normal", "truncated", "scaling")))
+    a, b = draw(st.floats(-4, 4)), draw(st.sampled_from((0.0, 2.0**-81, 1e-3, 0.7, 3.0, 1e4)))
+    if kind == "uniform":
+        return ff.uniform(a, a + b)
+    if kind == "normal":
+        return ff.normal(a, b)
+    if kind == "truncated":
+        return ff.truncated_normal(0.1, b, a, draw(st.sampled_from((a + 0.5, a + 2.0, math.inf))))
+    if kind == "scaling" and fans:
+        mode = draw(st.sampled_from(("fan_in", "fan_out", "fan_avg", "fan_geo_avg")))
+        form = draw(st.sampled_from(("uniform", "normal", "truncated_normal")))
+        axes = draw(st.sampled_from(({}, {"in_axis": 0, "out_axis": 1}, {"in_axis": ()})))
+        return ff.variance_scaling(b + 0.5, mode, form, **axes)
+    return draw(st.sampled_from(LAWS if fans else FANLESS))
 
 
 @st.composite
@@ -79,10 +106,10 @@ def cases(draw: st.DrawFn) -> Case:
         offset = draw(st.one_of(st.integers(0, 9), st.sampled_from((2**32 - 3, 2**34 - 5, 2**35 - 7))))
         global_shape = (2**18, 2**18)
     axes = len(shape if global_shape is None else global_shape)
-    law = draw(st.sampled_from(LAWS if axes >= 2 and 0 not in (global_shape or shape) else FANLESS))
+    dtype = draw(st.sampled_from(DTYPES))
     return Case(
-        law,
-        draw(st.sampled_from(DTYPES)),
+        draw(laws(axes >= 2 and 0 not in (global_shape or shape))),
+        dtype,
         shape,
         tuple(draw(st.permutations(range(rank)))),
         tuple(draw(st.sampled_from((1, 1, 1, 2, 3, -1, -2))) for _ in shape),
@@ -93,6 +120,13 @@ def cases(draw: st.DrawFn) -> Case:
         offset,
         draw(st.sampled_from(("numba", "numpy"))),
         draw(st.sampled_from((None, 1, 2, 3))),
+        draw(st.booleans()),
+        draw(
+            st.sampled_from(
+                ("array", "array", "memoryview", "interface") if dtype in DTYPES[:3] else ("array",)
+            )
+        ),
+        draw(st.booleans()),
     )
 
 
@@ -126,26 +160,56 @@ def elements(case: Case) -> np.ndarray:
     return index
 
 
-def called(case: Case, buffer: Any, **changed: Any) -> Any:
+class Interface:
+    """Has an array's memory and is none."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.__array_interface__ = array.__array_interface__
+
+
+OFFERS: dict[str, Any] = {"array": lambda array: array, "memoryview": memoryview, "interface": Interface}
+
+
+def called(case: Case, buffer: Any, **changed: Any) -> None:
     arguments: dict[str, Any] = {
-        "seed": case.seed,
+        "seed": case.seed if case.plain else np.uint64(case.seed),
         "name": case.name,
         "global_shape": case.global_shape,
         "offset": case.offset,
         "backend": case.backend,
         "threads": case.threads,
     }
-    law = changed.pop("initializer", case.law)
-    return ff.fill(buffer, law, **(arguments | changed))
+    reports: list[tuple[int, int]] = []
+    law = case.law
+    if not case.plain:
+        arguments["progress"] = lambda done, total: reports.append((done, total))
+        law = NAMED.get(law, law)
+    law = changed.pop("initializer", law)
+    with (
+        mock.patch.multiple(host, SMALL=0, _LEAST=1)
+        if case.cut
+        else mock.patch.multiple(host, SMALL=host.SMALL)
+    ):
+        assert ff.fill(buffer, law, **(arguments | changed)) is buffer
+    total = math.prod(case.shape)
+    assert reports == sorted(reports)
+    assert case.plain or reports[-1] == (total, total)
 
 
 def assert_filled(case: Case, **changed: Any) -> None:
     memory, buffer = laid_out(case)
     expected_memory, expected = laid_out(case)
     whole = case.global_shape or case.shape
-    made = model.tensor(case.law, whole, case.dtype, case.seed, case.name, elements(case))
-    expected.view(made.dtype)[...] = made
-    assert called(case, buffer, **changed) is buffer
+    offered = OFFERS[case.offered](buffer)
+    try:
+        recipe(case.law, whole, case.dtype)
+    except ValueError as refusal:
+        with pytest.raises(ValueError, match=re.escape(str(refusal))):
+            called(case, offered, **changed)
+    else:
+        made = model.tensor(case.law, whole, case.dtype, case.seed, case.name, elements(case))
+        expected.view(made.dtype)[...] = made
+        called(case, offered, **changed)
     np.testing.assert_array_equal(memory, expected_memory)
 
 
@@ -229,13 +293,15 @@ def test_many_wrong_calls_are_errors_that_write_nothing(call: tuple[Case, dict[s
 
 
 PLAIN = Case(ff.normal(0.0, 1.0), "float32", (5, 7), (0, 1), (1, 2), 0, 7, "w", None, None, "numba", None)
+SHARED = PLAIN._replace(threads=3, cut=True, offered="memoryview", plain=False)
 
 
+@pytest.mark.parametrize("case", [PLAIN, SHARED], ids=["plain", "shared"])
 @pytest.mark.parametrize("other", [{"seed": 8}, {"name": "v"}, {"initializer": ff.normal(0.0, 1.0000001)}])
-def test_the_comparison_with_the_model_can_fail(other: dict[str, Any]) -> None:
-    assert_filled(PLAIN)
+def test_the_comparison_with_the_model_can_fail(other: dict[str, Any], case: Case) -> None:
+    assert_filled(case)
     with pytest.raises(AssertionError):
-        assert_filled(PLAIN, **other)
+        assert_filled(case, **other)
 
 
 def test_the_comparison_sees_a_byte_beside_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:

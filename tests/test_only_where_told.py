@@ -64,9 +64,8 @@ def test_a_new_files_mode_is_what_the_umask_leaves(tmp_path: Path, umask: int, m
     assert stat.S_IMODE((tmp_path / "w.npy").stat().st_mode) == mode
 
 
-def test_nothing_is_written_but_the_file_and_the_cache(tmp_path: Path) -> None:
-    """All that the process opens for writing, as Python's audit hooks are told."""
-    program = """
+# All that a process opens for writing, as Python's audit hooks are told; on stderr, behind a line of dashes.
+AUDITED = """
 import os, sys
 opened = []
 def hook(event, arguments):
@@ -77,23 +76,90 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 from fanfill.cli import main
 code = main(sys.argv[1:])
-sys.stderr.write("\\n".join(opened))
+sys.stderr.write("\\n".join(["-----", *opened]))
 sys.exit(code)
 """
-    out, kept = tmp_path / "told" / "w.npy", tmp_path / "kept"
-    out.parent.mkdir()
+
+
+def written(folder: Path, *words: str, code: int = 0) -> set[str]:
+    """What a command opened for writing, but for /dev/null and caches; home and all else are in `folder`.
+
+    CuPy, which `info` imports, and matplotlib, which `bench` does, have caches of their own.
+    """
+    kept = folder / "kept"
+    places = {"HOME": "home", "TMPDIR": "tmp", "MPLCONFIGDIR": "matplotlib", "CUPY_CACHE_DIR": "cupy"}
+    for name in ("told", *places.values()):
+        (folder / name).mkdir()
     child = start(
-        python("-B", "-c", program, "fill", "normal", "1000", "--out", str(out)),
-        environment={"FANFILL_CACHE_DIR": str(kept), "HOME": str(tmp_path / "no home")},
-        cwd=tmp_path,
+        python("-B", "-c", AUDITED, *words),
+        environment={"FANFILL_CACHE_DIR": str(kept)} | {k: str(folder / v) for k, v in places.items()},
+        cwd=folder,
     )
-    ended = assert_ends(child)
-    assert ended.code == 0, ended
-    places = set(ended.err.split("\n"))
-    ours = {place for place in places if place.startswith(str(out.parent) + "/.fanfill-")}
+    ended = assert_ends(child, 300)
+    assert ended.code == code, ended
+    found = set(ended.err.partition("-----\n")[2].split("\n"))
     # The cache's files are opened by their names alone, in a folder that is held open.
-    cached = {place for place in places if place.startswith(("run_", "proof-", str(kept)))}
-    assert ours
-    assert cached
-    assert places - ours - cached <= {"/dev/null", ""}
-    assert sorted(os.listdir(tmp_path)) == ["kept", "told"]
+    cached = {place for place in found if place.startswith(("run_", "runs_", "proof-", str(kept)))}
+    assert bool(cached) == kept.exists()
+    assert list((folder / "home").iterdir()) == list((folder / "tmp").iterdir()) == []
+    assert set(os.listdir(folder)) - {"kept"} == {"told", *places.values()}
+    theirs = tuple(str(folder / name) for name in ("matplotlib", "cupy"))
+    return {place for place in found - cached - {"/dev/null", ""} if not place.startswith(theirs)}
+
+
+def test_nothing_is_written_but_the_file_and_the_cache(tmp_path: Path) -> None:
+    out = tmp_path / "told" / "w.npy"
+    found = written(tmp_path, "fill", "normal", "1000", "--out", str(out))
+    assert found
+    assert all(place.startswith(f"{out.parent}/.fanfill-") for place in found), found
+    assert os.listdir(out.parent) == ["w.npy"]
+    assert (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fill", "he_normal", "300x300"],
+        ["fill", "normal", "1000", "--json", "--name", "told/../../w"],
+        ["words", "--count", "0"],
+        ["info"],
+        ["--version"],
+        ["--help"],
+        pytest.param(["selftest", "--device", "cpu"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_told_no_file_writes_none(tmp_path: Path, words: list[str]) -> None:
+    assert written(tmp_path, *words) == set()
+    assert os.listdir(tmp_path / "told") == []
+
+
+def test_a_refused_command_writes_nothing(tmp_path: Path) -> None:
+    for number, words in enumerate((["normal", "10", "--seed", "-1"], ["he_normal", "10"], ["gamma", "10"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = written(folder, "fill", *words, "--out", str(folder / "told" / "w.npy"), code=2)
+        assert all(place.startswith(f"{folder}/told/.fanfill-") for place in found), found
+        assert os.listdir(folder / "told") == []
+
+
+@pytest.mark.slow
+def test_a_benchmark_writes_its_folder_alone(tmp_path: Path) -> None:
+    out = tmp_path / "told" / "results"
+    found = written(tmp_path, "bench", "--quick", "--peers", "none", "--sizes", "64Ki", "--out", str(out))
+    assert {str(out / f"bench.{kind}") for kind in ("json", "svg", "png")} <= found
+    assert all(place.startswith((str(out), str(tmp_path / "tmp"))) for place in found), found
+
+
+def test_a_write_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: a command that also keeps a file at home, or leaves one where it runs."""
+    careless = "from fanfill.cli import main\nopen({!r}, 'w').close()\n"
+    for number, place in enumerate(("home/history", "stray")):
+        monkeypatch.setattr(
+            sys.modules[__name__],
+            "AUDITED",
+            AUDITED.replace("from fanfill.cli import main\n", careless.format(place)),
+        )
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(AssertionError):
+            written(tmp_path / str(number), "--version")

@@ -104,10 +104,11 @@ PROBABILITY_BIAS = np.int32(126)
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
-    """``x`` moved to the nearer end where it lies outside [low, high]; a select, so that every machine
-    agrees.
+    """``x`` moved to the nearer end where it lies outside [low, high], by selects, so that every machine
+    agrees; each is one instruction where a processor has a minimum and a maximum of this meaning.
     """
-    return select(x < low, low, select(x > high, high, x))
+    below = select(x > high, high, x)
+    return select(below < low, low, below)
 
 
 def signed_unit_bits(w: Any) -> Any:
