@@ -1,7 +1,7 @@
-"""The operations whose spelling differs between a NumPy block and a compiled scalar.
+"""The operations whose spelling differs between a NumPy block and compiled vectors.
 
 ``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane
-is a NumPy array here, an entry of a tape (``tape.py``), or the scalar of a loop that is being compiled
+is a NumPy array here, an entry of a tape (``tape.py``), or the vectors of a loop that is being compiled
 (``trace.py``). The rules that make all executions agree to the bit:
 
 * both operands of an operation have one type, and where integers meet the cast says which;
