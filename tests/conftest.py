@@ -76,7 +76,7 @@ def index_backend() -> MakeIndexBackend:
 
             return put
 
-        kernels = HostKernels(run, box)
+        kernels = HostKernels(run, box, run)
         backend = Backend(
             "index", "cpu", lambda: None, lambda *_: kernels, scatter, lambda *_: chunk, lambda *_: tile
         )

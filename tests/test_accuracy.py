@@ -34,7 +34,6 @@ from reference import (
 from fanfill import initializers as init
 from fanfill.recipes import recipe
 from fanfill_kernels import arithmetic, arithmetic64, blocks, cpu
-from fanfill_kernels.lanes import whole
 
 BACKENDS = {"numba": cpu.kernels, "numpy": blocks.kernels}
 KEY = (0x9E3779B9, 0x7F4A7C15, 0xF39CC060, 0x5CEDC834)
@@ -69,7 +68,7 @@ def words_drawn(backend: str, dtype: str, count: int) -> Array:
     """The words of elements 0, 1, ... in the dtype's width."""
     steps = 2 if dtype == "float64" else 1
     words = drawn(backend, "words", "uint32", (), count * steps)
-    return whole(words.view(np.uint64)) if steps == 2 else words
+    return words.view(np.uint64) if steps == 2 else words
 
 
 def assert_within_bounds(findings: list[Finding]) -> None:

@@ -194,4 +194,4 @@ def kernels(form: str, dtype: str) -> Kernels:
                 replay.run(key, params, out[done : done + count])
                 done += count
 
-    return Kernels(run, box)
+    return Kernels(run, box, run)

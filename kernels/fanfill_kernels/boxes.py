@@ -54,7 +54,8 @@ def make_listed_group(i: Any, out: Any, blocks: Any, key: Any, params: Any) -> N
     first, second = words(block, block >> HALF, key, params)
     at = i * (GROUP * STEPS)
     for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
-        weave(out, at, *values(a, b, params))
+        x, y = values(a, b, params)
+        weave(out, at, x, y)
         at = at + 2 * a.size
 
 

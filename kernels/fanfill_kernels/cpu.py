@@ -130,6 +130,17 @@ class Compiled:
         return int(made.address)
 
 
+class Stream:
+    """The kernel ``stream``: one of two, since what streams must begin its blocks with cache lines."""
+
+    def __init__(self, streaming: Compiled, run: Compiled, steps: int) -> None:
+        self.streaming, self.run, self.steps = streaming, run, steps
+
+    def __call__(self, out: Any, start: int, *arguments: Any) -> None:
+        fits = loops.can_stream(out, start, self.steps)
+        (self.streaming if fits else self.run)(out, start, *arguments)
+
+
 def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
     """What stands for the placeholders of the loops for one form and dtype, and their constants."""
     long = dtype == "float64"
@@ -164,12 +175,18 @@ def kernels(form: str, dtype: str) -> Kernels:
     last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
     name = f"{form}_{dtype}"
     runs, elements = boxes.fill_runs, boxes.fill_elements
+    run = Compiled(f"run_{name}", (out, "i8", *last), loops.fill, bound, constants)
+    streaming = Compiled(
+        f"stream_{name}", (out, "i8", *last), loops.fill, bound, constants | {"STREAM": True}
+    )
+
     return Kernels(
-        Compiled(f"run_{name}", (out, "i8", *last), loops.fill, bound, constants),
+        run,
         boxes.box_by(
             Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
             Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
         ),
+        Stream(streaming, run, constants["STEPS"]),
     )
 
 

@@ -98,6 +98,15 @@ def scratch_of(like: Any, count: int) -> Any:
     return np.empty(count, like.dtype)
 
 
+def lead(out: Any, alignment: int) -> int:
+    """How many items of ``out`` lie before the first address that is a multiple of ``alignment``."""
+    return int(-out.ctypes.data % alignment // out.itemsize)
+
+
+def publish() -> None:
+    """Let other threads see everything that has been written, streamed or not, before what follows."""
+
+
 def loop(count: int, body: Any, state: Any) -> None:
     """Call ``body(i, *state)`` for i below ``count``."""
     for i in range(count):
@@ -132,13 +141,15 @@ def put(memory: Any, index: Any, x: Any) -> None:
         memory[index] = x
 
 
-def weave(memory: Any, index: Any, a: Any, b: Any) -> None:
-    """Store two vectors by turns: ``a[0], b[0], a[1], b[1], ...``."""
+def weave(memory: Any, index: Any, a: Any, b: Any, stream: bool = False) -> None:
+    """Store two vectors by turns: ``a[0], b[0], a[1], b[1], ...``; on ``stream`` past the caches, to memory
+    that begins with a cache line.
+    """
     if isinstance(memory, np.ndarray):
         memory[index : index + 2 * a.size : 2] = a
         memory[index + 1 : index + 2 * b.size : 2] = b
     else:
-        memory.weave(index, a, b)
+        memory.weave(index, a, b, stream)
 
 
 def woven(a: Any, b: Any, first: int) -> Any:

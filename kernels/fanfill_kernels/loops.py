@@ -14,13 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import consecutive, i64, least, loop, parts, scratch_of, u64, unpack, weave
+from fanfill_kernels.lanes import (
+    consecutive,
+    i64,
+    lead,
+    least,
+    loop,
+    parts,
+    publish,
+    scratch_of,
+    u64,
+    unpack,
+    weave,
+)
 from fanfill_kernels.philox import HALF, MASK, philox_pairs, philox_strands
 
 STEPS = 4
 GROUP = 32  # blocks made at once
 WIDTH = 8  # of them in one register
 TURNS = 1  # in which a group's values are made
+STREAM = False  # whether values go past the caches
+LINE = 64  # bytes of a cache line, or of the widest register
 
 
 def value(w: Any, params: Any) -> Any:  # pragma: no cover - stands for the form's function of one word
@@ -84,8 +98,16 @@ def make_group(i: Any, out: Any, low: Any, high: Any, key: Any, params: Any) -> 
     first, second = words(consecutive(low + u64(i) * u64(GROUP), GROUP, WIDTH), high, key, params)
     at = i * (GROUP * STEPS)
     for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
-        weave(out, at, *values(a, b, params))
+        x, y = values(a, b, params)
+        weave(out, at, x, y, STREAM)
         at = at + 2 * a.size
+
+
+def can_stream(out: Any, start: int, steps: int) -> bool:
+    """Whether Philox blocks of so many elements begin where cache lines do, if ``out`` is filled from element
+    ``start`` on.
+    """
+    return bool((start + lead(out, LINE)) % steps == 0)
 
 
 def fill(arguments: Any) -> None:
@@ -93,7 +115,8 @@ def fill(arguments: Any) -> None:
 
     While the upper half of the block's index and the substream are fixed, a third of the first three rounds
     leaves the loop. What is less than a group, or does not begin with a block, takes its part of a group that
-    is made beside.
+    is made beside. So does what comes before a cache line, where values are streamed: a block must begin with
+    each line (``can_stream``).
     """
     out, start, key, params = unpack(arguments)
     beside = scratch_of(out, GROUP * STEPS)
@@ -101,11 +124,12 @@ def fill(arguments: Any) -> None:
     head = i64(u64(start) % u64(STEPS))
     done = 0
     while done < out.size:
+        ahead = lead(out[done:], LINE) if STREAM else 0
         low = block & MASK
         left = least(i64(MASK - low) + 1, (head + out.size - done + STEPS - 1) // STEPS)
         groups = 0
         target = beside
-        if head == 0 and (out.size - done) // STEPS >= GROUP and left >= GROUP:
+        if head == 0 and ahead == 0 and (out.size - done) // STEPS >= GROUP and left >= GROUP:
             groups = least(left, (out.size - done) // STEPS) // GROUP
             target = out[done:]
         loop(groups + i64(groups == 0), make_group, (target, low, block >> HALF, key, params))
@@ -115,8 +139,13 @@ def fill(arguments: Any) -> None:
         else:
             blocks = least(left, GROUP)
             count = least(STEPS * blocks - head, out.size - done)
+            if ahead > 0:
+                count = least(count, ahead)
+                blocks = (head + count) // STEPS
             for k in range(count):
                 out[u64(done + k)] = beside[u64(head + k)]
             done += count
             block += u64(blocks)
             head = 0
+    if STREAM:
+        publish()

@@ -44,6 +44,7 @@ _OPERATIONS: dict[str, tuple[str | None, str | None, str | None]] = {
     "right_shift": ("ashr", "lshr", None),
 }
 _KINDS = "iuf"
+_ONE = ir.Constant(ir.IntType(32), 1)
 
 
 def llvm_type(dtype: DTypeLike, width: int = 0) -> ir.Type:
@@ -244,13 +245,13 @@ class Memory:
         else:
             self.builder.store(x.value, self._at(index), align=self.dtype.itemsize)
 
-    def weave(self, index: Any, a: Lane, b: Lane) -> None:
-        """Store ``a[0], b[0], a[1], b[1], ...`` from ``index`` on."""
+    def weave(self, index: Any, a: Lane, b: Lane, stream: bool = False) -> None:
+        """Store ``a[0], b[0], a[1], b[1], ...`` from ``index`` on: on ``stream``, whole cache lines."""
         size, wide = self.dtype.itemsize, a.dtype.itemsize
         if size < wide:  # two fit into one word of what they were computed in: nothing changes its place
             mask = a.dtype.type(2 ** (8 * size) - 1)
             pairs = (a & mask) | ((b & mask) << a.dtype.type(8 * size))
-            self._put(index, pairs if 2 * size == wide else pairs.astype(f"u{2 * size}"), 2 * a.width)
+            self._put(index, pairs if 2 * size == wide else pairs.astype(f"u{2 * size}"), 2 * a.width, stream)
             return
         self._check(a)
         lines = []
@@ -258,14 +259,18 @@ class Memory:
             for first in (0, a.width // 2):
                 places = [k + odd for k in range(first, first + a.width // 2) for odd in (0, a.width)]
                 lines.append(shuffled(self.builder, x, y, places))
-        self._put(index, Lane(self.builder, lines, a.dtype, a.width), a.width)
+        self._put(index, Lane(self.builder, lines, a.dtype, a.width), a.width, stream)
 
     def _check(self, x: Lane) -> None:
         if x.dtype != self.dtype and "f" in (x.dtype.kind, self.dtype.kind):
             raise TypeError(f"expected a value of {self.dtype} to store; got one of {x.dtype}")
 
-    def _put(self, index: Any, x: Lane, step: int) -> None:
+    def _put(self, index: Any, x: Lane, step: int, stream: bool = False) -> None:
         """Store each of the vectors ``step`` words after the one before."""
         for number, value in enumerate(x.values):
             place = self._vector_at(index + number * step, value.type)
-            self.builder.store(value, place, align=self.dtype.itemsize)
+            if stream:
+                stored = self.builder.store(value, place, align=x.width * x.dtype.itemsize)
+                stored.set_metadata("nontemporal", self.builder.module.add_metadata([_ONE]))
+            else:
+                self.builder.store(value, place, align=self.dtype.itemsize)

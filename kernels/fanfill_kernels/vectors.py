@@ -1,4 +1,4 @@
-"""Operations on several neighbouring lanes at once, for compiled code: vector loads and vector stores.
+"""Operations on memory for compiled code, most on several neighbouring items at once.
 
 A short inner loop would be left to LLVM, which guards it against overlap, and to Numba, which guards it
 against negative indices: for 16 values that costs several times the copy. ``boxes.py`` and ``scatter.py``
@@ -13,7 +13,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from fanfill_kernels import boxes, scatter
+from fanfill_kernels import boxes, lanes, scatter
 from fanfill_kernels.trace import shuffled
 
 
@@ -133,8 +133,30 @@ def _list_span(context: Any, blocks: Any, at: Any, block: Any) -> Any:
     return types.void(blocks, types.intp, types.uint64), codegen
 
 
+@intrinsic
+def _lead(_context: Any, out: Any, _alignment: Any) -> Any:
+    def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+        address = builder.ptrtoint(make_array(out)(context, builder, args[0]).data, args[1].type)
+        size = ir.Constant(address.type, context.get_abi_sizeof(context.get_data_type(out.dtype)))
+        rest = builder.and_(builder.neg(address), builder.sub(args[1], ir.Constant(address.type, 1)))
+        return builder.udiv(rest, size)
+
+    return types.intp(out, types.intp), codegen
+
+
+@intrinsic
+def _publish(_context: Any) -> Any:
+    def codegen(context: Any, builder: Any, _s: Any, _args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 # What stands for each operation in compiled code.
 OPERATIONS = {
+    lanes.lead: _lead,
+    lanes.publish: _publish,
     boxes.copy_span: _copier(boxes.SPAN, backwards=False),
     boxes.list_span: _list_span,
     scatter.reverse_line: _copier(scatter.SIDE, backwards=True),

@@ -25,9 +25,15 @@ Progress = Callable[[int, int], object]
 SMALL = 65_536
 
 # With several threads, each gets at least this many tiles if they keep this many values: a thread that starts
-# late or loses its core then delays the end by a fraction of the whole.
+# late or loses its core then delays the end by a fraction of the whole. A tile takes some 60 us at least:
+# less does not pay for waking a thread (20 to 150 us) and for taking turns at the GIL.
 _SHARES = 4
-_LEAST = 16_384
+_LEAST = 131_072
+
+# Bytes from which on values are written past the caches. No private cache holds so much, and what a shared
+# one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
+# threads gain a sixth with uniforms, a tenth with normals (in turns, 8 MiB to 1 GiB).
+_STREAM = 1 << 23
 
 
 def run(
@@ -117,6 +123,8 @@ def _draw(
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
     kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
+    if plan.in_place and view.nbytes >= _STREAM:
+        kernels = kernels._replace(run=kernels.stream)
 
     def draw_in_place(number: int) -> int:
         piece = placement.piece(plan, number)

@@ -50,6 +50,8 @@ class HostKernels(NamedTuple):
     box
         ``box(out, start, shape, pitches, key, params)`` fills the 1-D contiguous ``out``, in C order over
         ``shape``; the element at coordinates c is ``start + sum(c_k * pitches_k)``.
+    stream
+        ``run`` for a part of a buffer so large that its values are better written past the caches.
     """
 
     run: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
@@ -57,6 +59,7 @@ class HostKernels(NamedTuple):
         [NDArray[Any], int, tuple[int, ...], tuple[int, ...], tuple[int, int, int, int], tuple[Any, ...]],
         None,
     ]
+    stream: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
 
 
 class Backend(NamedTuple):
@@ -75,7 +78,7 @@ class Backend(NamedTuple):
         ``scatter(target)`` returns ``put(where, values)`` for a view of any strides, aligned or not: it
         copies the contiguous 1-D ``values`` into ``target[where]``, in C order.
     chunk, tile
-        ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, about 1 ms of work at
+        ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, some ms of work at
         most, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
         scratch, one scratch a thread.
     """

@@ -20,8 +20,7 @@ _TOGETHER = 7 << 15
 def _kernels(form: str, dtype: str) -> HostKernels:
     from fanfill_kernels import blocks
 
-    run, box = blocks.kernels(form, dtype)
-    return HostKernels(run, box)
+    return HostKernels(*blocks.kernels(form, dtype))
 
 
 def _block(itemsize: int, threads: int) -> int:
