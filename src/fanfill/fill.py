@@ -88,7 +88,7 @@ def fill(
         "numba" or "numpy" for host memory, "cuda" for a GPU's. None: "cuda" there; here the first of the two
         that is usable, or what the environment variable FANFILL_BACKEND (read once per process) says.
     threads
-        How many threads may work; None: what `get_threads` says. Buffers of at most 65,536 values use the
+        How many threads may work; None: what `get_threads` says. Buffers of at most 131,072 values use the
         calling thread alone. It is a bound, not an order: on a GPU, whose work one thread hands over, it is
         checked and has no effect, so that the same call serves both.
     progress

@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 Key = tuple[int, int, int, int]
 Progress = Callable[[int, int], object]
 
-# Up to here a fill stays on the calling thread: 64 Ki normals take some 40 us on one core, and waking a
-# helper 20.
-SMALL = 65_536
+# Up to here a fill stays on the calling thread, and so does any tile: 128 Ki normals take some 90 us on one
+# core. To wake a helper takes 20 us, or 150 where the system has put its core to sleep, and helpers take turns
+# at the GIL.
+SMALL = 131_072
 
-# With several threads, each gets at least this many tiles if they keep this many values: a thread that starts
-# late or loses its core then delays the end by a fraction of the whole. A tile takes some 60 us at least:
-# less does not pay for waking a thread (20 to 150 us) and for taking turns at the GIL.
+# With several threads, each gets at least this many tiles, if there are so many values: a thread that starts
+# late or loses its core then delays the end by a fraction of the whole.
 _SHARES = 4
-_LEAST = 131_072
 
 # Bytes from which on values are written past the caches. No private cache holds so much, and what a shared
 # one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
@@ -89,7 +88,7 @@ def store(out: NDArray[Any], start: int, key: Key, params: tuple[Any, ...]) -> N
 
 
 def _plan(view: NDArray[Any], region: Region, backend: Backend, count: int) -> Tiling:
-    most = max(_LEAST, -(-view.size // (_SHARES * count))) if count > 1 else view.size
+    most = max(SMALL, -(-view.size // (_SHARES * count))) if count > 1 else view.size
     return placement.tiling(
         region.start,
         placement.merge(view.shape, region.pitches, view.strides),
