@@ -73,6 +73,11 @@ def magnitude(x: Any) -> Any:
     return np.absolute(x)
 
 
+def low_half(x: Any) -> Any:
+    """The low 32 bits of a uint64."""
+    return x.low_half() if hasattr(x, "low_half") else x & np.uint64(2**32 - 1)
+
+
 def select(condition: Any, a: Any, b: Any) -> Any:
     """``a`` where the condition holds, else ``b``; both are evaluated."""
     return np.where(condition, a, b)

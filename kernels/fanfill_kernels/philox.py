@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import woven
+from fanfill_kernels.lanes import low_half, woven
 
 M0 = np.uint64(0xD2511F53)
 M1 = np.uint64(0xCD9E8D57)
@@ -55,9 +55,9 @@ def philox_strands(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 def last_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Return what the last round makes its block of: two products, two words of the counter, the key."""
     for _ in range(ROUNDS - 1):
-        p0 = (c0 & MASK) * M0
-        p1 = (c2 & MASK) * M1
+        p0 = low_half(c0) * M0
+        p1 = low_half(c2) * M1
         c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1, (p0 >> HALF) ^ c3 ^ k1, p0
         k0 = (k0 + W0) & MASK
         k1 = (k1 + W1) & MASK
-    return (c0 & MASK) * M0, (c2 & MASK) * M1, c1, c3, k0, k1
+    return low_half(c0) * M0, low_half(c2) * M1, c1, c3, k0, k1

@@ -110,6 +110,21 @@ class Lane(NDArrayOperatorsMixin):
         kind = llvm_type(wanted, self.width)
         return self._like([getattr(self.builder, cast)(x, kind) for x in self.values], wanted, self.width)
 
+    def low_half(self) -> "Lane":
+        """The low 32 bits of uint64.
+
+        In vectors by a shuffle with zeros, which LLVM sees through and drops: a multiplication of two such is
+        the processor's widening one. It moves a mask, where it can, out of the loop to another operand, and
+        then does not know any more that the high half is zero (with AVX2 a twentieth of a uniform's time).
+        """
+        if not self.width:
+            return self & np.uint64(2**32 - 1)  # type: ignore[no-any-return]
+        words = self.view(np.uint32)
+        zero = constant(0, words.dtype, words.width)
+        places = [k if k % 2 == 0 else words.width + k for k in range(words.width)]
+        vectors = [shuffled(self.builder, x, zero, places) for x in words.values]
+        return Lane(self.builder, vectors, np.uint32, words.width).view(np.uint64)
+
     def consecutive(self, count: int, width: int) -> "Lane":
         """This scalar, and those that follow it, ``count`` in all, in vectors of ``width``."""
         first = self._spread(width)
