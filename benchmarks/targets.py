@@ -10,8 +10,10 @@ with more than two cores, run it on two: ``taskset -c 0,1``. Exit code 1 if a ta
 import argparse
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable
+from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -208,6 +210,19 @@ def process_rows(rounds: int) -> list[Target]:
     ]
 
 
+def pipe_rows(rounds: int, words: int = 1 << 30) -> list[Target]:
+    """``fanfill words`` into a pipe that somebody empties, start of the process included."""
+    command = [sys.executable, "-m", "fanfill", "words", "--seed", "1", "--count", str(words)]
+    rates = []
+    for _ in range(rounds):
+        began = perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            subprocess.run(["cat"], stdin=child.stdout, stdout=subprocess.DEVNULL, check=True)
+        assert child.returncode == 0
+        rates.append(4e-9 * words / (perf_counter() - began))
+    return [Target("fanfill words | cat", 1.0, median(rates), " GB/s")]
+
+
 def show(targets: list[Target]) -> None:
     """Print a line a target."""
     print(f"{'target':78}{'wanted':>10}{'measured':>10}")
@@ -232,7 +247,7 @@ def main() -> int:
     for step in (torch_rows, generator_rows, onemkl_rows, call_rows):
         targets += step(measurer)
         print(f"# {step.__name__}: {perf_counter() - began:.0f} s", file=sys.stderr)
-    targets += process_rows(chosen.rounds)
+    targets += process_rows(chosen.rounds) + pipe_rows(chosen.rounds)
     result = report.surroundings(report.command_line(), [])
     show(targets)
     print(

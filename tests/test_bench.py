@@ -109,9 +109,9 @@ def test_the_json_has_the_facts_that_its_figures_depend_on(tiny: Result, tmp_pat
     assert all(row.keys() == KEYS for row in found["rows"])
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 99}'])
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "other.json").write_text(text)
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"format": 1}', b'{"format": 99}', b"\x80\xff"])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "other.json").write_bytes(text)
     with pytest.raises(ValueError, match="expected a result of fanfill bench"):
         report.load(tmp_path / "other.json")
 

@@ -21,8 +21,8 @@ Key = tuple[int, int, int, int]
 Progress = Callable[[int, int], object]
 
 # Up to here a fill stays on the calling thread, and so does any tile: 128 Ki normals take some 90 us on one
-# core. To wake a helper takes 20 us, or 150 where the system has put its core to sleep, and helpers take turns
-# at the GIL.
+# core. To wake a helper takes 20 us, or 150 where the system has put its core to sleep, and helpers take
+# turns at the GIL.
 SMALL = 131_072
 
 # With several threads, each gets at least this many tiles, if there are so many values: a thread that starts

@@ -185,7 +185,7 @@ def load(path: Path) -> Result:
             raise ValueError(f"{expectation}, format {found['format']}; measure that version again")
         rows = tuple(Row(**{k: row[k] for k in Row.__dataclass_fields__}) for row in found.pop("rows"))
         return Result(**found, rows=rows)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{expectation}, which is none ({error!r}); name a bench.json") from error
 
 
