@@ -23,7 +23,7 @@ check() { # name of the run, then a command; kernels come from nowhere but this 
 }
 
 tests=(-m pytest -q -p no:cacheprovider -o addopts= -m 'not slow' -n 2 --dist load)
-golden=("${tests[@]}" tests/test_golden.py tests/test_kernels.py)
+golden=("${tests[@]}" tests/test_golden.py tests/test_kernels.py tests/test_streaming.py)
 
 targets() {
     check "every target: bits, and registers in the assembly" \

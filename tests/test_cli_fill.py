@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import processes
 import pytest
 from command_line import Capture, assert_refused, process, run_json, sha256
 
@@ -195,3 +196,24 @@ def assert_soon(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < limit, "did not happen in time"
         time.sleep(0.01)
+
+
+PREPARED = """
+import dataclasses
+from fanfill import report
+from fanfill_kernels import cpu
+
+job = report.Job(LAW, (3_000_000,), "float32", 3, 0, "numba", 2)
+report.prepare(job, np.dtype("float32"))
+def refuse(self):
+    raise AssertionError("compiled under the clock")
+cpu.Compiled.compile = refuse
+ff.fill(np.empty(3_000_000, np.float32), LAW, seed=3, backend="numba")
+"""
+
+
+def test_the_clock_of_a_large_fill_sees_no_compiler() -> None:
+    """12 MB go past the caches, by another kernel than a few values."""
+    processes.child(PREPARED, FANFILL_CACHE_DIR=os.devnull)
+    small = PREPARED.replace("report.prepare(job,", "report.prepare(dataclasses.replace(job, shape=(9,)),")
+    processes.assert_fails(small, "compiled under the clock", FANFILL_CACHE_DIR=os.devnull)

@@ -89,7 +89,7 @@ INTERRUPTED = """
 import numpy as np, sys, time, threading
 import fanfill as ff
 w = np.zeros(100_000_000, np.float32)
-ff.fill(w[:1_000_000], ff.normal(), seed=0, backend={backend!r}, threads={count})
+ff.fill(w[:4_000_000], ff.normal(), seed=0, backend={backend!r}, threads={count})
 print("ready", flush=True)
 try:
     while True:

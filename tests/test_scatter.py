@@ -155,5 +155,5 @@ def test_the_check_of_places_can_fail(wrong: str) -> None:
 
 def test_blocks_and_groups_have_remainders_in_these_tests() -> None:
     assert 33 % scatter.SIDE
-    assert 70 % scatter.GROUP
+    assert 70 % scatter.BATCH
     assert scatter.STRETCH < 70

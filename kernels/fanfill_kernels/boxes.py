@@ -101,7 +101,7 @@ def make_elements(i: Any, out: Any, elements: Any, key: Any, params: Any) -> Non
 
 
 def list_span(blocks: Any, at: Any, block: Any) -> None:
-    """List ``GROUP`` blocks from ``block`` on."""
+    """List ``LISTED`` blocks from ``block`` on."""
     for k in range(LISTED):
         blocks[at + k] = block + u64(k)
 

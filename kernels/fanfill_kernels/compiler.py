@@ -268,7 +268,7 @@ def registers() -> dict[str, int]:
 
 def _flags() -> Any:
     flags = compiler.Flags()
-    # Division as IEEE has it, not Python's check for zero, which would keep the loops scalar.
+    # Division as C has it: Python's check for zero would be an exception, which a kernel has nobody to tell.
     flags.error_model = "numpy"
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True

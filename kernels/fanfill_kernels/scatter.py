@@ -15,7 +15,7 @@ import numpy as np
 from fanfill_kernels.lanes import least, u64, unpack
 
 SIDE = 16
-GROUP = 8  # values moved one by one, but without a loop
+BATCH = 8  # values moved one by one, but without a loop
 STRETCH = 64  # columns done at a time where a tile has few rows: the lines that the rows share stay in L1
 
 
@@ -34,15 +34,15 @@ def turn_block(memory: Any, at: Any, offsets: Any, first: Any, values: Any, sour
 
 
 def move_group(memory: Any, at: Any, step: Any, values: Any, source: Any, pitch: Any) -> None:
-    """Copy ``GROUP`` values, ``pitch`` apart, to memory ``step`` apart."""
-    for k in range(GROUP):
+    """Copy ``BATCH`` values, ``pitch`` apart, to memory ``step`` apart."""
+    for k in range(BATCH):
         memory[at + k * step] = values[source + k * pitch]
 
 
 def move_row(memory: Any, at: Any, step: Any, values: Any, source: Any, pitch: Any, count: Any) -> None:
     """Copy values ``pitch`` apart to memory ``step`` apart."""
-    whole = count - count % GROUP
-    for k in range(0, whole, GROUP):
+    whole = count - count % BATCH
+    for k in range(0, whole, BATCH):
         move_group(memory, at + k * step, step, values, source + k * pitch, pitch)
     for k in range(whole, count):
         memory[u64(at + k * step)] = values[u64(source + k * pitch)]
@@ -147,7 +147,7 @@ def scatter_by(
         def scatter(memory: Any, at: int, values: Any) -> None:
             function(memory, at, bases, values, rows)
 
-    elif store < last and rows < GROUP:
+    elif store < last and rows < BATCH:
         offsets = offsets_of(shape[store + 1 : last], strides[store + 1 : last])
         function, columns, stride = kernel(weave), shape[last], strides[last]
 

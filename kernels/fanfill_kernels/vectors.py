@@ -105,7 +105,7 @@ def _move_group(context: Any, memory: Any, at: Any, step: Any, values: Any, sour
         origin = make_array(values)(context, builder, tile).data
         data = make_array(memory)(context, builder, target).data
         moved = []
-        for _ in range(scatter.GROUP):
+        for _ in range(scatter.BATCH):
             moved.append(builder.load(builder.gep(origin, [source])))
             source = builder.add(source, pitch)
         for value in moved:

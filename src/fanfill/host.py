@@ -32,7 +32,7 @@ _SHARES = 4
 # Bytes from which on values are written past the caches. No private cache holds so much, and what a shared
 # one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
 # threads gain a sixth with uniforms, a tenth with normals (in turns, 8 MiB to 1 GiB).
-_STREAM = 1 << 23
+STREAM = 1 << 23
 
 
 def run(
@@ -122,7 +122,7 @@ def _draw(
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
     kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
-    if plan.in_place and view.nbytes >= _STREAM:
+    if plan.in_place and view.nbytes >= STREAM:
         kernels = kernels._replace(run=kernels.stream)
 
     def draw_in_place(number: int) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import fanfill as ff
+from fanfill import host
 
 __all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run"]
 
@@ -34,7 +35,6 @@ MEMSET_PIECE = 1 << 28
 # Not zero: some machines write zeros at twice the rate of anything else (58 GB/s against 25 on a virtual
 # Zen 4), and draws are not zero.
 MEMSET_BYTE = 0x5A
-WARM_UP = 1 << 18  # values: enough for a fill to start its helper threads
 MEMSET_ROUNDS = 3
 MEMSET_SECONDS = 0.02
 
@@ -148,7 +148,8 @@ def prepare(job: Job, dtype: np.dtype[Any]) -> None:
     Whatever is wrong with the job is refused here, and the clock of the real fill sees neither a compiler nor
     the start of threads.
     """
-    first = np.empty(min(math.prod(job.shape), WARM_UP), dtype)
+    enough = -(-host.STREAM // dtype.itemsize)  # to be filled by the kernel that fills the whole
+    first = np.empty(min(math.prod(job.shape), enough), dtype)
     ff.fill(
         first,
         job.initializer,

@@ -114,8 +114,8 @@ def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
 def throttled(bar: Progress) -> report.Progress:
     """Forward a phase's first and last step and, between them, at most 20 a second.
 
-    The fill calls many thousand times a second, and an update of the bar takes microseconds from the fill's
-    clock.
+    The fill calls hundreds of times a second, thousands on many cores, and an update of the bar takes
+    microseconds from the fill's clock.
     """
     task = bar.add_task("")
     shown, due = "", 0.0
