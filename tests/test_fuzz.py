@@ -185,11 +185,7 @@ def called(case: Case, buffer: Any, **changed: Any) -> None:
         arguments["progress"] = lambda done, total: reports.append((done, total))
         law = NAMED.get(law, law)
     law = changed.pop("initializer", law)
-    with (
-        mock.patch.multiple(host, SMALL=0, _LEAST=1)
-        if case.cut
-        else mock.patch.multiple(host, SMALL=host.SMALL)
-    ):
+    with mock.patch.multiple(host, SMALL=0) if case.cut else mock.patch.multiple(host, SMALL=host.SMALL):
         assert ff.fill(buffer, law, **(arguments | changed)) is buffer
     total = math.prod(case.shape)
     assert reports == sorted(reports)
