@@ -75,6 +75,31 @@ def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -
     assert_same_bytes(found, expected)
 
 
+def test_all_stretches_but_the_first_begin_with_a_line() -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def note(out: Any, start: int, *_: Any) -> None:
+        seen.append((out.ctypes.data, start, out.size))
+
+    def kernels(*_: str) -> HostKernels:
+        return HostKernels(note, note, note)
+
+    count = 3 * 2**20 + 11
+    memory = np.empty(count + 16, np.float32)
+    first = -memory.ctypes.data % loops.LINE // 4 + 4  # a line's fifth value
+    out = memory[first % 16 :][:count]
+    backend = get("numba")._replace(kernels=kernels, chunk=lambda *_: 2**20)
+    region = placement.region(out.shape)._replace(start=40)
+    host.run(out, region, RECIPES["normal-float32"], KEY, backend, 1)
+    assert len(seen) > 2
+    assert sum(size for _, _, size in seen) == count
+    done = 0
+    for data, start, size in seen:
+        assert (data, start) == (out.ctypes.data + 4 * done, 40 + done)
+        done += size
+    assert all(data % loops.LINE == 0 for data, _, _ in seen[1:])
+
+
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
 @pytest.mark.parametrize("case", ["normal-float32", "uniform-float64", "uniform-bfloat16", "normal-float16"])
 def test_streams_bypass_the_caches_and_end_with_a_fence(case: str) -> None:

@@ -33,6 +33,7 @@ _SHARES = 4
 # one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
 # threads gain a sixth with uniforms, a tenth with normals (in turns, 8 MiB to 1 GiB).
 STREAM = 1 << 23
+_LINE = 64  # bytes of a cache line
 
 
 def run(
@@ -122,8 +123,12 @@ def _draw(
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
     kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
-    if plan.in_place and view.nbytes >= STREAM:
+    streams = plan.in_place and view.nbytes >= STREAM
+    if streams:
         kernels = kernels._replace(run=kernels.stream)
+    if plan.in_place and [(axis.stride, axis.pitch) for axis in plan.axes] == [(view.itemsize, 1)]:
+        lead = -target.ctypes.data % _LINE // view.itemsize if streams else 0
+        return lambda: _stretch(target, plan, kernels, lead, key, params)
 
     def draw_in_place(number: int) -> int:
         piece = placement.piece(plan, number)
@@ -148,6 +153,21 @@ def _draw(
         return draw_and_put
 
     return with_scratch
+
+
+def _stretch(
+    target: NDArray[Any], plan: Tiling, kernels: HostKernels, lead: int, key: Key, params: tuple[Any, ...]
+) -> Callable[[int], int]:
+    """Draw tiles of one run of elements; all but the first begin ``lead`` elements later, with a line."""
+    (extent,) = plan.extents
+
+    def draw(number: int) -> int:
+        first = number * extent + (lead if number else 0)
+        out = target[first : (number + 1) * extent + lead]
+        kernels.run(out, plan.start + first, key, params)
+        return out.size
+
+    return draw
 
 
 def _values(kernels: HostKernels, out: NDArray[Any], piece: Piece, key: Key, params: tuple[Any, ...]) -> None:
