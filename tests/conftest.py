@@ -14,7 +14,9 @@ from fanfill.backends import Backend, HostKernels
 from fanfill.recipes import Recipe
 
 # What an assertion in these compares is shown, as it is for one in a test.
-pytest.register_assert_rewrite("command_line", "cuda_on_cpu.arrays", "cuda_on_cpu.pieces", "reference_fills")
+pytest.register_assert_rewrite(
+    "command_line", "cuda_on_cpu.arrays", "cuda_on_cpu.pieces", "kernel_runs", "reference_fills"
+)
 
 INDEX = Recipe("words", "uint32", ())
 """What the index backend is asked to draw; it draws indices, whatever the recipe."""

@@ -9,34 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from form_laws import KEY, LAWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_runs import GUARD, RECIPES, assert_guards_untouched, assert_same_bytes, box, guarded, run
 from numba import njit
 
 from fanfill import initializers as init
-from fanfill.dtypes import STORAGES
-from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import arithmetic, arithmetic64, blocks, boxes, cpu, narrow, philox
+from fanfill.recipes import recipe
+from fanfill_kernels import arithmetic, arithmetic64, blocks, boxes, narrow, philox
 from fanfill_kernels.compiler import operation, registers
 from fanfill_kernels.forms import form_of
 from fanfill_kernels.rebinding import rebind
 from fanfill_kernels.tape import ALIGNED
 
-KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 BACKENDS = ("numba", "numpy")
-# "changed" records its program anew at each call, and so sees a constant that a test has changed.
-KERNELS = {"numba": cpu.kernels, "numpy": functools.cache(blocks.kernels), "changed": blocks.kernels}
-FORMS = {
-    "uniform": init.uniform(-0.3, 0.3),
-    "uniform_range": init.uniform(-0.7, 1.6),
-    "normal": init.normal(0.1, 0.6),
-    "truncated_central": init.truncated_normal(0.1, 0.6, -1.9, 1.3),
-    "truncated": init.truncated_normal(0.1, 0.6, -2.7, math.inf),
-}
-RECIPES = {
-    "words-uint32": Recipe("words", "uint32", ()),
-    **{f"{form}-{dtype}": recipe(law, (1,), dtype) for form, law in FORMS.items() for dtype in STORAGES},
-}
 OTHER_CUTS = {
     "upper tail": init.truncated_normal(0.0, 1.0, 3.0, math.inf),
     "lower tail": init.truncated_normal(0.0, 1.0, -4.5, -2.5),
@@ -63,48 +50,8 @@ CUTS = sorted(
 # Element 2^34 (float64: 2^33) begins block 2^32, where the counter's lower half wraps.
 FAR = (2**31, 2**32, 2**33, 2**34, 3 * 2**34, 2**40 + 12345, 2**62, 2**63 - 4000)
 WORDS = [0, 1, 2, 3, 5, 2**30, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 3 * 2**30, 2**32 - 2, 2**32 - 1]
-GUARD = 64
 
 each_recipe = pytest.mark.parametrize("case", RECIPES)
-
-
-def lanes_of(dtype: str) -> np.dtype[Any]:
-    return np.dtype(np.uint32) if dtype == "uint32" else STORAGES[dtype].lanes
-
-
-def guarded(count: int, lanes: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(memory with guard zones around, the part between them): all bytes 0xA5."""
-    memory = np.full((count + 2 * GUARD) * lanes.itemsize, 0xA5, np.uint8).view(lanes)
-    return memory, memory[GUARD : GUARD + count]
-
-
-def assert_guards_untouched(memory: np.ndarray) -> None:
-    for guard in (memory[:GUARD], memory[-GUARD:]):
-        assert (guard.view(np.uint8) == 0xA5).all(), "a kernel wrote outside its buffer"
-
-
-def run(backend: str, made: Recipe, start: int, count: int) -> np.ndarray:
-    memory, out = guarded(count, lanes_of(made.dtype))
-    KERNELS[backend](made.form, made.dtype).run(out, start, KEY, made.params)
-    assert_guards_untouched(memory)
-    return out
-
-
-def box(backend: str, made: Recipe, start: int, shape: tuple[int, ...], pitch: tuple[int, ...]) -> np.ndarray:
-    memory, out = guarded(math.prod(shape), lanes_of(made.dtype))
-    function = KERNELS[backend](made.form, made.dtype).box
-    function(out, start, np.array(shape, np.int64), np.array(pitch, np.int64), KEY, made.params)
-    assert_guards_untouched(memory)
-    return out
-
-
-def assert_same_bytes(found: np.ndarray, expected: np.ndarray) -> None:
-    """Equal in type, length and every byte; -0.0 is not 0.0, and no value is a NaN."""
-    assert found.dtype == expected.dtype
-    assert found.shape == expected.shape
-    integers = np.dtype(f"u{found.itemsize}")
-    np.testing.assert_array_equal(found.view(integers), expected.view(integers))
-    assert not np.isnan(found).any()
 
 
 @each_recipe
@@ -159,7 +106,7 @@ def test_cuts_of_every_kind_give_the_same_bytes_inside_them(law: str, dtype: str
         assert found.max() <= made.params[-1]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LAWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_smallest_parameters_give_the_same_bytes_and_no_subnormal(form: str, dtype: str) -> None:
     least = 2.0**-80 if dtype == "float32" else 2.0**-900
@@ -218,7 +165,7 @@ def test_a_box_of_more_values_than_one_gather_is_the_transposed_run(case: str) -
         assert_same_bytes(found.reshape(columns, rows), np.ascontiguousarray(whole.T))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LAWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numpy_kernels_give_the_same_bytes_whatever_the_callers_errstate(form: str, dtype: str) -> None:
     made = RECIPES[f"{form}-{dtype}"]
@@ -275,7 +222,7 @@ def extreme_words(dtype: str) -> np.ndarray:
     return np.concatenate((pairs.reshape(-1), np.random.default_rng(3).integers(0, 2**32, 8192, np.uint32)))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LAWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_extreme_words_give_the_same_bytes_on_arrays_and_as_compiled_scalars(form: str, dtype: str) -> None:
     made, parts = RECIPES[f"{form}-{dtype}"], form_of(form, dtype)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from form_laws import KEY, LAWS
 
 import fanfill as ff
 from fanfill.dtypes import STORAGES
@@ -19,14 +20,6 @@ from fanfill.recipes import recipe
 from fanfill_kernels import blocks
 from fanfill_kernels.tape import ALIGNED, Program, Replay, Tape
 
-KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
-LAWS = {
-    "uniform": ff.uniform(-0.3, 0.3),
-    "uniform_range": ff.uniform(-0.7, 1.6),
-    "normal": ff.normal(0.1, 0.6),
-    "truncated_central": ff.truncated_normal(0.1, 0.6, -1.9, 1.3),
-    "truncated": ff.truncated_normal(0.1, 0.6, -2.7, 3.0),
-}
 SIZE = 300_001
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

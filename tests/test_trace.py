@@ -94,6 +94,15 @@ def test_what_has_no_one_meaning_is_an_error(wrong: Any, message: str) -> None:
         wrong()
 
 
+def test_vectors_go_with_as_many_of_one_width() -> None:
+    first = lane("u8")
+    four, two, wide = first.consecutive(16, 4), first.consecutive(8, 4), first.consecutive(16, 8)
+    assert (four + four).size == (four + first).size == 16
+    for a, b, sizes in ((four, two, "4 of 4, 2 of 4"), (wide, four, "2 of 8, 4 of 4")):
+        with pytest.raises(TypeError, match=f"expected as many vectors of one width; got {sizes}"):
+            a + b
+
+
 def test_memory_holds_its_own_type_alone() -> None:
     value = lane("f4")
     pointer = value.builder.alloca(ir.DoubleType())

@@ -104,8 +104,8 @@ PROBABILITY_BIAS = np.int32(126)
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
-    """``x`` moved to the nearer end where it lies outside [low, high], by selects, so that every machine
-    agrees; each is one instruction where a processor has a minimum and a maximum of this meaning.
+    """``x`` moved to the nearer end where it lies outside [low, high], ``low <= high``, by selects, so that
+    every machine agrees; each is one instruction where a processor's minimum and maximum choose so.
     """
     below = select(x > high, high, x)
     return select(below < low, low, below)

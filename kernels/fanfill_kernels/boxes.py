@@ -8,8 +8,8 @@ blocks, the copy from L1, and some 15 cycles.
 A column has one element a block, and values from the other words would be thrown away: there the words that
 an element needs are picked before the arithmetic.
 
-``STEPS``, ``words``, ``values``, ``picked``, ``element``, ``value``, ``pair`` and ``store`` are bound when a
-loop is compiled, and ``TURNS``, ``GROUP`` and ``WIDTH``, as in ``loops.py``.
+``STEPS``, ``GROUP``, ``WIDTH``, ``words``, ``write``, ``picked``, ``element``, ``value``, ``pair`` and
+``store`` are bound when a loop is compiled, as in ``loops.py``.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,6 @@ from fanfill_kernels.lanes import (
     i64,
     least,
     loop,
-    parts,
     put,
     scratch,
     scratch_of,
@@ -31,16 +30,11 @@ from fanfill_kernels.lanes import (
     u64,
     unpack,
     vectors,
-    weave,
 )
-from fanfill_kernels.loops import pair, store, value, values, words
+from fanfill_kernels.loops import GROUP, STEPS, WIDTH, pair, store, value, words, write
 from fanfill_kernels.philox import HALF
 
 TILE = 512  # blocks: 8 KiB of values, 4 KiB of block numbers
-STEPS = 4
-GROUP = 32
-WIDTH = 8
-TURNS = 1
 LISTED = 8  # block numbers listed at once, a vector or two
 SPAN = 16  # values copied at once
 NO_BLOCK = np.uint64(2**64 - 1)
@@ -52,11 +46,7 @@ def make_listed_group(i: Any, out: Any, blocks: Any, key: Any, params: Any) -> N
     """Write the values of ``GROUP`` blocks of the list."""
     block = vectors(blocks, i * GROUP, GROUP, WIDTH)
     first, second = words(block, block >> HALF, key, params)
-    at = i * (GROUP * STEPS)
-    for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
-        x, y = values(a, b, params)
-        weave(out, at, x, y)
-        at = at + 2 * a.size
+    write(out, i * (GROUP * STEPS), first, second, params, False)
 
 
 def picked(index: Any, word: Any) -> Any:  # pragma: no cover - stands for one of the two below

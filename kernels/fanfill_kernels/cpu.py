@@ -157,7 +157,8 @@ def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
         boxes.element: boxes.twin if form.paired else boxes.single,
     }
     stands = {placeholder: rebind(part, basic) for placeholder, part in parts.items()}
-    constants: dict[str, Any] = {"STEPS": 2 if long else 4, "TURNS": form.turns}
+    stands[loops.write] = rebind(loops.write, stands, TURNS=form.turns)
+    constants: dict[str, Any] = {"STEPS": 2 if long else 4}
     return {body: Body(rebind(body, stands, **constants)) for body in _BODIES}, constants
 
 
@@ -175,18 +176,17 @@ def kernels(form: str, dtype: str) -> Kernels:
     last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
     name = f"{form}_{dtype}"
     runs, elements = boxes.fill_runs, boxes.fill_elements
-    run = Compiled(f"run_{name}", (out, "i8", *last), loops.fill, bound, constants)
-    streaming = Compiled(
-        f"stream_{name}", (out, "i8", *last), loops.fill, bound, constants | {"STREAM": True}
-    )
-
+    whole = (out, "i8", *last)
+    run = Compiled(f"run_{name}", whole, loops.fill, bound, constants)
+    streaming = Compiled(f"stream_{name}", whole, loops.fill, bound, constants | {"STREAM": True})
     return Kernels(
         run,
         boxes.box_by(
             Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
             Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
         ),
-        Stream(streaming, run, constants["STEPS"]),
+        # LLVM narrows to 8 bits as it stores, and such a store does not stream.
+        run if out == "[u1]" else Stream(streaming, run, constants["STEPS"]),
     )
 
 

@@ -5,9 +5,9 @@ values where they are, in registers. LLVM does not vectorise such a loop by itse
 seventh of the rate, or, given two loops and a tile between them, pays for the way through memory (a sixth of
 a uniform's time).
 
-``STEPS`` (a block holds 4 words of 32 bits or 2 of 64), ``words``, ``values``, ``value``, ``pair``,
-``arguments``, ``store`` and ``TURNS`` are bound when a loop is compiled; so are ``GROUP`` and ``WIDTH``,
-which depend on the processor.
+``STEPS`` (a block holds 4 words of 32 bits or 2 of 64), ``TURNS``, ``STREAM``, ``words``, ``write``,
+``values``, ``value``, ``pair``, ``arguments`` and ``store`` are bound when a loop is compiled; so are
+``GROUP`` and ``WIDTH``, which depend on the processor.
 """
 
 from typing import Any
@@ -93,14 +93,18 @@ def twins(first: Any, second: Any, params: Any) -> Any:
     return store(a), store(b)
 
 
+def write(out: Any, at: Any, first: Any, second: Any, params: Any, stream: bool) -> None:
+    """Write the values of a group's words from element ``at`` on, in ``TURNS``."""
+    for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
+        x, y = values(a, b, params)
+        weave(out, at, x, y, stream)
+        at = at + 2 * a.size
+
+
 def make_group(i: Any, out: Any, low: Any, high: Any, key: Any, params: Any) -> None:
     """Write the values of ``GROUP`` blocks, from ``low + i * GROUP`` on, with the upper half ``high``."""
     first, second = words(consecutive(low + u64(i) * u64(GROUP), GROUP, WIDTH), high, key, params)
-    at = i * (GROUP * STEPS)
-    for a, b in zip(parts(first, TURNS), parts(second, TURNS), strict=True):
-        x, y = values(a, b, params)
-        weave(out, at, x, y, STREAM)
-        at = at + 2 * a.size
+    write(out, i * (GROUP * STEPS), first, second, params, STREAM)
 
 
 def can_stream(out: Any, start: int, steps: int) -> bool:

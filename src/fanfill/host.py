@@ -33,7 +33,6 @@ _SHARES = 4
 # one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
 # threads gain a sixth with uniforms, a tenth with normals (in turns, 8 MiB to 1 GiB).
 STREAM = 1 << 23
-_LINE = 64  # bytes of a cache line
 
 
 def run(
@@ -127,8 +126,7 @@ def _draw(
     if streams:
         kernels = kernels._replace(run=kernels.stream)
     if plan.in_place and [(axis.stride, axis.pitch) for axis in plan.axes] == [(view.itemsize, 1)]:
-        lead = -target.ctypes.data % _LINE // view.itemsize if streams else 0
-        return lambda: _stretch(target, plan, kernels, lead, key, params)
+        return lambda: _stretch(target, plan, kernels, _lead(target) if streams else 0, key, params)
 
     def draw_in_place(number: int) -> int:
         piece = placement.piece(plan, number)
@@ -153,6 +151,13 @@ def _draw(
         return draw_and_put
 
     return with_scratch
+
+
+def _lead(target: NDArray[Any]) -> int:
+    from fanfill_kernels.lanes import lead
+    from fanfill_kernels.loops import LINE
+
+    return lead(target, LINE)
 
 
 def _stretch(

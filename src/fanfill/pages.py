@@ -29,11 +29,6 @@ LEAST = 1 << 22
 _MADV_HUGEPAGE = 14
 
 
-def wanted() -> bool:
-    """Whether fills ask for huge pages here: on Linux, unless FANFILL_HUGE_PAGES is 0."""
-    return sys.platform == "linux" and os.environ.get("FANFILL_HUGE_PAGES", "1") != "0"
-
-
 def ask(view: NDArray[Any]) -> None:
     """Ask for huge pages under a view that is about to be written whole.
 
@@ -54,8 +49,8 @@ def ask(view: NDArray[Any]) -> None:
 
 @functools.cache
 def _advise() -> Callable[[int, int, int], int] | None:
-    """The system's ``madvise``, or None where nothing is to be asked. The environment is read once."""
-    if not wanted():
+    """Linux' ``madvise``; None elsewhere, or if FANFILL_HUGE_PAGES, which is read once, is 0."""
+    if sys.platform != "linux" or os.environ.get("FANFILL_HUGE_PAGES") == "0":
         return None
     try:
         function = ctypes.CDLL(None).madvise

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import form_laws
 import numpy as np
 
 import fanfill as ff
 from fanfill.arguments import dtype_of
 
-LAWS = {
-    "uniform": ff.uniform(-0.3, 0.3),
-    "uniform_range": ff.uniform(-0.7, 1.6),
-    "normal": ff.normal(0.1, 0.6),
-    "truncated_central": ff.truncated_normal(0.1, 0.6, -1.9, 1.3),
-    "truncated": ff.truncated_normal(0.1, 0.6, -2.7, 2.9),
-    "constant": ff.constant(0.25),
-}
-"""One law for each form of kernel."""
+LAWS = form_laws.LAWS | {"constant": ff.constant(0.25)}
 
 
 class Foreign:

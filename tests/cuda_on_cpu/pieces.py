@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from form_laws import KEY, LAWS
 
 from cuda_on_cpu.machine import Module
 from fanfill import initializers as init
@@ -15,14 +16,6 @@ from fanfill.recipes import Recipe, recipe
 from fanfill_kernels import blocks, cuda
 from fanfill_kernels.cuda import geometry
 
-KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
-LAWS = {
-    "uniform": init.uniform(-0.3, 0.3),
-    "uniform_range": init.uniform(-0.7, 1.6),
-    "normal": init.normal(0.1, 0.6),
-    "truncated_central": init.truncated_normal(0.1, 0.6, -1.9, 1.3),
-    "truncated": init.truncated_normal(0.1, 0.6, -2.7, math.inf),
-}
 # Parameters at the ends of what the contract accepts, of a least scalar s and a least cut c.
 EXTREMES = {
     "uniform": [lambda s, c: init.uniform(-s, s)],

@@ -1,0 +1,61 @@
+"""Kernels called by themselves, between guard zones, and what their bytes are compared by."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from form_laws import KEY, LAWS
+
+from fanfill.dtypes import STORAGES
+from fanfill.recipes import Recipe, recipe
+from fanfill_kernels import blocks, cpu
+
+# "changed" records its program anew at each call, and so sees a constant that a test has changed.
+KERNELS = {"numba": cpu.kernels, "numpy": functools.cache(blocks.kernels), "changed": blocks.kernels}
+RECIPES = {
+    "words-uint32": Recipe("words", "uint32", ()),
+    **{f"{form}-{dtype}": recipe(law, (1,), dtype) for form, law in LAWS.items() for dtype in STORAGES},
+}
+GUARD = 64
+
+
+def lanes_of(dtype: str) -> np.dtype[Any]:
+    return np.dtype(np.uint32) if dtype == "uint32" else STORAGES[dtype].lanes
+
+
+def guarded(count: int, lanes: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(memory with guard zones around, the part between them): all bytes 0xA5."""
+    memory = np.full((count + 2 * GUARD) * lanes.itemsize, 0xA5, np.uint8).view(lanes)
+    return memory, memory[GUARD : GUARD + count]
+
+
+def assert_guards_untouched(memory: np.ndarray) -> None:
+    for guard in (memory[:GUARD], memory[-GUARD:]):
+        assert (guard.view(np.uint8) == 0xA5).all(), "a kernel wrote outside its buffer"
+
+
+def run(backend: str, made: Recipe, start: int, count: int) -> np.ndarray:
+    memory, out = guarded(count, lanes_of(made.dtype))
+    KERNELS[backend](made.form, made.dtype).run(out, start, KEY, made.params)
+    assert_guards_untouched(memory)
+    return out
+
+
+def box(backend: str, made: Recipe, start: int, shape: tuple[int, ...], pitch: tuple[int, ...]) -> np.ndarray:
+    memory, out = guarded(math.prod(shape), lanes_of(made.dtype))
+    function = KERNELS[backend](made.form, made.dtype).box
+    function(out, start, np.array(shape, np.int64), np.array(pitch, np.int64), KEY, made.params)
+    assert_guards_untouched(memory)
+    return out
+
+
+def assert_same_bytes(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal in type, length and every byte; -0.0 is not 0.0, and no value is a NaN."""
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    integers = np.dtype(f"u{found.itemsize}")
+    np.testing.assert_array_equal(found.view(integers), expected.view(integers))
+    assert not np.isnan(found).any()
