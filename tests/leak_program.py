@@ -167,15 +167,23 @@ def growth(seen: list[Seen], spare: int) -> str:
 
 
 def watch(fill: Callable[[int], object], watches: dict[str, Watch], spare: int) -> None:
-    """Fill and look: before, and ten times on the way."""
+    """Fill and look: before, and ten times on the way.
+
+    What grows once may be a helper's scratch, when the machine has let it take part for the first time; a
+    leak grows each of three times.
+    """
     for name, (count, leak) in watches.items():
-        seen = [look()]
-        for k in range(count):
-            fill(k)
-            leak(k)
-            if (k + 1) % (count // LOOKS) == 0:
-                seen.append(look())
-        print(f"{name}: {growth(seen, spare)}")  # noqa: T201
+        for _ in range(3):
+            seen = [look()]
+            for k in range(count):
+                fill(k)
+                leak(k)
+                if (k + 1) % (count // LOOKS) == 0:
+                    seen.append(look())
+            found = growth(seen, spare)
+            if found == "flat" or leak is not leak_nothing:
+                break
+        print(f"{name}: {found}")  # noqa: T201
 
 
 def small() -> None:

@@ -174,9 +174,12 @@ def test_no_tile_passes_its_budget(case, chunk, tile):
 def test_one_tile_is_found_without_walking_the_others():
     whole = placement.Axis(2**62, 1, 4)
     plan = placement.tiling(5, (whole,), 4, True, 1 << 16, 1 << 16)
-    began = time.perf_counter()
-    piece = placement.piece(plan, plan.tiles - 1)
-    assert time.perf_counter() - began < 0.1
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        piece = placement.piece(plan, plan.tiles - 1)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.1
     assert piece.start == 5 + 2**62 - (1 << 16)
 
 

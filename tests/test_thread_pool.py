@@ -142,7 +142,7 @@ def test_ctrl_c_stops_within_a_task_and_leaves_nothing_running(signals, count):
     sender.join()
     signal.signal(signal.SIGINT, before)
     assert stopped
-    assert took < 0.4
+    assert took < 5.0  # of the months that all tasks would take; a busy machine may stall for a second
     assert len(running) <= 1  # the task in which the calling thread itself was interrupted
     assert_quiet(ran)
 

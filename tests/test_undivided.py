@@ -35,18 +35,20 @@ def struck() -> Iterator[list[int]]:
     signal.signal(signal.SIGINT, before)
 
 
-def work(done: list[str], seconds: float = 0.3) -> None:
-    """Work, while the main thread gets a signal at once and two later."""
-    for _ in range(3):
+def work(done: list[str], struck: list[int]) -> None:
+    """Work, while the main thread gets three signals, each when the one before has been handled."""
+    for number in range(3):
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        time.sleep(seconds / 3)
+        end = time.monotonic() + 30
+        while len(struck) <= number and time.monotonic() < end:
+            time.sleep(0.01)
     done.append("whole")
 
 
 def test_signals_wait_for_the_work_and_the_first_is_raised(struck: list[int]) -> None:
     done: list[str] = []
     with pytest.raises(Struck, match="1"):
-        undivided(lambda: work(done))
+        undivided(lambda: work(done, struck))
     assert done == ["whole"]
     assert len(struck) == 3
 
@@ -54,7 +56,7 @@ def test_signals_wait_for_the_work_and_the_first_is_raised(struck: list[int]) ->
 def test_work_on_the_main_thread_would_be_cut_in_two(struck: list[int]) -> None:
     done: list[str] = []
     with pytest.raises(Struck):
-        work(done)
+        work(done, struck)
     assert done == []
 
 
