@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from two_processes import gain as gain_of_two_processes
 
 import fanfill as ff
 from fanfill.bench import cold, report
@@ -113,9 +114,8 @@ def torch_rows(m: Measurer) -> list[Target]:
         peer, name = best(times)
         found.append(Target(f"{label} / torch {name}", factor, over(peer, times["fanfill"]), "x"))
         gain = times["fanfill, one thread"] / times["fanfill"]
-        gains.append(
-            Target(f"second core's gain, {label}", 1.93, gain, "x", note=f"{ff.get_threads()} threads")
-        )
+        note = f"{ff.get_threads()} threads; {beside(Case(kind, 'float32', m.values // 2))}"
+        gains.append(Target(f"second core's gain, {label}", 1.93, gain, "x", note=note))
     times = m.against("normal", "bfloat16", "torch", lambda name: name == "Tensor.normal_")
     found.append(Target("normal bf16 / torch bf16", 12.0, over(best(times)[0], times["fanfill"]), "x"))
     return found + gains
@@ -142,8 +142,16 @@ def generator_rows(m: Measurer) -> list[Target]:
         found.append(
             Target(label, 0.55, seconds / alone, "x", note="the faster one" if generator == name else "")
         )
-    found.append(Target("NumPy backend: gain from a second thread", 1.6, over(alone, together or alone), "x"))
+    gain = over(alone, together or alone)
+    note = beside(Case("normal", "float32", m.values // 16), "numpy")
+    found.append(Target("NumPy backend: gain from a second thread", 1.6, gain, "x", note=note))
     return found
+
+
+def beside(case: Case, backend: str = "numba") -> str:
+    """What the hardware gives to two processes that share nothing: the most that a second thread can gain."""
+    found = gain_of_two_processes(case, backend)
+    return "no two CPUs" if found is None else f"two processes {found:.2f}x"
 
 
 def generators(buffer: Any) -> dict[str, Callable[[], object]]:

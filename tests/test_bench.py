@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import two_processes
 from rich.console import Console
 
 import fanfill as ff
@@ -277,3 +279,13 @@ def test_a_readme_without_the_comments_is_left_alone(readme_table: ModuleType) -
 )
 def test_the_command_is_kept_as_one_would_type_it(words: list[str], shown: str) -> None:
     assert report.command_line(words) == shown
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are pinned as Linux does it")
+def test_two_processes_on_two_cpus_are_compared_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    found = two_processes.gain(Case("normal", "float32", 1 << 20), rounds=3)
+    assert (found is None) == (len(cpus) < 2)
+    assert found is None or 0.1 < found < 20.0  # a ratio; a stalled machine moves it far
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {cpus[0]})
+    assert two_processes.gain(Case("normal", "float32", 1 << 20)) is None
