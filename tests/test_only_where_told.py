@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import sys
@@ -81,6 +82,9 @@ sys.exit(code)
 """
 
 
+CACHED = re.compile(r"\w+-[0-9a-f]{16}\.bin\b")  # a kernel's name and digest
+
+
 def written(folder: Path, *words: str, code: int = 0) -> set[str]:
     """What a command opened for writing, but for /dev/null and caches; home and all else are in `folder`.
 
@@ -99,7 +103,7 @@ def written(folder: Path, *words: str, code: int = 0) -> set[str]:
     assert ended.code == code, ended
     found = set(ended.err.partition("-----\n")[2].split("\n"))
     # The cache's files are opened by their names alone, in a folder that is held open.
-    cached = {place for place in found if place.startswith(("run_", "runs_", "proof-", str(kept)))}
+    cached = {place for place in found if CACHED.match(place) or place.startswith(("proof-", str(kept)))}
     assert bool(cached) == kept.exists()
     assert list((folder / "home").iterdir()) == list((folder / "tmp").iterdir()) == []
     assert set(os.listdir(folder)) - {"kept"} == {"told", *places.values()}
