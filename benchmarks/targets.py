@@ -149,7 +149,7 @@ def generator_rows(m: Measurer) -> list[Target]:
 
 
 def beside(case: Case, backend: str = "numba") -> str:
-    """What the hardware gives to two processes that share nothing: the most that a second thread can gain."""
+    """What the hardware gives to two processes that share nothing, to hold a second thread's gain against."""
     found = gain_of_two_processes(case, backend)
     return "no two CPUs" if found is None else f"two processes {found:.2f}x"
 

@@ -3,20 +3,10 @@
 # PYTHON names the interpreter that runs the whole suite elsewhere and is left out here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version='import sys; print("%d.%d" % sys.version_info[:2])'
+source ci/pythons.sh
 main=$("${PYTHON:-python}" -c "$version")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-
-find_python() { # 3.12 -> a command that runs it; a version manager's shim may stand there with nothing behind it
-    local candidate
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if [ "$("$candidate" -c "$version" 2>/dev/null)" = "$1" ]; then
-            echo "$candidate"
-            return
-        fi
-    done
-}
 
 for wanted in 3.11 3.12 3.13; do
     [ "$wanted" = "$main" ] && continue

@@ -4,10 +4,11 @@
 #   modes         under python -O, with NUMBA_DISABLE_JIT=1, and while the processor flushes subnormals to zero;
 #   dependencies  with older and newer releases of NumPy and Numba, on every supported Python that is here.
 # Arguments: which of the three (none: all). PYTHON names an interpreter whose environment has the extra test; for the
-# others environments are made and removed. About 14 minutes on two cores. AArch64: ci/aarch64.sh.
+# others environments are made and removed. About a quarter of an hour on two cores. AArch64: ci/aarch64.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
+source ci/pythons.sh
 python=${PYTHON:-python}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -43,16 +44,6 @@ modes() {
     check "python -O" "$python" -O "${golden[@]}" -W 'ignore:assertions not in test modules'
     check "without a compiler" "$python" "${tests[@]}" tests/test_without_jit.py
     check "subnormals flushed to zero" "$python" "${tests[@]}" tests/test_flush_to_zero.py
-}
-
-find_python() { # 3.12 -> a command that runs it; a version manager's shim may stand there with nothing behind it
-    local candidate
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
-            echo "$candidate"
-            return
-        fi
-    done
 }
 
 dependencies() { # Python, then what pip is to install beside the tests' own needs; one environment for each Python

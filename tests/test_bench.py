@@ -283,9 +283,19 @@ def test_the_command_is_kept_as_one_would_type_it(words: list[str], shown: str) 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are pinned as Linux does it")
 def test_two_processes_on_two_cpus_are_compared_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(two_processes, "ratio", lambda *both: seen.append(both) or 1.5)
     cpus = sorted(os.sched_getaffinity(0))
     found = two_processes.gain(Case("normal", "float32", 1 << 20), rounds=3)
-    assert (found is None) == (len(cpus) < 2)
-    assert found is None or 0.1 < found < 20.0  # a ratio; a stalled machine moves it far
+    assert found == (None if len(cpus) < 2 else 1.5)
+    for times in seen and (*seen[0][0], *seen[0][1]):  # each alone, and each beside the other
+        assert len(times) == 3
+        assert min(times) > 0.0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {cpus[0]})
     assert two_processes.gain(Case("normal", "float32", 1 << 20)) is None
+
+
+def test_two_processes_are_as_slow_as_the_later_one() -> None:
+    one, other = ([1.0, 9.0, 2.0], [3.0, 2.0, 8.0]), ([4.0, 4.0, 1.0], [1.0, 4.0, 5.0])
+    assert two_processes.ratio(one, other) == (2.0 + 4.0) / 4.0
+    assert two_processes.ratio(([1.0], [1.0]), ([1.0], [1.0])) == 2.0

@@ -102,11 +102,8 @@ def test_the_check_for_quiet_can_fail():
     thread.join()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals as POSIX does")
-@pytest.mark.parametrize("signals", [1, 2, 5])
-@pytest.mark.parametrize("count", [1, 3])
-def test_ctrl_c_stops_within_a_task_and_leaves_nothing_running(signals, count):
-    """Further signals come while the first is waiting for the helpers, whose tasks here are long (30 ms)."""
+def interrupted(signals, count):
+    """Seconds of endless sharing that Ctrl-C ends, a tenth of which pass before it."""
     ran, ended = [], []
 
     def work(number):
@@ -142,9 +139,20 @@ def test_ctrl_c_stops_within_a_task_and_leaves_nothing_running(signals, count):
     sender.join()
     signal.signal(signal.SIGINT, before)
     assert stopped
-    assert took < 5.0  # of the months that all tasks would take; a busy machine may stall for a second
     assert len(running) <= 1  # the task in which the calling thread itself was interrupted
     assert_quiet(ran)
+    return took
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals as POSIX does")
+@pytest.mark.parametrize("signals", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 3])
+def test_ctrl_c_stops_within_a_task_and_leaves_nothing_running(signals, count):
+    """Further signals come while the first is waiting for the helpers, whose tasks here are long (30 ms).
+
+    In time at one of at most five: a busy machine may stall for longer.
+    """
+    assert any(interrupted(signals, count) < 0.4 for _ in range(5))
 
 
 def test_many_callers_share_one_pool_without_deadlock():
