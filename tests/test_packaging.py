@@ -136,9 +136,13 @@ def test_the_oldest_dependencies_that_ci_tries_are_the_lower_bounds() -> None:
         assert re.fullmatch(rf"{re.escape(bound)}(\.\d+)*", pinned[name]), requirement
 
 
-def test_the_ci_scripts_can_be_run() -> None:
-    for script in [ROOT / ".ci/run", *(ROOT / "ci").glob("*.sh")]:
-        assert script.stat().st_mode & 0o111 == 0o111, script
+def test_the_ci_scripts_can_be_run_and_what_they_source_cannot() -> None:
+    scripts = [ROOT / ".ci/run", *(ROOT / "ci").glob("*.sh")]
+    sourced = {name for s in scripts for name in re.findall(r"^source (\S+)", s.read_text(), re.MULTILINE)}
+    for script in scripts:
+        starts_with_a_shebang = script.read_text().startswith("#!")
+        assert starts_with_a_shebang == (str(script.relative_to(ROOT)) not in sourced), script
+        assert (script.stat().st_mode & 0o111 == 0o111) == starts_with_a_shebang, script
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
