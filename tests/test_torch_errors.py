@@ -39,6 +39,13 @@ def both(function: str, *args: Any, tensor: Callable[[], Any], **kwargs: Any) ->
     )
 
 
+def kind(result: tuple[Any, ...]) -> Any:
+    return result[0] and result[0][0]
+
+
+# What torch's own function draws with is named in some of its errors, and was another method before 2.12.
+OTHER_METHOD = torch.torch_version.TorchVersion(torch.__version__) < (2, 12)
+
 RANDOM = (
     "uniform_",
     "normal_",
@@ -115,7 +122,9 @@ def test_arguments_are_refused_or_taken_as_torch_does(call: Any) -> None:
     function, args, kwargs = call
     theirs, ours = both(function, *args, tensor=lambda: E(4, 4), **kwargs)
     if kwargs.get("foo") or len(args) > 4:  # whose text counts the arguments, of which there are more here
-        theirs, ours = theirs[0][0], ours[0][0]
+        theirs, ours = kind(theirs), kind(ours)
+    if OTHER_METHOD and function == "trunc_normal_" and "generator" in kwargs:
+        theirs, ours = kind(theirs), kind(ours)
     assert ours == theirs
 
 
@@ -159,11 +168,13 @@ def inference_tensor() -> Any:
         return E(4, 4)
 
 
-@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("tensor", TENSORS)
 @pytest.mark.parametrize("function", [*RANDOM, *CONSTANT])
-def test_tensors_are_refused_or_taken_as_torch_does(function: str, kind: str) -> None:
+def test_tensors_are_refused_or_taken_as_torch_does(function: str, tensor: str) -> None:
     args = (0.25,) if function == "constant_" else ()
-    theirs, ours = both(function, *args, tensor=TENSORS[kind])
+    theirs, ours = both(function, *args, tensor=TENSORS[tensor])
+    if OTHER_METHOD and function == "trunc_normal_" and tensor in ("list", "None"):
+        theirs, ours = kind(theirs), kind(ours)
     assert ours == theirs
 
 
@@ -230,6 +241,9 @@ def test_elements_that_share_memory_are_refused_where_torch_lets_them_pass() -> 
     assert not window.any()
 
 
+BY_TORCH = "from is out of bounds for float"  # where torch refuses by itself what it lets pass elsewhere
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -242,7 +256,10 @@ def test_elements_that_share_memory_are_refused_where_torch_lets_them_pass() -> 
         (lambda w: ft.normal_(w.half(), std=1e6), "largest finite value of float16"),
         (lambda w: ft.trunc_normal_(w, a=20.0, b=21.0), "hold"),
         (lambda w: ft.trunc_normal_(w, std=inf), "expected a finite std"),
-        (lambda w: ft.trunc_normal_(w, mean=nan), "expected a number as mean; got nan"),
+        (
+            lambda w: ft.trunc_normal_(w, mean=nan),
+            BY_TORCH if OTHER_METHOD else "expected a number as mean; got nan",
+        ),
         (lambda w: ft.xavier_normal_(w, gain=inf), "expected a finite gain"),
         (lambda w: ft.variance_scaling_(w, mode="fan"), "expected a mode out of"),
         (lambda w: ft.variance_scaling_(w, distribution="cauchy"), "expected a distribution out of"),
@@ -260,7 +277,8 @@ def test_elements_that_share_memory_are_refused_where_torch_lets_them_pass() -> 
 def test_what_fanfill_alone_refuses_is_refused_before_anything_is_written(call: Any, message: str) -> None:
     w = torch.zeros(4, 4)
     before = w._version
-    with pytest.raises(ValueError, match=message):
+    refused = RuntimeError if message is BY_TORCH else ValueError
+    with pytest.raises(refused, match=message):
         call(w)
     assert not w.any()
     assert w._version == before
@@ -285,7 +303,7 @@ def test_a_refused_call_takes_nothing_from_the_generator() -> None:
     before = generator.get_state()
     with pytest.raises(RuntimeError, match=r"std >= 0\.0"):
         ft.normal_(E(4), 0.0, -1.0, generator)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(RuntimeError, match='"normal_kernel_cpu" not implemented for'):
         ft.normal_(E(4, dtype=torch.int32), generator=generator)
     assert torch.equal(generator.get_state(), before)
 
