@@ -4,6 +4,7 @@ the caller's floating-point settings.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import tracemalloc
 import warnings
@@ -101,16 +102,21 @@ def test_the_memory_is_made_once_and_serves_later_fills() -> None:
     assert peak < 1 << 16
 
 
-def test_no_more_programs_stay_bound_than_the_bound_says() -> None:
-    def work() -> set[int]:
-        sizes = set()
+def test_no_more_programs_stay_bound_than_the_bound_says_and_the_newest_do() -> None:
+    def work() -> list[list[Any]]:
+        kept = []
         for law in LAWS:
             for count in (100, 10_000, 100_000):
                 filled(law, "float32", count)
-                sizes.add(len(blocks.spare.workspace.replays))
-        return sizes
+                kept.append(list(blocks.spare.workspace.replays))
+        return kept
 
-    assert max(on_a_new_thread(work)) == blocks.REPLAYS
+    kept = on_a_new_thread(work)
+    calls = [sum(program.calls for program, _ in replays) for replays in kept]
+    assert blocks.CALLS // 2 < max(calls) <= blocks.CALLS
+    for before, after in itertools.pairwise(kept):
+        stayed = [replay for replay in after if replay in before]
+        assert stayed == before[len(before) - len(stayed) :]
 
 
 @pytest.mark.parametrize("calls", [0, 1, 30, 100, 200])

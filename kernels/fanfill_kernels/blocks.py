@@ -14,11 +14,11 @@ from fanfill_kernels.lanes import select
 from fanfill_kernels.philox import HALF, philox_pairs
 from fanfill_kernels.tape import ALIGNED, Program, Replay, Tape
 
-BLOCK = 7 << 15  # values computed at once by `run`, or as many as the arena holds
+BLOCK = 1 << 18  # values computed at once by `run`, or as many as the arena holds
 GATHER = 1 << 13  # values computed at once by `box` where runs are short: each value makes a block of its own
 LONG = 1 << 9  # runs of this length and more are worth a call of their own
-ARENA = 58 * BLOCK // 4  # bytes of temporaries for each thread, 3.2 MiB: those of a block of normals
-REPLAYS = 8  # programs kept bound for each thread, some 40 KB each
+ARENA = 56 * BLOCK // 4  # bytes of temporaries for each thread, 3.5 MiB: those of a block of normals
+CALLS = 1000  # of programs kept bound for each thread, some 200 bytes each: five of normals, nine of uniforms
 REPLAY = 1536  # Philox blocks whose values take as long as the 180 calls of a replay by themselves: 60 us
 
 Params = tuple[Any, ...]
@@ -96,8 +96,8 @@ class Workspace:
             size = 1 << blocks.bit_length() - 1
         found = self.replays.get((program, size))
         if found is None:
-            if len(self.replays) >= REPLAYS:
-                self.replays.clear()
+            while self.replays and program.calls + sum(kept.calls for kept, _ in self.replays) > CALLS:
+                del self.replays[next(iter(self.replays))]  # the oldest
             found = self.replays[program, size] = Replay(program, self.arena, size)
         return found
 
@@ -180,13 +180,13 @@ def kernels(form: str, dtype: str) -> Kernels:
         program = recorded(gathered_program, out.dtype, params)
         done = 0
         with a_workspace() as workspace:
+            counters = workspace.arena[-16 * GATHER :].view(np.uint64).reshape(2, GATHER)
             while done < out.size:
                 replay = workspace.replay(program, 1, min(GATHER, out.size - done))
                 count = min(replay.blocks, out.size - done)
-                index = replay.index[:count]
+                index, rest, coordinate = replay.index[:count], *counters[:, :count]
                 index[...] = start
-                rest = np.arange(done, done + count, dtype=np.uint64)
-                coordinate = np.empty_like(rest)
+                count_up(rest, done)
                 for n, p in zip(reversed(shape), reversed(pitch), strict=True):
                     np.divmod(rest, np.uint64(n), rest, coordinate)
                     coordinate *= np.uint64(p)

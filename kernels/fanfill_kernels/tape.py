@@ -147,6 +147,7 @@ class Program:
         useful.reverse()
         self.steps = _hoisted([step for step in useful if step.out.place is not out.place])
         self.last = [step for step in useful if step.out.place is out.place]
+        self.calls = len(useful)
         self.width = self._lay_out()
 
     def _lay_out(self) -> int:
@@ -169,10 +170,12 @@ class Program:
 
 
 def _hoisted(steps: list[Step]) -> list[Step]:
-    """Take every second word as soon as the words are there: the rest then needs an eighth less memory."""
+    """Take every second word as soon as the words are there, and a mask as soon as its condition is: the rest
+    then needs an eighth less memory.
+    """
     done: list[Step] = []
     for step in steps:
-        if any(isinstance(x, Lane) and x.step > 1 for x in step.inputs):
+        if any(isinstance(x, Lane) and (x.step > 1 or x.dtype == bool) for x in step.inputs):
             ready = max((k for k, other in enumerate(done) if other.out.place in step.reads), default=-1)
             done.insert(ready + 1, step)
         else:
@@ -185,12 +188,12 @@ def _alike(a: Lane, b: Lane) -> bool:
 
 
 def _gap(live: Iterable[Place], width: int) -> int:
-    """The lowest offset where ``width`` fits."""
-    offset = 0
+    """The lowest offset where ``width`` fits, and that leaves no gap which fits nothing."""
+    grain, offset = min(width, 8), 0
     for place in sorted(live, key=lambda place: place.offset):
         if offset + width <= place.offset:
             break
-        offset = max(offset, place.offset + place.width)
+        offset = max(offset, -(-(place.offset + place.width) // grain) * grain)
     return offset
 
 

@@ -10,10 +10,10 @@ from fanfill.backends import Backend, HostKernels, put_by_numpy
 
 # One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by
 # that: ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last
-# longer. A second thread gains 1.2x on blocks of 2^16 values and 1.3 to 1.5x on these, which is what
-# 4 MiB a thread hold.
+# longer. A second thread gains 1.2x on blocks of 2^16 values and 1.5 to 1.7x on these, which is what
+# 4 MiB a thread hold. Joining calls on two rows gained nothing: NumPy holds the GIL longer for each.
 _ALONE = 1 << 16
-_TOGETHER = 7 << 15
+_TOGETHER = 1 << 18
 
 
 @functools.cache
