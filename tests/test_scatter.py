@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import platform
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fanfill import host
 from fanfill.backends import put_by_numpy
 from fanfill.backends.numba import BACKEND
 from fanfill_kernels import cpu, scatter
+from fanfill_kernels.loops import LINE
 
 if TYPE_CHECKING:
     from fanfill.backends import Put
@@ -86,8 +90,10 @@ def test_every_layout_gets_its_values_and_nothing_else_is_written(
 
 
 @settings(max_examples=200, deadline=None)
-@given(layout=layouts(), size=st.sampled_from(SIZES))
-def test_the_kernel_itself_takes_layouts_that_the_backend_leaves_to_numpy(layout: Layout, size: int) -> None:
+@given(layout=layouts(), size=st.sampled_from(SIZES), stream=st.booleans())
+def test_the_kernel_itself_takes_layouts_that_the_backend_leaves_to_numpy(
+    layout: Layout, size: int, stream: bool
+) -> None:
     memory, view = poisoned(layout, size)
     items = memory.view(view.dtype)
     origin = (view.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) // size
@@ -95,7 +101,7 @@ def test_the_kernel_itself_takes_layouts_that_the_backend_leaves_to_numpy(layout
 
     def put(where: tuple[slice, ...], values: np.ndarray) -> None:
         kernel = functools.partial(cpu.scatter, size)
-        scatter.scatter_by(kernel, view.shape, strides)(items, origin, values)
+        scatter.scatter_by(kernel, view.shape, strides, size, stream)(items, origin, values)
 
     assert_put(put, memory, view, whole(view))
 
@@ -128,12 +134,80 @@ def test_strides_that_are_no_multiple_of_the_item_are_left_to_numpy() -> None:
 def test_each_layout_goes_to_its_own_loop(
     monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...], steps: tuple[int, ...], expected: object
 ) -> None:
-    asked = []
-    compiled = cpu.scatter
-    monkeypatch.setattr(cpu, "scatter", lambda size, loop: asked.append(loop) or compiled(size, loop))
+    asked = note_loops(monkeypatch)
     memory, view = poisoned(((40, 50), order, steps), 4)
     assert_put(BACKEND.scatter(view), memory, view, whole(view))
-    assert asked == ([] if expected is None else [expected])
+    assert asked == ([] if expected is None else [(expected, False)])
+
+
+def note_loops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
+    """The loops that are asked for from here on, and whether they are to write past the caches."""
+    asked: list[tuple[Any, bool]] = []
+    compiled = cpu.scatter
+
+    def note(size: int, loop: Any, stream: bool = False) -> Any:
+        asked.append((loop, stream))
+        return compiled(size, loop, stream)
+
+    monkeypatch.setattr(cpu, "scatter", note)
+    return asked
+
+
+def columns_apart(count: int, rows: int, pitch: int, size: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """(all bytes, a view of so many rows and columns): columns lie ``pitch`` items apart and begin ``shift``
+    bytes after a cache line.
+    """
+    memory = np.full((count * pitch + 2 * GUARD) * size + 2 * LINE, POISON, np.uint8)
+    first = GUARD * size + (shift - memory.ctypes.data - GUARD * size) % LINE
+    view = memory[first : first + count * pitch * size].view(f"u{size}").reshape(count, pitch)[:, :rows].T
+    assert view.ctypes.data % LINE == shift
+    return memory, view
+
+
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("count", [5, 16, 37])
+@pytest.mark.parametrize("rows", [*range(8, 52), 100])
+def test_wherever_columns_begin_they_are_written_past_the_caches_and_to_their_ends(
+    monkeypatch: pytest.MonkeyPatch, size: int, count: int, rows: int
+) -> None:
+    monkeypatch.setattr(host, "STREAM", 1)
+    asked = note_loops(monkeypatch)
+    for shift in range(0, LINE, size):
+        memory, view = columns_apart(count, rows, 112, size, shift)
+        assert_put(BACKEND.scatter(view), memory, view, whole(view))
+        assert asked.pop() == (scatter.turn, True)
+        assert not asked
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "pitch", "streams"),
+    [
+        (host.STREAM // 32 // 4, 4, host.STREAM // 32 // 4, True),
+        (host.STREAM // 32 // 4 - 1, 4, host.STREAM // 32 // 4, False),  # what a cache may hold
+        (host.STREAM // 32 // 4, 4, host.STREAM // 32 // 4 + 4, False),  # columns that begin within lines
+        (host.STREAM // 32 // 2, 2, host.STREAM // 32 // 2, False),  # squares of half lines
+    ],
+)
+def test_large_memory_is_written_past_the_caches_where_columns_are_whole_lines(
+    monkeypatch: pytest.MonkeyPatch, rows: int, size: int, pitch: int, streams: bool
+) -> None:
+    asked = note_loops(monkeypatch)
+    memory, view = columns_apart(32, rows, pitch, size, 16)
+    assert_put(BACKEND.scatter(view), memory, view, whole(view))
+    assert asked == [(scatter.turn, streams)]
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
+@pytest.mark.parametrize("size", [4, 8])
+def test_squares_bypass_the_caches_and_end_with_a_fence(size: int) -> None:
+    plain, streaming = (
+        cpu.scatter(size, scatter.turn, stream).compile().library.get_asm_str() for stream in (False, True)
+    )
+    pattern, fence = r"\bv?movnt\w+", r"\bmfence\b|\block\b"
+    assert not re.search(pattern, plain)
+    assert not re.search(fence, plain)
+    assert len(re.findall(pattern, streaming)) >= scatter.SIDE * scatter.SIDE * size // LINE
+    assert re.search(fence, streaming)
 
 
 @pytest.mark.parametrize("wrong", ["value", "place", "beside"])

@@ -243,11 +243,10 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
         key: Body(rebind(value.function, {}, **constants)) if isinstance(value, Body) else value
         for key, value in bound.items()
     }
-    helpers = {
-        key: _helper(rebind(value, operations))
-        for key, value in bound.items()
-        if isinstance(value, FunctionType)
-    }
+    helpers: dict[Any, Any] = {}
+    for key, value in bound.items():
+        if isinstance(value, FunctionType):  # which may call those before it
+            helpers[key] = _helper(rebind(value, operations | helpers))
     bare = rebind(function, operations | bound | helpers, name, **constants)
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()

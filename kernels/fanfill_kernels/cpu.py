@@ -191,10 +191,11 @@ def kernels(form: str, dtype: str) -> Kernels:
 
 
 @cache
-def scatter(itemsize: int, function: Any) -> Any:
+def scatter(itemsize: int, function: Any, stream: bool = False) -> Any:
     """One of the loops of ``scatter.py``, for values of that many bytes."""
     items = f"[u{itemsize}]"
     kinds = {"memory": items, "values": items, "bases": "[i8]", "offsets": "[i8]"}
     layout = tuple(kinds.get(name, "i8") for name in scattering.ARGUMENTS[function.__name__])
-    bound = {scattering.move_row: scattering.move_row}
-    return Compiled(f"{function.__name__}_{8 * itemsize}", layout, function, bound)
+    bound = {helper: helper for helper in (scattering.move_row, scattering.move_rows)}
+    name = f"{function.__name__}_{'past_' * stream}{8 * itemsize}"
+    return Compiled(name, layout, function, bound, {"STREAM": stream})

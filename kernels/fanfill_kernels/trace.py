@@ -44,7 +44,7 @@ _OPERATIONS: dict[str, tuple[str | None, str | None, str | None]] = {
     "right_shift": ("ashr", "lshr", None),
 }
 _KINDS = "iuf"
-_ONE = ir.Constant(ir.IntType(32), 1)
+ONE = ir.Constant(ir.IntType(32), 1)
 
 
 def llvm_type(dtype: DTypeLike, width: int = 0) -> ir.Type:
@@ -286,6 +286,6 @@ class Memory:
             place = self._vector_at(index + number * step, value.type)
             if stream:
                 stored = self.builder.store(value, place, align=x.width * x.dtype.itemsize)
-                stored.set_metadata("nontemporal", self.builder.module.add_metadata([_ONE]))
+                stored.set_metadata("nontemporal", self.builder.module.add_metadata([ONE]))
             else:
                 self.builder.store(value, place, align=self.dtype.itemsize)

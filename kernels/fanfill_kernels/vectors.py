@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from fanfill_kernels import boxes, lanes, scatter
-from fanfill_kernels.trace import shuffled
+from fanfill_kernels.loops import LINE
+from fanfill_kernels.trace import ONE, shuffled
 
 
 def _vector_at(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int) -> Any:
@@ -68,32 +69,38 @@ def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
     return lines
 
 
-@intrinsic
-def _turn_block(
-    context: Any, memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
-) -> Any:
-    _assert_vectors(memory, values)
-    _assert_vectors(offsets)
+def _turner(stream: bool) -> Any:
+    @intrinsic
+    def turn_block(
+        context: Any, memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
+    ) -> Any:
+        _assert_vectors(memory, values)
+        _assert_vectors(offsets)
 
-    def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
-        target, at, table, first, tile, source, pitch = args
-        align = context.get_abi_sizeof(context.get_data_type(memory.dtype))
-        lines = []
-        for _ in range(scatter.SIDE):
-            line = _vector_at(context, builder, values, tile, source, scatter.SIDE)
-            lines.append(builder.load(line, align=align))
-            source = builder.add(source, pitch)
-        data = make_array(offsets)(context, builder, table).data
-        for k, line in enumerate(_transposed(builder, lines)):
-            column = builder.add(first, ir.Constant(first.type, k))
-            place = builder.add(at, builder.load(builder.gep(data, [column])))
-            builder.store(
-                line, _vector_at(context, builder, memory, target, place, scatter.SIDE), align=align
-            )
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
+            target, at, table, first, tile, source, pitch = args
+            align = context.get_abi_sizeof(context.get_data_type(memory.dtype))
+            lines = []
+            for _ in range(scatter.SIDE):
+                line = _vector_at(context, builder, values, tile, source, scatter.SIDE)
+                lines.append(builder.load(line, align=align))
+                source = builder.add(source, pitch)
+            data = make_array(offsets)(context, builder, table).data
+            for k, line in enumerate(_transposed(builder, lines)):
+                column = builder.add(first, ir.Constant(first.type, k))
+                place = builder.add(at, builder.load(builder.gep(data, [column])))
+                to = _vector_at(context, builder, memory, target, place, scatter.SIDE)
+                if stream:
+                    stored = builder.store(line, to, align=LINE)
+                    stored.set_metadata("nontemporal", builder.module.add_metadata([ONE]))
+                else:
+                    builder.store(line, to, align=align)
+            return context.get_dummy_value()
 
-    ints = types.intp
-    return types.void(memory, ints, offsets, ints, values, ints, ints), codegen
+        ints = types.intp
+        return types.void(memory, ints, offsets, ints, values, ints, ints), codegen
+
+    return turn_block
 
 
 @intrinsic
@@ -160,6 +167,7 @@ OPERATIONS = {
     boxes.copy_span: _copier(boxes.SPAN, backwards=False),
     boxes.list_span: _list_span,
     scatter.reverse_line: _copier(scatter.SIDE, backwards=True),
-    scatter.turn_block: _turn_block,
+    scatter.turn_block: _turner(stream=False),
+    scatter.stream_block: _turner(stream=True),
     scatter.move_group: _move_group,
 }

@@ -63,9 +63,11 @@ def _scatter(target: NDArray[Any]) -> Put:
     if nothing_to_turn or not target.flags.aligned or any(stride % size for stride in target.strides):
         return put_by_numpy(target)
 
+    from fanfill.host import STREAM
     from fanfill_kernels import cpu
     from fanfill_kernels.scatter import scatter_by
 
+    stream = target.nbytes >= STREAM
     strides = tuple(stride // size for stride in target.strides)
     ends = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     lowest = target[
@@ -76,7 +78,7 @@ def _scatter(target: NDArray[Any]) -> Put:
 
     @functools.cache  # all whole tiles share one answer
     def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
-        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides)
+        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides, size, stream)
 
     def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
         at = beginning
