@@ -3,8 +3,9 @@
 Memory is read and written in cache lines, so the tile is turned in squares of ``SIDE`` by ``SIDE``, whose
 rows are a line of 4-byte values: each line is read once and written once, whatever the distance between
 lines. So distances that are a power of two, which make lines evict each other, do no harm. Where every column
-begins with a line, or as long after one as all others, squares begin with lines, too; then they need not be
-read before they are written past the caches, which halves the time of this copy (8192 x 8192 float32).
+begins with a line, or as long after one as all others, squares begin with lines, too, and those of large
+memory are written past the caches, without being read before: this copy then takes 0.7 to 0.8 times as long
+with 4-byte values, 0.55 to 0.7 with 8-byte ones (in turns, 8192 x 8192 and 4096 x 4096).
 
 Compiled once for each size of item, on unsigned integers. Offsets and strides count items.
 """

@@ -188,7 +188,9 @@ def _alike(a: Lane, b: Lane) -> bool:
 
 
 def _gap(live: Iterable[Place], width: int) -> int:
-    """The lowest offset where ``width`` fits, and that leaves no gap which fits nothing."""
+    """The lowest offset where ``width`` fits, a multiple of 8 bytes if it is as wide: a mask's 2 bytes would
+    else shift what comes later, and leave a gap that is too small for it.
+    """
     grain, offset = min(width, 8), 0
     for place in sorted(live, key=lambda place: place.offset):
         if offset + width <= place.offset:

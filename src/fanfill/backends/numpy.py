@@ -10,10 +10,9 @@ from fanfill.backends import Backend, HostKernels, put_by_numpy
 
 # One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by
 # that: ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last
-# longer. A second thread gains 1.2x on blocks of 2^16 values and 1.5 to 1.7x on these, which is what
+# longer. A second thread gains 1.2x on blocks of 2^16 values and 1.4 to 1.7x on the largest, which are what
 # 4 MiB a thread hold. Joining calls on two rows gained nothing: NumPy holds the GIL longer for each.
 _ALONE = 1 << 16
-_TOGETHER = 1 << 18
 
 
 @functools.cache
@@ -24,7 +23,9 @@ def _kernels(form: str, dtype: str) -> HostKernels:
 
 
 def _block(itemsize: int, threads: int) -> int:
-    return _TOGETHER if threads > 1 else _ALONE
+    from fanfill_kernels.blocks import BLOCK
+
+    return BLOCK if threads > 1 else _ALONE
 
 
 BACKEND = Backend(
