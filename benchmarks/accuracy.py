@@ -35,6 +35,7 @@ from reference import (
     COUNT,
     FLOOR,
     NORMAL_BOUND,
+    RANGE_BOUND,
     ULP,
     Array,
     Finding,
@@ -43,6 +44,7 @@ from reference import (
     merged,
     normal_double,
     normal_single,
+    range_exact,
     shares,
     truncated_double,
     truncated_single,
@@ -105,12 +107,14 @@ def measure(line: Line, dtype: str, words: tuple[Array, ...]) -> list[Finding]:
         reference = truncated_single if single else truncated_double
         error = shares(found, reference(words[0], *line.law.params[2:]))
         return [worst_of(error.size, error, SHARE[dtype], 1.0, words)]
-    exact, rounded = uniform_exact(made, words[0])
     low, high = line.law.params
-    # Two roundings make a symmetric uniform; three, and a larger unit, the other one: docs/accuracy.md.
-    error, bound = (
-        (ulps(found, exact), 1.5) if made.form == "uniform" else (ulps(found, exact, max(-low, high)), 2.0)
-    )
+    # Two roundings make a symmetric uniform; one the other, of a point that is near the exact one.
+    if made.form == "uniform":
+        exact, rounded = uniform_exact(made, words[0])
+        error, bound = ulps(found, exact), 1.5
+    else:
+        exact, rounded = range_exact(made, low, high, words[0])
+        error, bound = ulps(found, exact, max(-low, high)), RANGE_BOUND
     wrong = (found != rounded) | (found.astype(np.float64) < low) | (found.astype(np.float64) > high)
     return [
         worst_of(error.size, error, ULP, bound, words),

@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 DIGITS = 50
 FLOOR = 2.0**-10  # of |z|: normals are measured in ulp of max(|z|, FLOOR)
 NORMAL_BOUND = 4.0
+# One rounding, of a point that is off by a step of the words at most, 2^-8 ulp.
+RANGE_BOUND = 0.51
 ULP, COUNT = "ulp", "values"
 
 
@@ -163,33 +165,50 @@ def truncated_double(w: Array, lower: float, upper: float) -> Exact:
 
 # --- uniforms
 def uniform_exact(made: Recipe, w: Array) -> tuple[Exact, Array]:
-    """s * bound, or s * half + mid kept inside the ends: exactly, and with each operation rounded.
+    """s * bound, exactly, and with each operation rounded: of a symmetric uniform.
 
-    In Fractions for float64. For float32 in float64: there a product of two float32 is exact, and a sum of
-    two float32, rounded to float64 and then to float32, is the float32 nearest to the sum.
+    In Fractions for float64. For float32 in float64: there a product of two float32 is exact.
     """
-    scale, shift = made.params[0], made.params[1] if made.form == "uniform_range" else None
-    ends = made.params[2:] if shift is not None else None
+    (scale,) = made.params
     if made.dtype == "float32":
         s = (w | np.uint32(1)).view(np.int32).astype(np.float64) * 2.0**-31
-        exact = Exact(s * float(scale) + float(shift or 0.0))
         once = (s.astype(np.float32).astype(np.float64) * float(scale)).astype(np.float32)
-        if shift is not None:
-            once = (once.astype(np.float64) + float(shift)).astype(np.float32)
-    else:
-        signed = [Fraction((v | 1) - (2**64 if v >= 2**63 else 0), 2**63) for v in w.tolist()]
-        numbers = [s * Fraction(float(scale)) + Fraction(float(shift or 0.0)) for s in signed]
-        near = [float(x) for x in numbers]
-        rest = [float(x - Fraction(v)) for x, v in zip(numbers, near, strict=True)]
-        exact = Exact(np.array(near), np.array(rest))
-        products = [float(Fraction(float(s)) * Fraction(float(scale))) for s in signed]
-        once = np.array([float(Fraction(p) + Fraction(float(shift))) for p in products] if ends else products)
-    if ends is None:
-        return exact, once
-    low, high = (float(end) for end in ends)
-    outside = (exact.value < low) | (exact.value > high)
-    rest = np.where(outside, 0.0, exact.rest)
-    return Exact(np.clip(exact.value, low, high), rest), np.clip(once, *ends)
+        return Exact(s * float(scale)), once
+    signed = [Fraction((v | 1) - (2**64 if v >= 2**63 else 0), 2**63) for v in w.tolist()]
+    once = np.array([float(Fraction(float(s)) * Fraction(float(scale))) for s in signed])
+    return _nearest([s * Fraction(float(scale)) for s in signed]), once
+
+
+def range_exact(made: Recipe, low: float, high: float, w: Array) -> tuple[Exact, Array]:
+    """low + (high - low) (w + 1/2) / 2^N exactly, and the lattice point of the word rounded once, both inside
+    the recipe's ends: of a uniform that is not symmetric.
+
+    In Fractions for float64. For float32 in integers and float64, which holds its points.
+    """
+    *constants, unit, least, greatest = made.params
+    *origin, width, shift = (int(x) for x in constants)
+    whole = origin[0] - int(np.float64(1.5 * 2.0**52).view(np.uint64))
+    if made.dtype == "float32":
+        points = whole + (np.uint64(width) * w.astype(np.uint64) >> np.uint64(shift)).astype(np.int64)
+        once = (points * float(unit)).astype(np.float32)
+        exact = low + (high - low) * ((w + 0.5) * 2.0**-32)
+        return Exact(np.clip(exact, float(least), float(greatest))), np.clip(once, least, greatest)
+    rest = origin[1] - int(np.float64(2.0**52).view(np.uint64))
+    exact, rounded, ends = [], [], (Fraction(float(least)), Fraction(float(greatest)))
+    for v in w.tolist():
+        x = Fraction(low) + (Fraction(high) - Fraction(low)) * Fraction(2 * v + 1, 2**65)
+        exact.append(min(max(x, ends[0]), ends[1]))
+        step, part = divmod(width * v >> 64, 2**shift)
+        point = whole + step + Fraction(rest + (part << 64 - shift >> 13), 2**51)
+        rounded.append(float(point * Fraction(float(unit))))
+    return _nearest(exact), np.clip(np.array(rounded), least, greatest)
+
+
+def _nearest(numbers: list[Fraction]) -> Exact:
+    near = [float(x) for x in numbers]
+    return Exact(
+        np.array(near), np.array([float(x - Fraction(v)) for x, v in zip(numbers, near, strict=True)])
+    )
 
 
 # --- errors

@@ -12,12 +12,18 @@ from form_laws import KEY, LAWS
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
 from fanfill_kernels import blocks, cpu
+from fanfill_kernels.forms import forms_of
 
 # "changed" records its program anew at each call, and so sees a constant that a test has changed.
 KERNELS = {"numba": cpu.kernels, "numpy": functools.cache(blocks.kernels), "changed": blocks.kernels}
 RECIPES = {
     "words-uint32": Recipe("words", "uint32", ()),
-    **{f"{form}-{dtype}": recipe(law, (1,), dtype) for form, law in LAWS.items() for dtype in STORAGES},
+    **{
+        f"{form}-{dtype}": recipe(law, (1,), dtype)
+        for form, law in LAWS.items()
+        for dtype in STORAGES
+        if form in forms_of(dtype)
+    },
 }
 GUARD = 64
 

@@ -21,7 +21,10 @@ from fanfill_kernels import cuda
 
 EVERY = pytest.mark.parametrize(("major", "arch"), TARGETS)
 # Fused operations that the source asks for have one of these factors, and an exact product.
-EXACT_FACTORS = {"0f40400000", "0f42800000", "0d4008000000000000"}
+EXACT_FACTORS = {"0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000"}
+# The one operation that is not rounded to nearest, and whose: it begins a rounding to odd.
+TOWARD_ZERO = "add.rz.f32"
+ROUNDED_TO_ODD = re.compile(r"^(run|box)_uniform_range_(b?float16|float8_\w+)$")
 # By how many fused multiply-adds ptxas makes a square root and a quotient that are rounded to nearest.
 FUSED_IN = {
     ("FFMA", "sqrt.rn.f32"): 2,
@@ -54,7 +57,7 @@ def fault(instruction: str) -> str | None:
     """What is wrong with a PTX instruction, if anything."""
     name = operation(instruction)
     kind = name.split(".")[0]
-    floats = re.search(r"\.(f32|f64|f16|bf16)", name) is not None
+    floats = name != TOWARD_ZERO and re.search(r"\.(f32|f64|f16|bf16)", name) is not None
     if ".approx" in name or ".ftz" in name or ".full" in name:
         return "not an IEEE operation"
     if floats and kind in ("add", "sub", "mul", "div", "sqrt", "fma", "rcp", "mad") and ".rn" not in name:
@@ -79,6 +82,8 @@ def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
     assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in NAMES}
     assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
     assert not [(name, i, fault(i)) for name, body in bodies.items() for i in body if fault(i)]
+    toward_zero = {name for name, body in bodies.items() if TOWARD_ZERO in map(operation, body)}
+    assert toward_zero == {name for name in bodies if ROUNDED_TO_ODD.match(name)}
 
 
 @EVERY

@@ -18,7 +18,8 @@ INF = math.inf
 LAWS = {
     "words": [None],
     "uniform": [ff.uniform(-0.05, 0.05), ff.uniform(-1.7, 1.7)],
-    "uniform_range": [ff.uniform(-0.5, 1.5)],
+    "uniform_clamped": [ff.uniform(-0.05, 0.05, endpoint=False), ff.uniform(-2, 2, endpoint=False)],
+    "uniform_range": [ff.uniform(-0.5, 1.5), ff.uniform(0, 0.1), ff.uniform(10, 12, endpoint=False)],
     "normal": [ff.normal(0.0, 0.02), ff.normal(0.25, 2.0)],
     "truncated_central": [ff.truncated_normal(0.0, 0.02), ff.truncated_normal(0.5, 1.5, -1.0, 0.25)],
     "truncated": [

@@ -116,5 +116,5 @@ def test_the_functions_that_share_a_name_with_a_module_are_functions():
 
 
 def test_the_stream_is_version_1():
-    assert fanfill.STREAM_VERSION == 1
+    assert fanfill.STREAM_VERSION == 2
     assert fanfill.__version__ == "0.1.0"

@@ -313,7 +313,7 @@ def test_an_unknown_name_is_refused_with_a_hint_and_the_list(name: object, hint:
             {"gain": 2},
             r"for he_normal some of the arguments mode, .*; got gain; leave out gain$",
         ),
-        ("uniform", {"low": 1}, r"for uniform the arguments low, high; got low; add high$"),
+        ("uniform", {"low": 1}, r"for uniform the arguments low, high, endpoint; got low; add high$"),
         ("constant", {}, r"for constant the arguments value; got none; add value$"),
         ("constant", {"x": 1}, r"got x; leave out x; add value$"),
     ],

@@ -30,7 +30,9 @@ COMPILED = [
     ("truncated", "float64"),
     ("normal", "float16"),
     ("normal", "bfloat16"),
-    ("uniform", "bfloat16"),
+    ("uniform_clamped", "bfloat16"),
+    ("uniform_range", "bfloat16"),
+    ("uniform_range", "float64"),
 ]
 
 pytestmark = [

@@ -19,7 +19,7 @@ from fanfill import initializers as init
 from fanfill.recipes import recipe
 from fanfill_kernels import arithmetic, arithmetic64, blocks, boxes, narrow, philox
 from fanfill_kernels.compiler import operation, registers
-from fanfill_kernels.forms import form_of
+from fanfill_kernels.forms import form_of, forms_of
 from fanfill_kernels.rebinding import rebind
 from fanfill_kernels.tape import ALIGNED
 
@@ -112,6 +112,7 @@ def test_the_smallest_parameters_give_the_same_bytes_and_no_subnormal(form: str,
     least = 2.0**-80 if dtype == "float32" else 2.0**-900
     laws = {
         "uniform": init.uniform(-least, least),
+        "uniform_clamped": init.uniform(-least, least, endpoint=False),
         "uniform_range": init.uniform(-least, 3 * least),
         "normal": init.normal(0.0, least),
         "truncated_central": init.truncated_normal(least, least, -1.0, 1.0),
@@ -222,8 +223,15 @@ def extreme_words(dtype: str) -> np.ndarray:
     return np.concatenate((pairs.reshape(-1), np.random.default_rng(3).integers(0, 2**32, 8192, np.uint32)))
 
 
-@pytest.mark.parametrize("form", LAWS)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        (form, dtype)
+        for dtype in ("float32", "float64", "float16")
+        for form in forms_of(dtype)
+        if form in LAWS
+    ],
+)
 def test_extreme_words_give_the_same_bytes_on_arrays_and_as_compiled_scalars(form: str, dtype: str) -> None:
     made, parts = RECIPES[f"{form}-{dtype}"], form_of(form, dtype)
     words = extreme_words(dtype)
@@ -300,7 +308,8 @@ def test_the_comparison_sees_a_change_in_any_other_constant(
 def test_the_comparison_sees_a_change_in_the_compiled_code() -> None:
     words, params = extreme_words("float32"), RECIPES["uniform_range-float32"].params
     expected = by_arrays(arithmetic.uniform_range, False, words, params)
-    changed = rebind(arithmetic.uniform_range, {}, UNIT=np.nextafter(arithmetic.UNIT, np.float32(1)))
+    shifted = rebind(arithmetic.lattice_point, {}, POINT=arithmetic.POINT - 1024)
+    changed = rebind(arithmetic.uniform_range, {arithmetic.lattice_point: shifted})
     assert_same_bytes(by_scalars(arithmetic.uniform_range, False, words, params, np.float32), expected)
     with pytest.raises(AssertionError):
         assert_same_bytes(by_scalars(changed, False, words, params, np.float32), expected)
@@ -308,8 +317,6 @@ def test_the_comparison_sees_a_change_in_the_compiled_code() -> None:
 
 def test_the_guard_zones_see_a_value_too_many() -> None:
     memory, out = guarded(10, np.dtype(np.float32))
-    blocks.kernels("uniform", "float32").run(
-        memory[GUARD : GUARD + out.size + 1], 0, KEY, (np.float32(1),) * 2
-    )
+    blocks.kernels("uniform", "float32").run(memory[GUARD : GUARD + out.size + 1], 0, KEY, (np.float32(1),))
     with pytest.raises(AssertionError, match="outside"):
         assert_guards_untouched(memory)

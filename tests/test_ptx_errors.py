@@ -14,7 +14,8 @@ from cuda_on_cpu.snippets import HEADER, kernel
     [
         "add.f32 %r1, %r2, %r3;",  # ptxas may fuse a sum without .rn
         "mul.f64 %l1, %l2, %l3;",
-        "add.rz.f32 %r1, %r2, %r3;",
+        "add.rm.f32 %r1, %r2, %r3;",
+        "add.rz.f64 %l1, %l2, %l3;",
         "mul.rm.f32 %r1, %r2, %r3;",
         "add.rn.sat.f32 %r1, %r2, %r3;",
         "add.rn.ftz.f16 %h1, %h2, %h3;",

@@ -102,7 +102,9 @@ def test_all_stretches_but_the_first_begin_with_a_line() -> None:
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
-@pytest.mark.parametrize("case", ["normal-float32", "uniform-float64", "uniform-bfloat16", "normal-float16"])
+@pytest.mark.parametrize(
+    "case", ["normal-float32", "uniform-float64", "uniform_clamped-bfloat16", "normal-float16"]
+)
 def test_streams_bypass_the_caches_and_end_with_a_fence(case: str) -> None:
     made = RECIPES[case]
     pattern = r"\bv?movnt\w+"

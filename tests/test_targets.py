@@ -65,6 +65,7 @@ forms = {
     "truncated": init.truncated_normal(0.1, 0.6, -2.7, float("inf")),
 }
 others = {
+    "uniform_range": ("bfloat16", "float64"),
     "normal": ("float16", "float64"),
     "truncated_central": ("float64",),
     "truncated": ("bfloat16", "float64"),

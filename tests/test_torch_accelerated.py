@@ -24,11 +24,14 @@ def drawn(shape: tuple[int, ...], law: ff.Initializer, call: int = 0, seed: int 
 
 BOUND = math.sqrt(3.0) * (5 / 3) * math.sqrt(2.0 / 50.0)
 CALLS: dict[str, tuple[Callable[[Any], Any], ff.Initializer]] = {
-    "Tensor.uniform_": (lambda w: w.uniform_(-1, 2), ff.uniform(-1.0, 2.0)),
-    "Tensor.uniform_, by name": (lambda w: w.uniform_(**{"from": -1.0, "to": 2.0}), ff.uniform(-1.0, 2.0)),
+    "Tensor.uniform_": (lambda w: w.uniform_(-1, 2), ff.uniform(-1.0, 2.0, endpoint=False)),
+    "Tensor.uniform_, by name": (
+        lambda w: w.uniform_(**{"from": -1.0, "to": 2.0}),
+        ff.uniform(-1.0, 2.0, endpoint=False),
+    ),
     "Tensor.normal_": (lambda w: w.normal_(1.0, std=2.0), ff.normal(1.0, 2.0)),
     "Tensor.data.normal_": (lambda w: w.data.normal_(mean=0.0, std=0.5), ff.normal(0.0, 0.5)),
-    "uniform_": (lambda w: init.uniform_(w, b=0.5), ff.uniform(0.0, 0.5)),
+    "uniform_": (lambda w: init.uniform_(w, b=0.5), ff.uniform(0.0, 0.5, endpoint=False)),
     "normal_": (lambda w: init.normal_(w, 1.0, 2.0), ff.normal(1.0, 2.0)),
     "normal_, by name": (lambda w: init.normal_(tensor=w, std=2.0), ff.normal(0.0, 2.0)),
     "trunc_normal_": (

@@ -20,7 +20,7 @@ import fanfill.torch as ft  # noqa: E402
 
 AXES = {"in_axis": 1, "out_axis": 0}
 EQUAL: list[tuple[Callable[..., Any], ff.Initializer]] = [
-    (ft.uniform_, ff.uniform(0.0, 1.0)),
+    (ft.uniform_, ff.uniform(0.0, 1.0, endpoint=False)),
     (ft.normal_, ff.normal()),
     (ft.trunc_normal_, ff.truncated_normal(0.0, 1.0, -2.0, 2.0)),
     (ft.xavier_uniform_, ff.xavier_uniform(**AXES)),

@@ -82,7 +82,7 @@ def lane(dtype: str) -> Lane:
         (lambda: np.exp(lane("f4")), "expected an operation that lanes have; got exp of float32"),
         (
             lambda: lane("f4").astype("i4"),
-            "expected a conversion from an integer; got one from float32 to int32",
+            "expected a conversion from an integer, or to a narrower float; got one from float32 to int32",
         ),
         (lambda: lanes.select(lane("i4") < np.int32(1), lane("i4"), lane("f4")), "expected a choice between"),
         (lambda: np.add.reduce(lane("f4")), "operand type"),

@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import bits32, f32, float_of_bits32, i32, i64, magnitude, select, sqrt, u64
+from fanfill_kernels.lanes import (
+    bits32,
+    bits64,
+    f32,
+    float_of_bits32,
+    float_of_bits64,
+    i32,
+    i64,
+    magnitude,
+    select,
+    sqrt,
+    u64,
+)
 
 
 def constants(*hexadecimal: str) -> tuple[np.float32, ...]:
@@ -31,9 +43,16 @@ QUARTER = np.int32(2**30)
 FINE = np.int32(2**8 - 1)
 COARSE = np.int32(2**30 - 2**8)
 THREE_UNITS = np.float32(3 * 2.0**-31)
+FINE_UNITS = np.float32(3 * (1 + 2.0**-14) * 2.0**-31)
 MANTISSA = np.int32(2**23 - 1)
 MANTISSA_WIDTH = np.int32(23)
 ONE_BITS = np.int32(0x3F800000)
+
+# The float64 whose bits are those of POINT plus an integer n, |n| <= 2^51, is POINT + n, exactly.
+POINT = np.float64(1.5 * 2.0**52)
+# The bits of a float64 that a float32 has no place for.
+REST = np.int64(2**29 - 1)
+KEPT = np.int64(-(2**29))
 
 # (-2 log(1 - g/2) - g) / g^2 on (0, 1]: the log's leading term is g itself, exactly. Relative error of the
 # log 2^-25.3.
@@ -122,13 +141,38 @@ def uniform(w: Any, params: Any) -> Any:
 
 
 def uniform_clamped(w: Any, params: Any) -> Any:
-    """``uniform`` inside [-limit, limit], for types whose rounding could step over the bound."""
-    return clamp(uniform(w, params), -params[1], params[1])
+    """``uniform`` inside [low, high]: for types whose rounding could step over the bound, and for intervals
+    without their upper end.
+    """
+    return clamp(uniform(w, params), params[1], params[2])
+
+
+def lattice_point(w: Any, params: Any) -> Any:
+    """The integer ``origin + (width * w >> shift)``, at most 2^45 in magnitude, as a float64, exactly. (The
+    parameter is the origin plus the bits of POINT.)
+
+    It is what an asymmetric uniform rounds, in units of a power of two. ``s * half + mid`` would round twice,
+    and the ties that the first rounding leaves would go to even: the last bit of ``uniform(0, 1)`` would be
+    one in two values of five.
+    """
+    n = params[0] + ((params[1] * u64(w)) >> params[2])
+    return float_of_bits64(i64(n)) - POINT
 
 
 def uniform_range(w: Any, params: Any) -> Any:
-    """``s * half + mid`` inside [low, high]."""
-    return clamp(f32(signed_unit_bits(w)) * (UNIT * params[0]) + params[1], params[2], params[3])
+    """A lattice point rounded once, to float32, inside [low, high]; the unit is a power of two."""
+    return clamp(f32(lattice_point(w, params)) * params[3], params[4], params[5])
+
+
+def uniform_range_to_odd(w: Any, params: Any) -> Any:
+    """The same for types that will round it: cut to float32, and its last bit set if that cut anything.
+
+    The narrow type's rounding then sees on which side of a tie the point lies, so that it is rounded once in
+    all (Boldo and Melquiond 2008: rounding to odd).
+    """
+    b = bits64(lattice_point(w, params))
+    odd = (b | ((b & REST) + REST)) & KEPT
+    return clamp(f32(float_of_bits64(odd)) * params[3], params[4], params[5])
 
 
 def horner(x: Any, coefficients: Any) -> Any:
@@ -205,10 +249,17 @@ def central(n: Any, ratio: Any) -> Any:
 
     q has up to 30 bits, and rounding it first would cost four steps of z near two sigma. So it is kept as
     coarse + fine, both exact; so are 3 coarse and 3 fine, and what the ratio, about 1 at most, adds is small.
+
+    The last bit of z is fair. What the ratio adds ends only 1 to 3 bits below z's last place, so that a sum
+    with 3 coarse is often a tie, which goes to even. But fine comes last, and spreads over three last places
+    or more, evenly. Its factor is a little over 3, since 3 fine would be half a last place, a tie, for
+    2^-7 <= |z| < 2^-6; the product is exact all the same. Below that it is a whole number of last places, and
+    there the odd last bit of the other addend prevents ties.
     """
     coarse = f32(i32(n & UNFINE))
     fine = f32(i32(n & FINE))
-    return coarse * THREE_UNITS + (fine * THREE_UNITS + (coarse + fine) * UNIT * ratio)
+    rest = float_of_bits32(i32(bits32((coarse + fine) * UNIT * ratio) | ODD))
+    return fine * FINE_UNITS + (coarse * THREE_UNITS + rest)
 
 
 def truncated_central(w: Any, params: Any) -> Any:

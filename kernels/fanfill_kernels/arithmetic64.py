@@ -113,6 +113,13 @@ TAIL_Q = constants(
     "0x1.509578db59deep+10",
 )
 TAIL = np.float64(float.fromhex("0x1.74bd03d285476p-6"))
+# The float64 whose bits are those of POINT plus an integer n, |n| <= 2^51, is POINT + n, exactly; so it is
+# with PART and an n in [0, 2^52).
+POINT = np.float64(1.5 * 2.0**52)
+PART = np.float64(2.0**52)
+PART_UNIT = np.float64(2.0**-51)
+PART_SHIFT = np.uint64(13)
+WORD = np.uint64(64)
 LOW_HALF = np.uint64(0xFFFFFFFF)
 HALF_WORD = np.uint64(32)
 MIDDLE = np.uint64(2**62)
@@ -130,9 +137,25 @@ def uniform(w: Any, params: Any) -> Any:
     return f64(signed_unit_bits(w)) * (UNIT * params[0])
 
 
+def uniform_clamped(w: Any, params: Any) -> Any:
+    """``uniform`` inside [low, high], for intervals without their upper end."""
+    return clamp(uniform(w, params), params[1], params[2])
+
+
 def uniform_range(w: Any, params: Any) -> Any:
-    """``s * half + mid`` inside [low, high]."""
-    return clamp(f64(signed_unit_bits(w)) * (UNIT * params[0]) + params[1], params[2], params[3])
+    """A lattice point rounded once inside [low, high]: ``origin + (width * w / 2^64) / 2^shift`` in units of
+    a power of two.
+
+    A point is an integer and a part of 51 bits, or of 52 where it carries. Both are exact as float64, so that
+    their sum is the only rounding. (The origin's two parameters are its integer plus the bits of POINT, and
+    its part plus those of PART.)
+    """
+    step, _ = product(params[2], w)
+    whole = params[0] + (step >> params[3])
+    part = params[1] + ((step << (WORD - params[3])) >> PART_SHIFT)
+    high = float_of_bits64(i64(whole)) - POINT
+    low = float_of_bits64(i64(part)) - PART
+    return clamp((high + low * PART_UNIT) * params[4], params[5], params[6])
 
 
 def minus_two_log(g: Any, e: Any) -> Any:

@@ -39,17 +39,27 @@ class Kernels(NamedTuple):
 
 SINGLE = {
     "words": Form(arithmetic.word),
-    "uniform": Form(arithmetic.uniform, floats=2),
-    "uniform_range": Form(arithmetic.uniform_range, floats=4),
+    "uniform": Form(arithmetic.uniform, floats=1),
+    "uniform_clamped": Form(arithmetic.uniform_clamped, floats=3),
+    "uniform_range": Form(arithmetic.uniform_range, integers=3, floats=3),
     "normal": Form(arithmetic.box_muller, paired=True, floats=2),
     "truncated_central": Form(
         arithmetic.truncated_central, arguments=arithmetic.central_arguments, integers=2, floats=6
     ),
     "truncated": Form(arithmetic.truncated, turns=2, integers=3, floats=7),
 }
+# The 16- and 8-bit types round once more: a uniform without a clamp could step over its bound.
+NARROW = {
+    "uniform_clamped": SINGLE["uniform_clamped"],
+    "uniform_range": SINGLE["uniform_range"]._replace(function=arithmetic.uniform_range_to_odd),
+    "normal": SINGLE["normal"],
+    "truncated_central": SINGLE["truncated_central"],
+    "truncated": SINGLE["truncated"],
+}
 DOUBLE = {
-    "uniform": Form(arithmetic64.uniform, floats=2),
-    "uniform_range": Form(arithmetic64.uniform_range, floats=4),
+    "uniform": Form(arithmetic64.uniform, floats=1),
+    "uniform_clamped": Form(arithmetic64.uniform_clamped, floats=3),
+    "uniform_range": Form(arithmetic64.uniform_range, integers=4, floats=3),
     "normal": Form(arithmetic64.box_muller, turns=2, paired=True, floats=2),
     "truncated_central": Form(arithmetic64.truncated_central, turns=2, integers=2, floats=6),
     "truncated": Form(arithmetic64.truncated, turns=2, integers=5, floats=7),
@@ -75,12 +85,13 @@ LANES = {
 }
 
 
-def form_of(form: str, dtype: str) -> Form:
-    """The form in the dtype's compute type; a narrow uniform is clamped, because its rounding could step
-    over the bound.
-    """
+def forms_of(dtype: str) -> dict[str, Form]:
+    """The forms of a dtype, by name, in its compute type."""
     if dtype == "float64":
-        return DOUBLE[form]
-    if form == "uniform" and dtype != "float32":
-        return SINGLE["uniform"]._replace(function=arithmetic.uniform_clamped)
-    return SINGLE[form]
+        return DOUBLE
+    return SINGLE if LANES[dtype] in ("f4", "u4") else NARROW
+
+
+def form_of(form: str, dtype: str) -> Form:
+    """A form of a dtype."""
+    return forms_of(dtype)[form]

@@ -105,8 +105,13 @@ class Lane(NDArrayOperatorsMixin):
             cast = "trunc" if narrower else "sext" if given.kind == "i" else "zext"
         elif given.kind in "iu" and wanted.kind == "f":
             cast = "sitofp" if given.kind == "i" else "uitofp"
+        elif given.kind == wanted.kind == "f" and wanted.itemsize < given.itemsize:
+            cast = "fptrunc"
         else:
-            raise TypeError(f"expected a conversion from an integer; got one from {given} to {wanted}")
+            raise TypeError(
+                "expected a conversion from an integer, or to a narrower float; got one from "
+                f"{given} to {wanted}"
+            )
         kind = llvm_type(wanted, self.width)
         return self._like([getattr(self.builder, cast)(x, kind) for x in self.values], wanted, self.width)
 

@@ -28,7 +28,7 @@ from fanfill.threads import get_threads, set_threads
 __version__ = "0.1.0"
 
 # The version of the number contract: as long as it stays, so does every bit.
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 
 __all__ = [
     "STREAM_VERSION",

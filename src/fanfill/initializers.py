@@ -217,18 +217,40 @@ kaiming_uniform = he_uniform
 kaiming_normal = he_normal
 
 
-def uniform(low: float, high: float) -> Initializer:
-    """Uniform on the closed interval [low, high]; any shape.
+def uniform(low: float, high: float, *, endpoint: bool = True) -> Initializer:
+    """Uniform on the closed interval [low, high], or on [low, high) without its endpoint; any shape.
+
+    A value is the point ``low + (high - low) (w + 1/2) / 2^32`` of its word w, rounded once into the dtype
+    (in an interval symmetric about 0 the signed unit is rounded first). So an end is drawn where rounding
+    leads to it: 1 once in 2^25 float32 draws of ``uniform(0, 1)``, once in 2^9 of bfloat16.
+
+    Parameters
+    ----------
+    low, high
+        The ends.
+    endpoint
+        Whether ``high`` may be drawn. If not, the greatest value of the dtype below it is drawn instead, as
+        torch, NumPy, JAX and Keras promise. All other values are the same.
 
     Raises
     ------
     ValueError, TypeError
-        An end that is not finite or no real number; low > high.
+        An end that is not finite or no real number; low > high, or low = high without the endpoint; an
+        endpoint that is neither True nor False.
     """
     low, high = real("low", low), real("high", high)
+    if not isinstance(endpoint, bool):
+        raise TypeError(f"endpoint: expected True or False; got {endpoint!r} ({type(endpoint).__name__})")
     if low > high:
         raise ValueError(f"expected low <= high; got low={low!r}, high={high!r}; swap them")
-    return Initializer("uniform", (low, high))
+    if endpoint:
+        return Initializer("uniform", (low, high))
+    if low == high:
+        raise ValueError(
+            f"expected low < high, since without its endpoint [low, low) holds nothing; got low={low!r}, "
+            f"high={high!r}; leave endpoint out, or use constant({low!r})"
+        )
+    return Initializer("half_open_uniform", (low, high))
 
 
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:

@@ -17,13 +17,14 @@ from fanfill.recipes import ends
 
 # The standard deviation of N(0, 1) cut at 2 sigma, 0.87962566103423975..., to the nearest float64.
 STD_OF_CUT_NORMAL: Final = float.fromhex("0x1.c25e4b6dba981p-1")
+_UNIFORMS = ("uniform", "half_open_uniform")
 
 
 class Law(NamedTuple):
     """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
 
-    ``uniform (low, high)``, ``normal (mean, std)``, ``truncated_normal (mean, std, lower, upper)`` with the
-    cuts in units of std, ``constant (value,)``.
+    ``uniform (low, high)``, ``half_open_uniform (low, high)``, ``normal (mean, std)``,
+    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``.
     """
 
     distribution: str
@@ -40,7 +41,8 @@ class Initializer:
     Attributes
     ----------
     distribution : str
-        ``"uniform"``, ``"normal"``, ``"truncated_normal"`` or ``"constant"``.
+        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``
+        or ``"constant"``.
     params : tuple of float
         The parameters of a fixed distribution; empty for a fan-scaled one.
     scaling : Scaling or None
@@ -93,7 +95,10 @@ class Initializer:
 
     def __repr__(self) -> str:
         if self.scaling is None:
-            return f"{self.distribution}({', '.join(map(_literal, self.params))})"
+            literals = ", ".join(map(_literal, self.params))
+            if self.distribution == "half_open_uniform":
+                return f"uniform({literals}, endpoint=False)"
+            return f"{self.distribution}({literals})"
         scale, mode, in_axis, out_axis, batch_axis = self.scaling
         axes = "".join(
             f", {name}={axis!r}"
@@ -122,7 +127,7 @@ class Initializer:
     def mean(self, shape: Sequence[int]) -> float:
         """The mean of the values that a tensor of that shape will be filled with (in float64)."""
         distribution, params = self.law(shape)
-        if distribution == "uniform":
+        if distribution in _UNIFORMS:
             return params[0] / 2 + params[1] / 2
         if distribution == "truncated_normal":
             mean, std, lower, upper = params
@@ -143,7 +148,7 @@ class Initializer:
         """
         if self.scaling is not None:
             return math.sqrt(self.scaling.variance(shape))
-        if self.distribution == "uniform":
+        if self.distribution in _UNIFORMS:
             low, high = self.params
             return (high / 2 - low / 2) / math.sqrt(3.0)
         if self.distribution == "normal":
@@ -158,6 +163,8 @@ class Initializer:
         distribution, params = self.law(shape)
         if distribution == "uniform":
             return params[0], params[1]
+        if distribution == "half_open_uniform":
+            return params[0], math.nextafter(params[1], -math.inf)
         if distribution == "constant" or params[1] == 0.0:
             return params[0], params[0]
         if distribution == "normal":

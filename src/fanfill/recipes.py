@@ -34,9 +34,13 @@ class Recipe(NamedTuple):
     constant
         (bits: int), the storage pattern.
     uniform
-        (bound, limit: C): s * bound; the narrow types clamp to +-limit.
+        (bound: C,): s * bound. Not for the narrow types.
+    uniform_clamped
+        (bound, low, high: C): s * bound, clamped to [low, high]. For the narrow types, and where the upper
+        end is left out.
     uniform_range
-        (half, mid, low, high: C): mid + s * half, clamped to [low, high].
+        (origin, width, shift: u64, unit, low, high: C): a lattice point in fixed point, rounded once, clamped
+        to [low, high]. In float64 the origin is two u64. See `lattice`.
     normal
         (std, mean: C): z * std + mean.
     truncated_central
@@ -62,7 +66,7 @@ class _Limits(NamedTuple):
     Attributes
     ----------
     least : float
-        Of a nonzero std, bound, half-width, mean or midpoint.
+        Of a nonzero std, bound, half-width or mean.
     reach : Fraction
         How many std a normal may lie from its mean, by the contract.
     cut_reach : float
@@ -91,6 +95,10 @@ _LIMITS: dict[type, _Limits] = {
 }
 
 
+# The bits of 1.5 * 2^52 and 2^52: a float64 that holds an integer in its last bits.
+_WHOLE, _PART = 0x4338000000000000, 0x4330000000000000
+
+
 @lru_cache(maxsize=4096)
 def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) -> Recipe:
     """The recipe for a tensor.
@@ -107,14 +115,16 @@ def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) ->
     ------
     ValueError
         All that section 5 refuses: a closed interval that holds no value of the dtype; a bound, a constant or
-        |mean| + 6.77 std (9.5 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound,
-        |mean| or |midpoint| below 2^-80 (2^-900 in float64); cuts that hold less than 2^-24. And what follows
-        from its ban of subnormals: a nonzero cut below 2^-46 sigma (2^-122 in float64).
+        |mean| + 6.77 std (9.5 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound
+        or |mean| below 2^-80 (2^-900 in float64); cuts that hold less than 2^-24. And what follows from its
+        ban of subnormals: a nonzero cut below 2^-46 sigma (2^-122 in float64).
     """
     s = STORAGES[dtype_name]
     distribution, params = initializer.law(shape)
     if distribution == "uniform":
-        return _uniform(s, *params)
+        return _uniform(s, *params, endpoint=True)
+    if distribution == "half_open_uniform":
+        return _uniform(s, *params, endpoint=False)
     if distribution == "normal":
         return _normal(s, *params)
     if distribution == "truncated_normal":
@@ -136,23 +146,75 @@ def _constant(s: Storage, value: float) -> Recipe:
     return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
 
 
-def _uniform(s: Storage, low: float, high: float) -> Recipe:
+def _uniform(s: Storage, low: float, high: float, *, endpoint: bool) -> Recipe:
     compute, c = s.compute, STORAGES[s.compute.__name__]
     _within("a lower bound", low, s)
     _within("an upper bound", high, s)
-    if low == -high:
-        if high == 0.0:
-            return _constant(s, 0.0)
-        _not_tiny("a bound", high, s)
-        return Recipe("uniform", s.name, (compute(round_down(high, c)), compute(round_down(high, s))))
     if low == high:
         # A point is an interval like any other: it must be a value of the dtype, and is not rounded to one.
         _inside(low, high, s)
         return _constant(s, low)
-    half, mid = high / 2 - low / 2, low / 2 + high / 2
-    _not_tiny("a half-width", half or math.ulp(0.0), s)
-    _not_tiny("a midpoint", mid, s)
-    return Recipe("uniform_range", s.name, (compute(half), compute(mid), *_inside(low, high, s)))
+    least, greatest = _inside(low, high, s, endpoint)
+    if low == -high:
+        _not_tiny("a bound", high, s)
+        bound = compute(round_down(high, c))
+        if endpoint and s is c:
+            return Recipe("uniform", s.name, (bound,))
+        # Where the dtype holds nothing but zero inside, what is below it becomes -0, as what is above +0.
+        return Recipe("uniform_clamped", s.name, (bound, -compute(round_down(high, s)), greatest))
+    _not_tiny("a half-width", high / 2 - low / 2 or math.ulp(0.0), s)
+    line = lattice(low, high, compute)
+    constants = map(np.uint64, (*line.origin, line.width, line.shift))
+    return Recipe("uniform_range", s.name, (*constants, compute(line.unit), least, greatest))
+
+
+class Lattice(NamedTuple):
+    """The points that an asymmetric uniform rounds: of word w it is ``origin + (width * w >> shift)`` units.
+
+    Attributes
+    ----------
+    origin : tuple of int
+        Whole units, as the bits of the float64 1.5 * 2^52 plus their number. For float64 also the rest, as
+        the bits of 2^52 plus their number of 2^-51 units.
+    width : int
+        Below 2^32 (float64: 2^64, of which the product's upper 64 bits count).
+    shift : int
+        At most 63.
+    unit : float
+        A power of two: 2^-45 (float64: 2^-51) of the least one that neither end exceeds in magnitude.
+    """
+
+    origin: tuple[int, ...]
+    width: int
+    shift: int
+    unit: float
+
+
+def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64]) -> Lattice:
+    """2^32 (float64: 2^63 at least) evenly spaced points inside [low, high], low < high, half a step from the
+    ends.
+
+    The width has as many bits as it can, so that the last point is where it should be to within a unit,
+    however narrow the interval is beside its ends.
+    """
+    single = compute is np.float32
+    word, whole = (32, 45) if single else (64, 51)
+    mantissa, exponent = math.frexp(max(abs(low), abs(high)))
+    unit = exponent - (mantissa == 0.5) - whole
+    first, last = Fraction(low) / Fraction(2) ** unit, Fraction(high) / Fraction(2) ** unit
+    # What the width measures: the step of one word, or of a word's 64 bits as a fraction of one.
+    reach = (last - first) / (2**32 if single else 1)
+    # The largest shift that keeps the width below 2^word.
+    shift = min(63, (math.ceil(2**word / reach) - 1).bit_length() - 1)
+    width = math.floor(reach * 2**shift)
+    if single:
+        end = width * (2**word - 1) >> shift
+        origin = math.floor((first + last - end) / 2)
+        return Lattice((_WHOLE + origin,), width, shift, 2.0**unit)
+    step = width * (2**word - 1) >> word
+    end = ((step >> shift) << 51) + ((step << 64 - shift) % 2**64 >> 13)
+    origin = math.floor(((first + last) * 2**51 - end) / 2)
+    return Lattice((_WHOLE + (origin >> 51), _PART + origin % 2**51), width, shift, 2.0**unit)
 
 
 def _normal(s: Storage, mean: float, std: float) -> Recipe:
@@ -202,8 +264,11 @@ def _truncated(s: Storage, mean: float, std: float, lower: float, upper: float) 
     return Recipe("truncated", s.name, (u64(width), *halves, compute(2.0 ** (64 - scale)), *clamps))
 
 
-def _inside(low: Fraction | float, high: Fraction | float, s: Storage) -> tuple[Any, Any]:
-    """The least and the greatest value of the storage type inside [low, high], in the compute type.
+def _inside(
+    low: Fraction | float, high: Fraction | float, s: Storage, endpoint: bool = True
+) -> tuple[Any, Any]:
+    """The least and the greatest value of the storage type inside [low, high], or without ``endpoint`` inside
+    [low, high), in the compute type.
 
     Values that are subnormal in the *compute* type are passed over, for the next ones inside: zero or the
     smallest normal number. (A subnormal of float16 or of an 8-bit type is a normal float32.) An infinite end
@@ -211,11 +276,13 @@ def _inside(low: Fraction | float, high: Fraction | float, s: Storage) -> tuple[
     """
     tiny = _LIMITS[s.compute].tiny
     least = low if low == -math.inf else _normal_up(round_up(low, s), tiny)
+    if not endpoint:
+        high = Fraction(high) - Fraction(1, 2**1100)  # less than the distance of any two values
     greatest = high if high == math.inf else 0.0 - _normal_up(-round_down(high, s), tiny)
     if least > greatest:
         raise ValueError(
-            f"expected an interval that holds a value of {s.name}; got [{float(low)!r}, {float(high)!r}], "
-            "between two of them; widen it or use a wider dtype"
+            f"expected an interval that holds a value of {s.name}; got [{float(low)!r}, {float(high)!r}"
+            f"{']' if endpoint else ')'}, between two of them; widen it or use a wider dtype"
         )
     return s.compute(least), s.compute(greatest)
 

@@ -30,6 +30,12 @@ def float_arithmetic(c: Translation, name: str, ftz: str | None, t: str) -> None
     c.write_float(0, t, f"{c.read_float(1, t, ftz)} {OPERATOR[name]} {c.read_float(2, t, ftz)}", ftz)
 
 
+@instruction(r"add\.rz\.f32")
+def added_toward_zero(c: Translation) -> None:
+    c.expect(3)
+    c.write(0, "f32", f"added_toward_zero({c.read(1, 'f32')}, {c.read(2, 'f32')})")
+
+
 @instruction(r"fma\.rn(?P<ftz>\.ftz)?\.(?P<t>f32|f64)")
 def fused(c: Translation, ftz: str | None, t: str) -> None:
     c.expect(4)

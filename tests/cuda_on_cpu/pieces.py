@@ -15,10 +15,12 @@ from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
 from fanfill_kernels import blocks, cuda
 from fanfill_kernels.cuda import geometry
+from fanfill_kernels.forms import forms_of
 
 # Parameters at the ends of what the contract accepts, of a least scalar s and a least cut c.
 EXTREMES = {
     "uniform": [lambda s, c: init.uniform(-s, s)],
+    "uniform_clamped": [lambda s, c: init.uniform(-s, s, endpoint=False)],
     "uniform_range": [lambda s, c: init.uniform(s, 3 * s), lambda s, c: init.uniform(-2 * s, 4 * s)],
     "normal": [lambda s, c: init.normal(0.0, s), lambda s, c: init.normal(-s, s)],
     "truncated_central": [
@@ -37,7 +39,12 @@ EXTREMES = {
 CONSTANTS = {"8": 0xB7, "16": 0x1234, "32": 0xC0490FDB, "64": 0x400921FB54442D18}
 OF_WIDTH = {"8": "float8_e5m2", "16": "float16", "32": "float32", "64": "float64"}
 CASES = {
-    **{cuda.entry("", form, dtype): (form, dtype) for form in LAWS for dtype in STORAGES},
+    **{
+        cuda.entry("", form, dtype): (form, dtype)
+        for dtype in STORAGES
+        for form in forms_of(dtype)
+        if form in LAWS
+    },
     cuda.entry("", "words", "uint32"): ("words", "uint32"),
     **{cuda.entry("", "constant", width): ("constant", dtype) for width, dtype in OF_WIDTH.items()},
 }

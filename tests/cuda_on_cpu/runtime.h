@@ -154,6 +154,12 @@ EXTREMES(f32)
 EXTREMES(f64)
 
 // Into [0, 1]; neither -0 nor a NaN comes out.
+// The error of a sum rounded to nearest is exact (Knuth's TwoSum); where it points away from zero, one step back.
+static inline f32 added_toward_zero(f32 a, f32 b) {
+  const f32 s = a + b, part = s - a;
+  const f32 error = (a - (s - part)) + (b - part);
+  return f32_of(bits_of_f32(s) - (error != 0 && (error < 0) != (s < 0)));
+}
 static inline f32 saturated(f32 x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 
 // A rounded double to an integer of n bits: the nearest end outside, `nan` for a NaN.

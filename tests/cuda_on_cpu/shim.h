@@ -44,6 +44,12 @@ static inline double __longlong_as_double(long long x) { return reinterpret<doub
 static inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }
 static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
 static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
+// The error of a sum rounded to nearest is exact (Knuth's TwoSum); where it points away from zero, one step back.
+static inline float __fadd_rz(float a, float b) {
+  const float s = a + b, part = s - a;
+  const float error = (a - (s - part)) + (b - part);
+  return reinterpret<float>(reinterpret<unsigned>(s) - (error != 0 && (error < 0) != (s < 0)));
+}
 static inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {

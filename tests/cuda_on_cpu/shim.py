@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 
 from fanfill_kernels.cuda.geometry import SIZES, Launch, packed
-from fanfill_kernels.forms import DOUBLE, SINGLE
+from fanfill_kernels.forms import forms_of
 
 HERE = Path(__file__).parent
 # One IEEE operation at a time here, too.
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas")
 COMPUTED = [
-    (form, dtype)
-    for dtype in SIZES
-    for form in (DOUBLE if dtype == "float64" else SINGLE)
-    if (form == "words") == (dtype == "uint32")
+    (form, dtype) for dtype in SIZES for form in forms_of(dtype) if (form == "words") == (dtype == "uint32")
 ]
 NAMES = [*(f"{form}_{dtype}" for form, dtype in COMPUTED), *(f"constant_{bits}" for bits in (8, 16, 32, 64))]
 

@@ -25,9 +25,12 @@ constexpr u32 QUARTER = 0x40000000u;
 constexpr u32 FINE = 0xffu;
 constexpr u32 COARSE = 0x3fffff00u;
 constexpr f32 THREE_UNITS = 0x1.8p-30f;
+constexpr f32 FINE_UNITS = 0x1.8006p-30f;
 constexpr u32 MANTISSA = 0x7fffffu;
 constexpr int MANTISSA_WIDTH = 23;
 constexpr u32 ONE_BITS = 0x3f800000u;
+constexpr f64 POINT = 0x1.8p52;
+constexpr u64 POINT_BITS = 0x4338000000000000u;
 __device__ constexpr f32 LOG[] = {
     0x1.6a0cf8p-8f, -0x1.a39486p-7f, 0x1.354c26p-6f, -0x1.721b7ap-8f,
     0x1.0df55p-6f,  0x1.f3143ep-6f,  0x1.55a382p-4f, 0x1.fffecp-3f,
@@ -51,16 +54,21 @@ constexpr u32 UNFINE = 0xffffff00u;
 constexpr u64 MIDDLE = 0x4000000000000000u;
 constexpr u32 PROBABILITY_BIAS = 126;
 
-// With an angle or a probability in the unit 1, 2^-31 of the word's: THREE_UNITS, and 2^-8, under which the
-// fine bits lie.
+// With an angle or a probability in the unit 1, 2^-31 of the word's: THREE_UNITS, FINE_UNITS, and 2^-8, under
+// which the fine bits lie.
 constexpr f32 THREE = THREE_UNITS * 0x1p31f;
+constexpr f32 FINE_THREE = FINE_UNITS * 0x1p31f;
 constexpr u32 FINE_BITS = 0x3b800000u;
 
 struct Uniform {
-  f32 bound, limit;
+  f32 bound;
+};
+struct UniformClamped {
+  f32 bound, low, high;
 };
 struct UniformRange {
-  f32 half, mid, low, high;
+  u64 origin, width, shift;
+  f32 unit, low, high;
 };
 struct Normal {
   f32 std, mean;
@@ -109,14 +117,37 @@ __device__ __forceinline__ f32 clamp(f32 x, f32 low, f32 high) { return x < low 
 
 __device__ __forceinline__ i32 signed_unit_bits(u32 w) { return i32(w) | ODD; }
 
-__device__ __forceinline__ f32 uniform(u32 w, const Uniform& p) { return f32(signed_unit_bits(w)) * (UNIT * p.bound); }
+template <class P>
+__device__ __forceinline__ f32 uniform(u32 w, const P& p) { return f32(signed_unit_bits(w)) * (UNIT * p.bound); }
 
-__device__ __forceinline__ f32 uniform_clamped(u32 w, const Uniform& p) {
-  return clamp(uniform(w, p), -p.limit, p.limit);
+__device__ __forceinline__ f32 uniform_clamped(u32 w, const UniformClamped& p) {
+  return clamp(uniform(w, p), p.low, p.high);
+}
+
+// A lattice point as the sum of two floats, each exact: coarse is a multiple of 2^23, fine is below 2^23. A GPU
+// with few float64 units adds them, and that is the one rounding, sooner than it converts 64 bits.
+struct Point {
+  f32 coarse, fine;
+};
+__device__ __forceinline__ Point lattice_point(u32 w, const UniformRange& p) {
+  constexpr u32 FINE_BITS = 0x4b000000u;    // 2^23
+  constexpr u32 COARSE_BITS = 0x4b400000u;  // 1.5 * 2^23
+  const u64 n = p.origin + (u64(u32(p.width)) * w >> u32(p.shift));
+  const f32 coarse = float_of_bits32(u32(n >> 23) + (COARSE_BITS - u32(POINT_BITS >> 23))) - 0x1.8p23f;
+  return {coarse * 0x1p23f, float_of_bits32((u32(n) & MANTISSA) | FINE_BITS) - 0x1p23f};
 }
 
 __device__ __forceinline__ f32 uniform_range(u32 w, const UniformRange& p) {
-  return clamp(f32(signed_unit_bits(w)) * (UNIT * p.half) + p.mid, p.low, p.high);
+  const Point x = lattice_point(w, p);
+  return clamp((x.coarse + x.fine) * p.unit, p.low, p.high);
+}
+
+// Rounding to odd: toward zero, and the last bit set if that was not exact.
+__device__ __forceinline__ f32 uniform_range_to_odd(u32 w, const UniformRange& p) {
+  const Point x = lattice_point(w, p);
+  const f32 cut = __fadd_rz(x.coarse, x.fine);
+  const f32 odd = float_of_bits32(bits32(cut) | u32(cut - x.coarse != x.fine));
+  return clamp(odd * p.unit, p.low, p.high);
 }
 
 template <int N>
@@ -201,7 +232,9 @@ __device__ __forceinline__ f32 central(i32 n, f32 ratio) {
   const u32 m = u32(n) + u32(HALF_LINE);
   const f32 coarse = float_of_bits32(((m & UNFINE) >> 8) | ONE_BITS) - 1.5f;
   const f32 fine = float_of_bits32(masked(m, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
-  return __fmaf_rn(coarse, THREE, __fmaf_rn(fine, THREE, (coarse + fine) * ratio));
+  const f32 rest = float_of_bits32(bits32((coarse + fine) * ratio) | u32(ODD));
+  // Both products are exact.
+  return __fmaf_rn(fine, FINE_THREE, __fmaf_rn(coarse, THREE, rest));
 }
 
 __device__ __forceinline__ f32 truncated_central(u32 w, const TruncatedCentral& p) {

@@ -67,14 +67,23 @@ __device__ constexpr f64 TAIL_Q[] = {
     0x1.9088478c54c8fp+13, 0x1.fcccd658abc9ep+13, 0x1.3de458c4023e1p+13, 0x1.509578db59deep+10,
 };
 constexpr f64 TAIL = 0x1.74bd03d285476p-6;
+constexpr f64 POINT = 0x1.8p52;
+constexpr f64 PART = 0x1p52;
+constexpr f64 PART_UNIT = 0x1p-51;
+constexpr u32 PART_SHIFT = 13;
+constexpr u32 WORD = 64;
 constexpr u64 MIDDLE = 0x4000000000000000u;
 constexpr u32 PROBABILITY_BIAS = 1022;
 
 struct Uniform {
-  f64 bound, limit;
+  f64 bound;
+};
+struct UniformClamped {
+  f64 bound, low, high;
 };
 struct UniformRange {
-  f64 half, mid, low, high;
+  u64 origin, origin_part, width, shift;
+  f64 unit, low, high;
 };
 struct Normal {
   f64 std, mean;
@@ -98,10 +107,19 @@ __device__ __forceinline__ f64 clamp(f64 x, f64 low, f64 high) { return x < low 
 
 __device__ __forceinline__ i64 signed_unit_bits(u64 w) { return i64(w) | ODD; }
 
-__device__ __forceinline__ f64 uniform(u64 w, const Uniform& p) { return f64(signed_unit_bits(w)) * (UNIT * p.bound); }
+template <class P>
+__device__ __forceinline__ f64 uniform(u64 w, const P& p) { return f64(signed_unit_bits(w)) * (UNIT * p.bound); }
+
+__device__ __forceinline__ f64 uniform_clamped(u64 w, const UniformClamped& p) {
+  return clamp(uniform(w, p), p.low, p.high);
+}
 
 __device__ __forceinline__ f64 uniform_range(u64 w, const UniformRange& p) {
-  return clamp(f64(signed_unit_bits(w)) * (UNIT * p.half) + p.mid, p.low, p.high);
+  const u64 step = __umul64hi(p.width, w);
+  const u32 shift = u32(p.shift);
+  const f64 whole = float_of_bits64(p.origin + (step >> shift)) - POINT;
+  const f64 part = float_of_bits64(p.origin_part + ((step << (WORD - shift)) >> PART_SHIFT)) - PART;
+  return clamp(__fma_rn(part, PART_UNIT, whole) * p.unit, p.low, p.high);
 }
 
 template <int N>

@@ -60,8 +60,9 @@ struct Box {
     }                                                                                           \
   };
 SINGLE(Uniform, Uniform, arithmetic::uniform, 2)
-SINGLE(UniformClamped, Uniform, arithmetic::uniform_clamped, 2)
+SINGLE(UniformClamped, UniformClamped, arithmetic::uniform_clamped, 2)
 SINGLE(UniformRange, UniformRange, arithmetic::uniform_range, 2)
+SINGLE(UniformRangeToOdd, UniformRange, arithmetic::uniform_range_to_odd, 2)
 SINGLE(TruncatedCentral, TruncatedCentral, arithmetic::truncated_central, 2)
 SINGLE(Truncated, Truncated, arithmetic::truncated, 1)
 
@@ -97,6 +98,7 @@ __device__ __forceinline__ u64 double_word(u32 low, u32 high) { return low | u64
     }                                                                                                          \
   };
 DOUBLE(Uniform64, Uniform, arithmetic64::uniform, 2)
+DOUBLE(UniformClamped64, UniformClamped, arithmetic64::uniform_clamped, 2)
 DOUBLE(UniformRange64, UniformRange, arithmetic64::uniform_range, 2)
 DOUBLE(TruncatedCentral64, TruncatedCentral, arithmetic64::truncated_central, 2)
 DOUBLE(Truncated64, Truncated, arithmetic64::truncated, 1)
@@ -278,8 +280,10 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   KERNELS(name##_float64, Made<Form64, narrow::Float64, f64, 2>)
 
 KERNELS(words_uint32, Made<Words, narrow::Uint32, u32, WORDS>)
-FORMS(uniform, Uniform, UniformClamped, Uniform64)
-FORMS(uniform_range, UniformRange, UniformRange, UniformRange64)
+KERNELS(uniform_float32, Made<Uniform, narrow::Float32, f32, WORDS>)
+KERNELS(uniform_float64, Made<Uniform64, narrow::Float64, f64, 2>)
+FORMS(uniform_clamped, UniformClamped, UniformClamped, UniformClamped64)
+FORMS(uniform_range, UniformRange, UniformRangeToOdd, UniformRange64)
 FORMS(normal, Normal, Normal, Normal64)
 FORMS(truncated_central, TruncatedCentral, TruncatedCentral, TruncatedCentral64)
 FORMS(truncated, Truncated, Truncated, Truncated64)

@@ -101,6 +101,6 @@ def draw_placed(
 
 def _generator(generator: torch.Generator | None, law: Initializer) -> torch.Generator | None:
     if generator is not None and not isinstance(generator, torch.Generator):
-        method = "uniform_" if law.distribution == "uniform" else "normal_"
+        method = "uniform_" if law.distribution.endswith("uniform") else "normal_"
         getattr(torch.empty(0, device="cpu"), method)(generator=generator)  # raises torch's own error
     return generator

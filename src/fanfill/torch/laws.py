@@ -51,11 +51,11 @@ def _kept(make: Law) -> Law:
 
 @_kept
 def uniform(a: float, b: float, dtype: torch.dtype) -> Initializer:
-    """U[a, b]; a point is a constant, rounded as such."""
+    """U[a, b); a point is a constant, rounded as such."""
     with torch._C.DisableTorchFunction():
         _empty(dtype).uniform_(a, b, generator=torch.Generator())
     low, high = float(a), float(b)
-    return initializers.constant(low) if low == high else initializers.uniform(low, high)
+    return initializers.constant(low) if low == high else initializers.uniform(low, high, endpoint=False)
 
 
 @_kept
