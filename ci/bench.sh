@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-bench-results}
 echo "== benchmark"
-"${PYTHON:-python}" -m fanfill bench --quick --out "$out" ${BASELINE:+--compare "$BASELINE" --threshold "${THRESHOLD:-0.25}"}
+"${PYTHON:-python}" -m fanfill bench --quick --device cpu --out "$out" ${BASELINE:+--compare "$BASELINE" --threshold "${THRESHOLD:-0.25}"}

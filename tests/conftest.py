@@ -18,6 +18,40 @@ pytest.register_assert_rewrite(
     "command_line", "cuda_on_cpu.arrays", "cuda_on_cpu.pieces", "kernel_runs", "reference_fills"
 )
 
+NO_GPU = "no device; get one"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--with-emulated-gpu",
+        action="store_true",
+        help="report an emulated CUDA device as usable, here and in child processes",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--with-emulated-gpu"):
+        from cuda_on_cpu import usable
+
+        usable.install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--with-emulated-gpu"):
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a real CUDA device"))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A machine without a GPU, whatever this one has; the reason that the backend gives."""
+    from fanfill.backends import cuda
+
+    monkeypatch.setattr(cuda, "_found", lambda: NO_GPU)
+    return NO_GPU
+
+
 INDEX = Recipe("words", "uint32", ())
 """What the index backend is asked to draw; it draws indices, whatever the recipe."""
 

@@ -190,7 +190,8 @@ def test_compare_exits_1_if_and_only_if_something_became_slower(
     tmp_path: Path, tiny: Result, capsys: pytest.CaptureFixture[str], factor: float, code: int
 ) -> None:
     report.save(changed(tiny, factor), tmp_path / "old.json")
-    words = ["bench", "--quick", "--out", str(tmp_path / "new"), "--compare", str(tmp_path / "old.json")]
+    words = ["bench", "--device", "cpu", "--quick", "--out", str(tmp_path / "new")]
+    words += ["--compare", str(tmp_path / "old.json")]
     assert exit_code(words) == code
     assert report.load(tmp_path / "new" / "bench.json").rows == tiny.rows
     assert "measurements compared" in capsys.readouterr().out
@@ -200,7 +201,7 @@ def test_compare_exits_1_if_and_only_if_something_became_slower(
 def test_pictures_are_drawn_or_the_way_to_them_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "--device", "cpu", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     if importlib.util.find_spec("matplotlib") is None:
         assert "pip install 'fanfill[bench]'" in out
@@ -221,7 +222,7 @@ def test_what_is_wrong_is_said_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("measured"))
-    assert main(["bench", *words]) == 2
+    assert main(["bench", "--device", "cpu", *words]) == 2
     assert message in capsys.readouterr().err
 
 

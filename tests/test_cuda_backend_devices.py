@@ -139,8 +139,8 @@ def test_draw_allocates_on_the_device_that_is_named(gpu):
     with gpu.use(1):
         assert ff.draw(3, ff.normal(), seed=0, device="cuda", dtype="bfloat16").data.device_id == 1
     assert type(ff.draw(3, ff.normal(), seed=0, device="cpu")) is np.ndarray
-    assert type(ff.draw(3, ff.normal(), seed=0, backend="numpy")) is np.ndarray
-    assert type(ff.draw(3, ff.normal(), seed=0, backend="cuda")) is cupy.ndarray
+    assert type(ff.draw(3, ff.normal(), seed=0, device="auto", backend="numpy")) is np.ndarray
+    assert type(ff.draw(3, ff.normal(), seed=0, device="auto", backend="cuda")) is cupy.ndarray
 
 
 def test_draw_refuses_devices_that_are_not_there_and_dtypes_that_cupy_has_not(gpu):

@@ -36,7 +36,7 @@ def assert_unavailable(message):
     ):
         with pytest.raises(BackendUnavailableError, match=f"backend 'cuda' is not usable: .*{message}"):
             call()
-    assert type(ff.draw(3, ff.normal(), seed=0)) is np.ndarray
+    assert type(ff.draw(3, ff.normal(), seed=0, device="auto")) is np.ndarray
     assert all(subject.backend != "cuda" for subject in selftest.subjects())
 
 

@@ -10,9 +10,11 @@ import pytest
 from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
 
 import fanfill as ff
+from fanfill import selftest
 from fanfill.backends import cuda as backend
-from fanfill.bench import cuda, report
+from fanfill.bench import cuda, report, suite
 from fanfill.bench.measure import Case
+from fanfill.cli import bench as benching
 from fanfill.cli import main
 from fanfill.errors import BackendUnavailableError
 
@@ -67,7 +69,8 @@ def test_settings_stand_for_the_options():
     assert chosen.scaling[-1] == 2**30
     assert cuda.settings(quick=True).sizes == (2**26,)
     with pytest.raises(
-        ValueError, match="expected peers on a GPU among torch, cupy, curand; got numpy; leave"
+        ValueError,
+        match=r"on a GPU among torch, .*; got numpy; leave .* or measure the host with --device cpu",
     ):
         cuda.settings(peers=["numpy"])
 
@@ -76,7 +79,7 @@ def test_devices_that_are_not_there(gpu, capsys):
     with pytest.raises(BackendUnavailableError, match="one of the 2 CUDA devices, cuda:0 and up; got cuda:2"):
         cuda.run(cuda.settings(2))
     assert main(["bench", "--device", "gpu"]) == 2
-    assert "--device: expected cpu, cuda or cuda:N; got 'gpu'" in capsys.readouterr().err
+    assert "--device: expected auto, cpu, cuda or cuda:N; got 'gpu'" in capsys.readouterr().err
 
 
 def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
@@ -209,3 +212,20 @@ def test_nothing_is_measured_without_a_device(monkeypatch):
     monkeypatch.setattr(backend, "_found", lambda: "no device; get one")
     with pytest.raises(ff.BackendUnavailableError, match="no device; get one"):
         cuda.run(cuda.settings(0, True, [], [10]))
+
+
+def test_auto_measures_a_usable_gpu_and_else_the_host(gpu):
+    assert benching.chosen(True, None, None) == cuda.settings(0, True, None, None)
+    assert isinstance(benching.chosen(True, None, None, "cpu"), suite.Settings)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_measures_the_host_where_no_gpu_is():
+    assert isinstance(benching.chosen(True, None, None), suite.Settings)
+    assert [str(subject) for subject in selftest.subjects()] == ["numba", "numpy"]
+
+
+def test_auto_tests_all_that_is_usable(gpu):
+    assert [str(subject) for subject in selftest.subjects("auto")] == ["numba", "numpy", "cuda:0", "cuda:1"]
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda or cuda:N; got 'gpu'"):
+        selftest.subjects("gpu")

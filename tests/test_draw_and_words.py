@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 
 import numpy as np
@@ -9,6 +11,9 @@ import pytest
 from reference_fills import assert_same_bits, reference
 
 import fanfill as ff
+from fanfill.backends import get
+
+NO_GPU = "backend 'cuda' is not usable: no device; get one"
 
 
 def test_draw_allocates_in_c_order_and_fills():
@@ -24,12 +29,34 @@ def test_draw_allocates_in_c_order_and_fills():
     assert ff.draw((3, 4), "he_normal", seed=0, dtype="f2", threads=2).dtype == np.float16
 
 
+def test_draw_allocates_on_the_cpu_unless_told_otherwise(monkeypatch):
+    """Also where a GPU is usable: a program gets no arrays of another kind on another machine."""
+    cuda = get("cuda")._replace(unusable=lambda: None, empty=lambda *_: pytest.fail("asked for a GPU"))
+    monkeypatch.setattr(importlib.import_module("fanfill.backends.cuda"), "BACKEND", cuda)
+    assert type(ff.draw(3, ff.normal(), seed=0)) is np.ndarray
+    assert inspect.signature(ff.draw).parameters["device"].default == "cpu"
+    with pytest.raises(pytest.fail.Exception, match="asked for a GPU"):
+        ff.draw(3, ff.normal(), seed=0, device="auto")
+    with pytest.raises(ValueError, match=r"host memory; got 'cuda', .*; draw makes it on the device"):
+        ff.draw(3, ff.normal(), seed=0, backend="cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_is_the_cpu_where_no_gpu_is():
+    assert type(ff.draw(3, ff.normal(), seed=0, device="auto")) is np.ndarray
+
+
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"device": "cuda"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
-        ({"device": "cuda:1"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
-        ({"backend": "cuda"}, ff.BackendUnavailableError, "backend 'cuda' is not usable"),
+        ({"device": "cuda"}, ff.BackendUnavailableError, NO_GPU),
+        ({"device": "cuda:1"}, ff.BackendUnavailableError, NO_GPU),
+        (
+            {"device": "auto", "backend": "cuda"},
+            ff.BackendUnavailableError,
+            NO_GPU,
+        ),
         ({"device": "cpu", "backend": "cuda"}, ValueError, "buffer in host memory; got 'cuda'"),
         ({"device": "cuda", "backend": "numpy"}, ValueError, "buffer on a CUDA device; got 'numpy'"),
         ({"device": "gpu"}, ValueError, r"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"),

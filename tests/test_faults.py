@@ -161,7 +161,7 @@ def quota_folder() -> Path | None:
         ("/sys/fs/cgroup/cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
         ("/sys/fs/cgroup", {"cpu.max": "50000 100000"}),
     ):
-        folder = Path(mount) / f"fanfill-test-{os.getpid()}"
+        folder = Path(mount) / f"fanfill:test ü {os.getpid()}"  # the kernel escapes neither
         try:
             folder.mkdir()
         except OSError:
@@ -178,7 +178,7 @@ def quota_folder() -> Path | None:
 def test_a_real_cgroup_quota_is_found_and_filled_under() -> None:
     folder = quota_folder()
     if folder is None:
-        pytest.skip("no cgroup can be made here; test_threads.py reads the files of made-up ones")
+        pytest.skip("no cgroup can be made here; test_cgroup.py reads the files of made-up ones")
     program = f"""
 Path({str(folder / "cgroup.procs")!r}).write_text(str(os.getpid()))
 right(threads=None)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import warnings
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -215,3 +216,13 @@ def test_the_changelog_keeps_its_form() -> None:
     assert "## [Unreleased]" in text or f"## [{ff.__version__}]" in text
     headings = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
     assert headings <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_pytest_benchmark_beside_xdist_stops_no_run() -> None:
+    """Its releases before 5.3 say this at the start of every parallel run, where warnings are errors."""
+    text = "Benchmarks are automatically disabled because xdist plugin is active."
+    warnings.warn(
+        f"{text}Benchmarks cannot be performed reliably in a parallelized environment.", stacklevel=1
+    )
+    with pytest.raises(UserWarning, match="another"):
+        warnings.warn("another", stacklevel=1)

@@ -142,11 +142,10 @@ def test_what_is_written_beside_the_buffer_is_seen(monkeypatch):
     assert problem == "bytes beside the buffer were written"
 
 
-def test_unknown_devices_and_a_missing_gpu_are_refused(capsys, monkeypatch):
-    cuda = importlib.import_module("fanfill.backends.cuda")
-    monkeypatch.setattr(cuda, "_found", lambda: "no device; get one")
+@pytest.mark.usefixtures("no_gpu")
+def test_unknown_devices_and_a_missing_gpu_are_refused(capsys):
     for device, message in (
-        ("gpu", "device: expected cpu, cuda or cuda:N; got 'gpu'"),
+        ("gpu", "device: expected auto, cpu, cuda or cuda:N; got 'gpu'"),
         ("cuda", "backend 'cuda' is not usable: no device; get one"),
         ("cuda:1", "backend 'cuda' is not usable: no device; get one"),
     ):

@@ -189,7 +189,7 @@ def draw(
     seed: int,
     name: str | int = 0,
     dtype: str | type | np.dtype[Any] = "float32",
-    device: str = "auto",
+    device: str = "cpu",
     backend: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -203,8 +203,8 @@ def draw(
     dtype
         A dtype of `fill`, or its name; those of ml_dtypes go by name as soon as it is installed.
     device
-        "cpu", "cuda" (CuPy's current device), "cuda:1", or "auto": a GPU where one is usable, else the CPU
-        (`backends` says why).
+        "cpu", "cuda" (CuPy's current device), "cuda:1", or "auto": a GPU where one is usable (`backends` says
+        why not), else the CPU; with a backend named, the device that it fills.
     initializer, seed, name, backend, threads, progress
         As in `fill`.
 
@@ -216,7 +216,8 @@ def draw(
 
     Returns
     -------
-    numpy.ndarray or cupy.ndarray
+    numpy.ndarray
+        On the CPU; on a GPU it is a `cupy.ndarray`.
     """
     kind, number = device_of(device, backend)
     sizes, numpy_dtype = placement.shape_of(shape, "shape"), dtype_of(dtype)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+
+from fanfill import cgroup
 
 __all__ = ["available_memory", "cpu_model", "vector_bits"]
 
 CPUINFO = Path("/proc/cpuinfo")
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "asimd": 128}
 
 
@@ -24,27 +25,30 @@ def vector_bits(cpuinfo: Path = CPUINFO) -> int | None:
     return max((WIDTHS[flag] for flag in flags if flag in WIDTHS), default=None)
 
 
-def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
+def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes beyond which an allocation ends in swapping or in a kill, or None where the system does not say.
 
-    A cgroup's limit counts whole: what it holds already may be file cache, which gives way.
+    A cgroup's limit counts whole: what it holds already may be file cache, which gives way. The limit may be
+    that of any cgroup from this process's own up. `root` is the folder that holds ``proc`` and ``sys``.
     """
-    stated = first_field(meminfo, "MemAvailable")
+    stated = first_field(root / "proc/meminfo", "MemAvailable")
     if stated is None:
         return None
     limits = [int(stated.split()[0]) * 1024]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup v2, v1
-        try:
-            limits.append(int((cgroup / name).read_text()))
-        except (OSError, ValueError):  # not there, or "max": no limit
-            continue
+    for folder in cgroup.folders("memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
+            try:
+                limits.append(int(Path(os.fsdecode(folder), name).read_bytes()))
+            except (OSError, ValueError):  # not there, or "max": no limit
+                continue
     return min(limits)
 
 
 def first_field(path: Path, name: str) -> str | None:
     """The value of the first ``name: value`` line of a file of such lines."""
     try:
-        lines = path.read_text().splitlines()
+        # Names of processors are the maker's own; whatever the locale, a byte that is no UTF-8 stops nothing.
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     for line in lines:

@@ -8,6 +8,9 @@ Requirements answered here:
   renamed.
 * Whatever ends the writing early (an error, Ctrl-C, SIGTERM turned into an exception) removes the temporary
   file.
+* The rename asks the folder for leave, not the file. So what an older file's permissions forbid is asked for
+  here, and the new file gets them, and its owner and group where the system lets us. Access control lists and
+  extended attributes are not carried over.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,11 @@ import numpy as np
 
 __all__ = ["create", "stored_dtype"]
 
+ENDING = ".npy"
+# What lies here belongs to the kernel, and a rename would take it away from everyone. Files of one's own can
+# be made in /dev/shm alone.
+SYSTEMS, SHARED_MEMORY = ("/dev", "/proc", "/sys"), "/dev/shm"
+LINKS = 40  # as many as Linux follows
 ZEROS = 1 << 20  # bytes a write
 # Windows has no O_NOFOLLOW, and wants to be told that bytes are bytes.
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -52,8 +60,8 @@ def create(
     Parameters
     ----------
     path : path-like
-        The file to write. An existing regular file (or link) of that name is replaced, at the end and in one
-        step.
+        The file to write; its name ends in ``.npy``. An existing regular file (or link) of that name is
+        replaced, at the end and in one step, if its permissions let us write; the new file keeps them.
     shape : tuple of int
         The array's shape.
     dtype : numpy.dtype
@@ -66,12 +74,15 @@ def create(
 
     Raises
     ------
+    ValueError
+        The name has another ending.
     OSError
-        The folder is missing or not writable, the name belongs to something that is not a file, or the disk
-        is too full: all before the array is handed out, and with nothing left behind.
+        The folder is missing or not writable, the name belongs to something that is not a file or leads into
+        /dev, /proc or /sys, the file is write-protected, or the disk is too full: all before the array is
+        handed out, and with nothing left behind. The error names `path`.
     """
     target = Path(path)
-    refuse_non_file(target)
+    older = replaceable(target)
     header = header_bytes(shape, stored_dtype(dtype))
     size = len(header) + dtype.itemsize * math.prod(shape)
     # The name comes first: an interrupt between the file's creation and this frame's next line must still
@@ -79,23 +90,29 @@ def create(
     temporary = target.with_name(f".fanfill-{secrets.token_hex(8)}.tmp")
     descriptor, ours = -1, True
     try:
-        try:
-            descriptor = os.open(temporary, OPEN_FLAGS, 0o666)
-        except FileExistsError:
-            ours = False
-            raise
-        try:
-            reserve(descriptor, size)
-        except OSError as error:
-            error.filename, error.strerror = str(target), f"{error.strerror}; {size:,} bytes are needed"
-            raise
-        os.pwrite(descriptor, header, 0)
-        mapped = mmap.mmap(descriptor, size)
+        with named(target):
+            try:
+                # Nobody whom the older file kept out reads the new one meanwhile.
+                descriptor = os.open(temporary, OPEN_FLAGS, 0o666 if older is None else 0o600)
+            except FileExistsError as error:
+                ours = False
+                error.strerror = f"{error.strerror}: {temporary.name}, beside it"
+                raise
+            if older is not None:
+                take_over(descriptor, older)
+            try:
+                reserve(descriptor, size)
+            except OSError as error:
+                error.strerror = f"{error.strerror}; {size:,} bytes are needed"
+                raise
+            os.pwrite(descriptor, header, 0)
+            mapped = mmap.mmap(descriptor, size)
         yield np.ndarray(shape, dtype, buffer=mapped, offset=len(header))
-        mapped.flush()
-        # A write that fails late (quota, network) must fail before the file gets its name.
-        os.fsync(descriptor)
-        os.replace(temporary, target)
+        with named(target):
+            mapped.flush()
+            # A write that fails late (quota, network) must fail before the file gets its name.
+            os.fsync(descriptor)
+            os.replace(temporary, target)
     except BaseException:
         if ours:
             # Twice: a second Ctrl-C that keeps the first from it meets the second.
@@ -109,16 +126,83 @@ def create(
             os.close(descriptor)
 
 
-def refuse_non_file(target: Path) -> None:
-    """Refuse, before any work, a name that a rename could not or should not replace."""
+@contextmanager
+def named(target: Path) -> Iterator[None]:
+    """Let errors name the file that was asked for: of the temporary one nobody knows."""
     try:
-        mode = target.stat().st_mode
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(target), None
+        raise
+
+
+def replaceable(target: Path) -> os.stat_result | None:
+    """Refuse, before any work, a name that a rename could not or should not replace.
+
+    Returns the status of the file that has the name, links followed, or None if there is none.
+    """
+    refuse_systems(target)
+    if not target.name.lower().endswith(ENDING):
+        raise ValueError(
+            f"expected a file name that ends in {ENDING}, the only format that is written; got "
+            f"{str(target)!r}; call it {target.stem or 'w'}{ENDING}, read it by numpy.load, convert it"
+        )
+    try:
+        found = target.stat()
     except FileNotFoundError:
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent)) from None
-        return
-    if not stat.S_ISREG(mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file, and only such a file can be replaced", str(target))
+    # Root may write whatever it likes, but who took every leave to write meant root as well.
+    if not found.st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise PermissionError(
+            errno.EACCES,
+            "write-protected, so it is not replaced; chmod u+w it, or take another name",
+            str(target),
+        )
+    return found
+
+
+def refuse_systems(target: Path) -> None:
+    """Refuse what is one of the system's own names, or leads to one: ``/dev/stdout``, a link to it, ...
+
+    Each link on the way counts: ``/dev/stdout`` leads to a file of one's own where stdout is redirected, and
+    a rename would replace the link all the same.
+    """
+    place = os.fspath(target)
+    for _ in range(LINKS):
+        folder, name = os.path.split(place)
+        folder = os.path.realpath(folder or os.curdir)
+        place = os.path.join(folder, name)
+        for system in SYSTEMS:
+            if is_in(place, system) and not is_in(folder, SHARED_MEMORY):
+                raise OSError(
+                    errno.EINVAL, f"leads into {system}, where nothing is replaced; name a file", str(target)
+                )
+        if not os.path.islink(place):
+            return
+        place = os.path.join(folder, os.readlink(place))
+
+
+def is_in(place: str, folder: str) -> bool:
+    """Whether a path is a folder or lies below it, by their names."""
+    return place == folder or place.startswith(folder + os.sep)
+
+
+def take_over(descriptor: int, older: os.stat_result) -> None:
+    """Give a new file the older one's owner, group and permissions, as far as the system allows it."""
+    mode = stat.S_IMODE(older.st_mode)
+    if hasattr(os, "fchown"):
+        for owner, group in ((-1, older.st_gid), (older.st_uid, -1)):
+            with suppress(PermissionError):
+                os.fchown(descriptor, owner, group)
+        if os.fstat(descriptor).st_gid != older.st_gid:
+            # Another group's members may do what everybody may.
+            mode = mode & ~0o070 | (mode & 0o007) << 3
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode)
 
 
 def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

@@ -88,14 +88,14 @@ class Check(NamedTuple):
     problem: str | None
 
 
-def subjects(device: str | None = None) -> list[Subject]:
+def subjects(device: str = "auto") -> list[Subject]:
     """What there is to test.
 
     Parameters
     ----------
     device
-        "cpu": the usable backends for host memory; "cuda", "cuda:1": all CUDA devices, or that one; None:
-        everything that is usable.
+        "cpu": the usable backends for host memory; "cuda", "cuda:1": all CUDA devices, or that one;
+        "auto": everything that is usable.
 
     Raises
     ------
@@ -104,15 +104,15 @@ def subjects(device: str | None = None) -> list[Subject]:
     BackendUnavailableError
         If CUDA was asked for and cannot be used.
     """
-    named = re.fullmatch(r"cuda(?::([0-9]+))?", device or "cuda")
+    named = re.fullmatch(r"cuda(?::([0-9]+))?", "cuda" if device == "auto" else device)
     if named is None and device != "cpu":
-        raise ValueError(f"device: expected cpu, cuda or cuda:N; got {device!r}")
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N; got {device!r}")
     found = [
         Subject(status.name)
         for status in backends()
-        if device in (None, "cpu") and status.usable and get(status.name).device == "cpu"
+        if device in ("auto", "cpu") and status.usable and get(status.name).device == "cpu"
     ]
-    if named is None or (device is None and get("cuda").unusable() is not None):
+    if named is None or (device == "auto" and get("cuda").unusable() is not None):
         return found
     resolve("cuda", None)
     count = cuda_backend.driver().devices()

@@ -18,6 +18,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from fanfill import cgroup
 from fanfill.placement import integer
 
 if TYPE_CHECKING:
@@ -81,13 +82,12 @@ def _positive(text: str) -> int | None:
 def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
     """Return how many CPUs this process may use: the smaller of affinity and cgroup quota (rounded up).
 
-    A quota may be set on any ancestor, so the process's own cgroup (from ``proc/self/cgroup``; version 2's
-    ``cpu.max``, version 1's ``cpu.cfs_quota_us``) is followed up to the mount. In a container the path may be
-    the host's, of which only the end is mounted: files that are missing or make no sense are passed over.
+    A quota may be set on any cgroup from the process's own up (version 2's ``cpu.max``, version 1's
+    ``cpu.cfs_quota_us``): files that are missing or make no sense are passed over.
 
     ``root`` is the folder that holds ``proc`` and ``sys``.
     """
-    return min(_affinity(), *_quotas(os.fspath(root)))
+    return min([_affinity(), *map(_quota, cgroup.folders("cpu", root))])
 
 
 def _affinity() -> int:
@@ -96,39 +96,20 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quotas(root: str) -> list[int]:
-    mount = os.path.join(root, "sys/fs/cgroup")
-    try:
-        lines = _read(root, "proc/self/cgroup").splitlines()
-    except (OSError, ValueError):
-        return [_MOST]
-    quotas = [_MOST]
-    for line in lines:  # "4:cpu,cpuacct:/a/b" in version 1, "0::/a/b" in version 2
-        _, controllers, path = (line + "::").split(":", 3)[:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        parts = [part for part in path.split("/") if part]
-        if ".." in parts:  # a cgroup outside our namespace: only the mount itself can be ours
-            parts = []
-        for base in {controllers, "cpu"} if controllers else {""}:
-            quotas += [_quota(os.path.join(mount, base, *parts[:depth])) for depth in range(len(parts) + 1)]
-    return quotas
-
-
-def _quota(folder: str) -> int:
+def _quota(folder: bytes) -> int:
     """Return the quota of one cgroup in CPUs, or a number beyond any if it has none ("max", -1)."""
     try:
-        if os.path.exists(os.path.join(folder, "cpu.max")):
-            quota, period = map(int, _read(folder, "cpu.max").split())
+        if os.path.exists(os.path.join(folder, b"cpu.max")):
+            quota, period = map(int, _read(folder, b"cpu.max").split())
         else:
-            quota, period = (int(_read(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+            quota, period = (int(_read(folder, b"cpu.cfs_%s_us" % name)) for name in (b"quota", b"period"))
     except (OSError, ValueError):
         return _MOST
     return -(-quota // period) if quota > 0 and period > 0 else _MOST
 
 
-def _read(folder: str, name: str) -> str:
-    with open(os.path.join(folder, name), encoding="ascii") as file:
+def _read(folder: bytes, name: bytes) -> bytes:
+    with open(os.path.join(folder, name), "rb") as file:
         return file.read()
 
 

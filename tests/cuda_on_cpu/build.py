@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import subprocess
@@ -44,6 +45,7 @@ class TrapRecord(ctypes.Structure):
 
 ARGUMENTS = (ctypes.POINTER(Launch), ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(TrapRecord))
 folder = tempfile.TemporaryDirectory(prefix="ptx-")
+atexit.register(folder.cleanup)  # before it is collected, which would be a warning
 functions: dict[str, Any] = {}
 lock = threading.Lock()
 

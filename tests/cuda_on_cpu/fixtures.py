@@ -41,9 +41,10 @@ def emulated(monkeypatch: pytest.MonkeyPatch, cubins: Path) -> Iterator[Callable
         return machine
 
     machines: list[Machine] = []
+    before = cupy.cuda.get_allocator()
     monkeypatch.setenv("FANFILL_CACHE_DIR", str(cubins))
     yield make
-    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    cupy.cuda.set_allocator(before)
     for machine in machines:
         machine.assert_guards()
 

@@ -203,7 +203,7 @@ def resolve(device: Device, name: str | None) -> Backend | DeviceBackend:
             raise ValueError(
                 f"expected a backend for a buffer {place[device]}; got {name!r}, which fills buffers "
                 f"{place[backend.device]}; "
-                f"leave backend out, or move the buffer"
+                f"leave backend out, or move the buffer; draw makes it on the device that it is given"
             )
         return _usable(name)
     if device == "cuda":

@@ -113,7 +113,7 @@ def settings(
     if unknown:
         raise ValueError(
             f"expected peers on a GPU among {', '.join(PEERS)}; got {', '.join(unknown)}; leave --peers out "
-            "for all"
+            "for all, or measure the host with --device cpu"
         )
     largest = tuple(sizes) if sizes else (parse_size("64Mi" if quick else "1Gi"),)
     steps = ("64Ki", "1Mi", "16Mi") if quick else ("1Ki", "64Ki", "1Mi", "4Mi", "16Mi", "64Mi", "256Mi")

@@ -5,20 +5,22 @@ Requirements answered here:
 * Whatever goes wrong ends in one line on stderr and exit code 2, never in a traceback. That includes typer
   and rich missing: this module imports neither.
 * Ctrl-C ends with exit code 130 and SIGTERM with 143, after every ``finally`` on the way out has run.
-* A reader that closes the pipe (``fanfill info | head -1``) is no error and causes no message.
+* A reader that closes the pipe (``fanfill info | head -1``) is no error and causes no message: exit code 141,
+  as a shell reports it of other tools.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from fanfill.cli import streams
 
 __all__ = ["main"]
 
@@ -38,13 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         The words after ``fanfill``; the process's own by default.
     """
+    with streams.standard_error():
+        return guarded(arguments)
+
+
+def guarded(arguments: Sequence[str] | None) -> int:
+    """Run one command; whatever goes wrong is a line and a code."""
     try:
         with signals_as_exceptions(), one_line_warnings():
             return run(arguments)
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more on its way out, and would report the same pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except streams.Unwritable as error:
+        return BROKEN_PIPE if error.broken_pipe else complain(str(error))
     except Terminated:
         return complain("terminated", TERMINATED)
     except KeyboardInterrupt:
@@ -68,15 +74,15 @@ def run(arguments: Sequence[str] | None) -> int:
         return complain(
             f"the command line needs typer and rich; {missing} is missing: pip install 'fanfill[cli]'"
         )
-    command = app.parse(sys.argv[1:] if arguments is None else arguments)
-    command()
-    sys.stdout.flush()  # here, where a closed pipe can still be caught
+    with streams.output():
+        app.parse(sys.argv[1:] if arguments is None else arguments)()
     return 0
 
 
 def complain(message: str, code: int = USAGE) -> int:
-    """One line on stderr, whatever the message looks like."""
-    sys.stderr.write(f"fanfill: {' '.join(message.split())}\n")
+    """One line on stderr, whatever the message looks like; if stderr takes none, the code says it."""
+    with suppress(OSError):
+        sys.stderr.write(f"fanfill: {' '.join(message.split())}\n")
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ def nothing_more() -> None:
 def show_version(asked: bool) -> None:
     """Print the version and stop, if it was asked for."""
     if asked:
-        typer.echo(ff.__version__)
+        sys.stdout.write(f"{ff.__version__}\n")
         raise typer.Exit
 
 
@@ -144,7 +145,7 @@ def info() -> Command:
 
 @app.command()
 def selftest(
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1 [default: all usable]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: all that is usable")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> Command:
     """Draw every initializer in every dtype and layout, and compare with the committed hashes."""
@@ -168,7 +169,7 @@ def bench(
     peers: Annotated[str | None, typer.Option(help="numpy,torch,... or none [default: all]")] = None,
     sizes: Annotated[str | None, typer.Option(help="values: 64Mi,256Mi [default: 256Mi, quick 16Mi]")] = None,
     out: Annotated[Path, typer.Option(help="folder for JSON and pictures")] = Path("fanfill-bench"),
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: a usable GPU, else cpu")] = "auto",
     compare: Annotated[Path | None, typer.Option(help="an older bench.json; exit 1 if slower")] = None,
     threshold: Annotated[float, typer.Option(help="by how much, as a fraction")] = 0.1,
 ) -> Command:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fanfill.arguments import device_of
 from fanfill.bench import cuda, picture, report, suite
 from fanfill.bench.measure import parse_size
 from fanfill.cli.fill import progress_bar
@@ -30,15 +31,17 @@ HEADINGS = ("what", "who", "how", "threads", "G values/s", "GB/s", "of the limit
 Settings = suite.Settings | cuda.Settings
 
 
-def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "cpu") -> Settings:
+def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "auto") -> Settings:
     """The settings that the options name; ``--peers none`` leaves all of them out."""
     names = None if peers is None else [] if peers == "none" else [name.strip() for name in peers.split(",")]
     values = None if sizes is None else [parse_size(size) for size in sizes.split(",")]
+    if device == "auto":
+        device = device_of(device, None)[0]
     if device == "cpu":
         return suite.settings(quick, names, values)
     number = re.fullmatch(r"cuda(?::([0-9]+))?", device)
     if number is None:
-        raise ValueError(f"--device: expected cpu, cuda or cuda:N; got {device!r}")
+        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N; got {device!r}")
     return cuda.settings(int(number[1] or 0), quick, names, values)
 
 

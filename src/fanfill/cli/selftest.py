@@ -21,7 +21,7 @@ __all__ = ["command"]
 SHOWN = 10  # differences that are told one by one
 
 
-def command(device: str | None, *, as_json: bool) -> None:
+def command(device: str, *, as_json: bool) -> None:
     """Carry out ``fanfill selftest``.
 
     Raises

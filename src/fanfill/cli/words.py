@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fanfill as ff
+from fanfill.cli import streams
 from fanfill.placement import LARGEST_TENSOR, integer
 
 __all__ = ["command"]
@@ -37,8 +38,8 @@ def command(*, seed: int, name: str | int, start: int, count: int | None) -> Non
     ------
     ValueError
         The start or the count is out of range, or stdout is a terminal. Nothing has been written then.
-    BrokenPipeError
-        The reader has gone.
+    Unwritable
+        The reader has gone, or the disk is full.
     """
     integer(start, "--start", 0, LARGEST_TENSOR, "[0, 2**63)")
     left = LARGEST_TENSOR - start
@@ -75,7 +76,8 @@ def write_words(file: int, *, seed: int, name: str | int, start: int, count: int
 def write_all(file: int, data: memoryview[Any]) -> None:
     """Write all of it: a pipe may take a part."""
     while data:
-        data = data[os.write(file, data) :]
+        with streams.writing():
+            data = data[os.write(file, data) :]
 
 
 def widen(file: int) -> None:
