@@ -6,19 +6,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
+source ci/debian.sh
 scratch=${SCRATCH:-$(mktemp -d)}
 [ -n "${SCRATCH:-}" ] || trap 'rm -rf "$scratch"' EXIT
 command -v qemu-aarch64 >/dev/null || { echo "qemu-aarch64 is missing: apt-get install qemu-user"; exit 1; }
 
-apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o "Dir::State=$scratch/state"
-    -o "Dir::Cache=$scratch/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
-mkdir -p "$scratch"/{state/lists/partial,cache/archives/partial,debs,sysroot,site}
+mkdir -p "$scratch/site"
 echo "== packages for arm64"
-"${apt[@]}" update
-packages=(libc6 libgcc-s1 libstdc++6 libcrypt1 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libuuid1
-    libtinfo6 libncursesw6 libreadline8 libsqlite3-0 libdb5.3 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib)
-(cd "$scratch/debs" && "${apt[@]}" download "${packages[@]}")
-for package in "$scratch"/debs/*.deb; do dpkg -x "$package" "$scratch/sysroot"; done
+debian_unpack bookworm arm64 "$scratch" libc6 libgcc-s1 libstdc++6 libcrypt1 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 \
+    liblzma5 libuuid1 libtinfo6 libncursesw6 libreadline8 libsqlite3-0 libdb5.3 \
+    python3.11-minimal libpython3.11-minimal libpython3.11-stdlib
 
 echo "== wheels for aarch64"
 "${PYTHON:-python3}" -m pip install --quiet --no-warn-script-location --disable-pip-version-check --target "$scratch/site" --only-binary=:all: --python-version 3.11 \
@@ -27,8 +24,8 @@ echo "== wheels for aarch64"
 
 echo "== tests on $(qemu-aarch64 --version | head -1)"
 export PYTHONPATH="$root/src:$root/kernels:$scratch/site" PYTHONDONTWRITEBYTECODE=1 FANFILL_CACHE_DIR="$scratch/kernels"
-python=(qemu-aarch64 -L "$scratch/sysroot" "$scratch/sysroot/usr/bin/python3.11")
-export PYTHONHOME="$scratch/sysroot/usr"
+python=(qemu-aarch64 -L "$scratch/root" "$scratch/root/usr/bin/python3.11")
+export PYTHONHOME="$scratch/root/usr"
 "${python[@]}" -c 'import platform, numpy, numba; print(platform.machine(), platform.python_version(), numpy.__version__, numba.__version__)'
 [ $# -gt 0 ] || set -- tests/test_golden.py
 # Left out: what starts another Python, which this system would run without the emulator.

@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
-# A smoke run of the tests on every other supported Python that this machine has.
+# A smoke run of the tests on every other supported Python that this machine has, or Debian's next release does.
 # PYTHON names the interpreter that runs the whole suite elsewhere and is left out here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source ci/pythons.sh
+source ci/debian.sh
 main=$("${PYTHON:-python}" -c "$version")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-for wanted in 3.11 3.12 3.13; do
+for wanted in 3.11 3.12 3.13 3.14; do
     [ "$wanted" = "$main" ] && continue
     python=$(find_python "$wanted")
+    [ -n "$python" ] || python=$(debian_python "$wanted" "$scratch/debian-$wanted")
     if [ -z "$python" ]; then
         echo "== Python $wanted: not on this machine, not tested"
         continue
     fi
     echo "== Python $wanted"
-    "$python" -m venv "$scratch/$wanted"
+    "$python" -m venv --without-pip "$scratch/$wanted"
     # What these tests need of the extra test, without the compilers for GPUs.
-    "$scratch/$wanted/bin/python" -m pip install --quiet -e '.[cli,ml-dtypes]' hypothesis mpmath scipy pytest pytest-timeout pytest-xdist
+    "${PYTHON:-python}" -m pip --python "$scratch/$wanted/bin/python" install --quiet -e '.[cli,ml-dtypes]' hypothesis mpmath scipy pytest pytest-timeout pytest-xdist
     NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q \
-        tests/test_golden.py tests/test_initializers.py tests/test_npy.py
+        tests/test_golden.py tests/test_initializers.py tests/test_npy.py tests/test_thread_pool.py tests/test_threads_stress.py
 done

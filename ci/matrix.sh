@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 source ci/pythons.sh
+source ci/debian.sh
 python=${PYTHON:-python}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -52,14 +53,15 @@ dependencies() { # Python, then what pip is to install beside the tests' own nee
         environment=$scratch/$version
         if [ ! -d "$environment" ]; then
             found=$(find_python "$version")
+            [ -n "$found" ] || found=$(debian_python "$version" "$scratch/debian-$version")
             if [ -z "$found" ]; then
                 echo "== Python $version: not on this machine, not tested"
                 continue
             fi
-            "$found" -m venv "$environment"
+            "$found" -m venv --without-pip "$environment"
         fi
         # shellcheck disable=SC2086
-        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade $wanted \
+        "$python" -m pip --python "$environment/bin/python" install --quiet --disable-pip-version-check --upgrade $wanted \
             'ml_dtypes>=0.5' hypothesis mpmath pytest pytest-timeout pytest-xdist
         check "Python $version, $("$environment/bin/python" -c \
             'import numpy, numba; print("NumPy", numpy.__version__ + ", Numba", numba.__version__)')" \
@@ -71,6 +73,7 @@ dependencies() { # Python, then what pip is to install beside the tests' own nee
 3.12 numpy numba
 3.13 numpy==2.3.* numba==0.63.*
 3.13 numpy numba
+3.14 numpy numba
 TABLE
 }
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Types; PYTHON names the interpreter whose environment has the extras test and dev.
+# Types, of what each system has; PYTHON names the interpreter whose environment has the extras test and dev.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-echo "== types"
-"${PYTHON:-python}" -m mypy
+for platform in linux win32 darwin; do
+    echo "== types on $platform"
+    "${PYTHON:-python}" -m mypy --platform "$platform"
+done

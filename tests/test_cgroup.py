@@ -33,7 +33,7 @@ def limit(root: Path, folder: bytes, **files: str) -> None:
 
 @pytest.fixture(autouse=True)
 def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_affinity", lambda: 64)
+    monkeypatch.setattr("fanfill.system.affinity", lambda: 64)
 
 
 NAMES = [

@@ -15,8 +15,10 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import fanfill as ff
+from fanfill import system
 from fanfill.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +30,7 @@ ALLOWED = {
     "typer": ("src/fanfill/cli/",),
     "rich": ("src/fanfill/cli/",),
     "cupy": ("src/fanfill/backends/cuda.py",),
+    "PyInstaller": ("src/fanfill/_pyinstaller/",),
     "fanfill": ("src/",),
     **{framework: (f"src/fanfill/{framework}.py", f"src/fanfill/{framework}/") for framework in FRAMEWORKS},
 }
@@ -113,6 +116,7 @@ def test_the_wheel_holds_both_packages_typed_and_nothing_else(built: Path) -> No
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) >= {"cli", "ml-dtypes", "test", "dev"}
     assert "fanfill = fanfill.cli:main" in entry_points
+    assert "hook-dirs = fanfill._pyinstaller:get_hook_dirs" in entry_points
 
 
 def test_the_sdist_can_be_tested_and_built_from(built: Path) -> None:
@@ -132,9 +136,30 @@ def test_the_oldest_dependencies_that_ci_tries_are_the_lower_bounds() -> None:
     pinned = dict(
         line.split("==") for line in (ROOT / "ci/oldest.txt").read_text().splitlines() if "==" in line
     )
-    for requirement in stated:
-        name, bound = requirement.split(">=")
-        assert re.fullmatch(rf"{re.escape(bound)}(\.\d+)*", pinned[name]), requirement
+    for requirement in map(Requirement, stated):
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        assert re.fullmatch(rf"{re.escape(bound.version)}(\.\d+)*", pinned[requirement.name]), requirement
+
+
+@pytest.mark.parametrize("package", ["numba", "llvmlite"])
+@pytest.mark.parametrize("implementation", ["CPython", "PyPy", "GraalVM"])
+@pytest.mark.parametrize(
+    "machine", [*sorted(system.NUMBA_MACHINES), "riscv64", "ppc64le", "s390x", "i686", "armv7l"]
+)
+def test_numba_is_asked_for_where_it_has_wheels(
+    package: str, implementation: str, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (requirement,) = (r for r in map(Requirement, PROJECT["project"]["dependencies"]) if r.name == package)
+    place = {"platform_python_implementation": implementation, "platform_machine": machine}
+    assert requirement.marker is not None
+    asked = requirement.marker.evaluate(place)
+    assert asked == (implementation == "CPython" and machine in system.NUMBA_MACHINES)
+    # What the backend says when Numba is missing is said of the same places.
+    monkeypatch.setattr(system, "glibc", lambda: True)
+    monkeypatch.setattr(system.platform, "python_implementation", lambda: implementation)
+    monkeypatch.setattr(system.platform, "machine", lambda: machine)
+    assert asked == (system.without_numba() is None)
 
 
 def test_the_ci_scripts_can_be_run_and_what_they_source_cannot() -> None:

@@ -9,7 +9,7 @@ import pytest
 from processes import child
 
 import fanfill as ff
-from fanfill import pages
+from fanfill import pages, system
 
 BYTES = 4 * pages.LEAST
 SMAPS = Path("/proc/self/smaps")
@@ -89,7 +89,7 @@ def test_a_system_without_the_call_is_no_error(monkeypatch):
         def __init__(self, name):
             pass
 
-    monkeypatch.setattr(pages.ctypes, "CDLL", Library)
+    monkeypatch.setattr(system.ctypes, "CDLL", Library)
     pages._advise.cache_clear()
     try:
         memory = fresh_memory()

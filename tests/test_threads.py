@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fanfill import threads
+from fanfill import system, threads
 
 NAMES = ("FANFILL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -81,7 +81,7 @@ def test_counts_below_one_and_other_things_are_refused(bad, error):
 
 @pytest.fixture
 def many_cpus(monkeypatch):
-    monkeypatch.setattr(threads, "_affinity", lambda: 64)
+    monkeypatch.setattr(system, "affinity", lambda: 64)
 
 
 def cgroup(root, line, files):
@@ -123,7 +123,7 @@ def test_quotas_of_both_cgroup_versions_are_found_on_the_way_to_the_root(
 
 
 def test_without_a_cgroup_the_affinity_counts(tmp_path):
-    assert threads.usable_cpus(tmp_path) == threads._affinity() >= 1
+    assert threads.usable_cpus(tmp_path) == system.affinity() >= 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is a Linux call")

@@ -23,11 +23,13 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fanfill import system
 
 __all__ = ["create", "stored_dtype"]
 
@@ -36,9 +38,6 @@ ENDING = ".npy"
 # be made in /dev/shm alone.
 SYSTEMS, SHARED_MEMORY = ("/dev", "/proc", "/sys"), "/dev/shm"
 LINKS = 40  # as many as Linux follows
-ZEROS = 1 << 20  # bytes a write
-# Windows has no O_NOFOLLOW, and wants to be told that bytes are bytes.
-OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -88,42 +87,52 @@ def create(
     # The name comes first: an interrupt between the file's creation and this frame's next line must still
     # find it.
     temporary = target.with_name(f".fanfill-{secrets.token_hex(8)}.tmp")
-    descriptor, ours = -1, True
+    file: io.FileIO | None = None
+    ours = True
     try:
         with named(target):
             try:
                 # Nobody whom the older file kept out reads the new one meanwhile.
-                descriptor = os.open(temporary, OPEN_FLAGS, 0o666 if older is None else 0o600)
+                file = system.new_file(temporary, 0o666 if older is None else 0o600)
             except FileExistsError as error:
                 ours = False
                 error.strerror = f"{error.strerror}: {temporary.name}, beside it"
                 raise
             if older is not None:
-                take_over(descriptor, older)
+                system.take_over(file.fileno(), older)
             try:
-                reserve(descriptor, size)
+                system.reserve(file.fileno(), size)
             except OSError as error:
                 error.strerror = f"{error.strerror}; {size:,} bytes are needed"
                 raise
-            os.pwrite(descriptor, header, 0)
-            mapped = mmap.mmap(descriptor, size)
-        yield np.ndarray(shape, dtype, buffer=mapped, offset=len(header))
+            # The caller may keep the array, and with it the map, for as long as it likes.
+            memory = mmap.mmap(file.fileno(), size) if system.RENAMES_MAPPED else bytearray(size)
+            memory[: len(header)] = header
+        yield np.ndarray(shape, dtype, buffer=memory, offset=len(header))
         with named(target):
-            mapped.flush()
+            if isinstance(memory, mmap.mmap):
+                memory.flush()
+            else:
+                system.write_from(file.fileno(), memory)
             # A write that fails late (quota, network) must fail before the file gets its name.
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
+            file.close()  # a file that is open has one name for good on Windows
             os.replace(temporary, target)
     except BaseException:
-        if ours:
-            # Twice: a second Ctrl-C that keeps the first from it meets the second.
-            try:
-                temporary.unlink(missing_ok=True)
-            finally:
-                temporary.unlink(missing_ok=True)
+        # Twice: a second Ctrl-C that keeps the first from it meets the second.
+        try:
+            discard(file, temporary, ours)
+        finally:
+            discard(file, temporary, ours)
         raise
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+
+
+def discard(file: io.FileIO | None, temporary: Path, ours: bool) -> None:
+    """Close a file that will not be, and remove it; a second time, do nothing."""
+    if file is not None:
+        file.close()
+    if ours:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -176,10 +185,10 @@ def refuse_systems(target: Path) -> None:
         folder, name = os.path.split(place)
         folder = os.path.realpath(folder or os.curdir)
         place = os.path.join(folder, name)
-        for system in SYSTEMS:
-            if is_in(place, system) and not is_in(folder, SHARED_MEMORY):
+        for kernels in SYSTEMS:
+            if is_in(place, kernels) and not is_in(folder, SHARED_MEMORY):
                 raise OSError(
-                    errno.EINVAL, f"leads into {system}, where nothing is replaced; name a file", str(target)
+                    errno.EINVAL, f"leads into {kernels}, where nothing is replaced; name a file", str(target)
                 )
         if not os.path.islink(place):
             return
@@ -191,20 +200,6 @@ def is_in(place: str, folder: str) -> bool:
     return place == folder or place.startswith(folder + os.sep)
 
 
-def take_over(descriptor: int, older: os.stat_result) -> None:
-    """Give a new file the older one's owner, group and permissions, as far as the system allows it."""
-    mode = stat.S_IMODE(older.st_mode)
-    if hasattr(os, "fchown"):
-        for owner, group in ((-1, older.st_gid), (older.st_uid, -1)):
-            with suppress(PermissionError):
-                os.fchown(descriptor, owner, group)
-        if os.fstat(descriptor).st_gid != older.st_gid:
-            # Another group's members may do what everybody may.
-            mode = mode & ~0o070 | (mode & 0o007) << 3
-    if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, mode)
-
-
 def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """The ``.npy`` header, version 1.0: the bytes that ``numpy.save`` writes before the values."""
     header = io.BytesIO()
@@ -212,25 +207,3 @@ def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
         header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
     return header.getvalue()
-
-
-def reserve(descriptor: int, size: int) -> None:
-    """Make the file `size` bytes long with every byte backed by the disk, or raise ``OSError``."""
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except AttributeError:  # not a platform that has it
-        write_zeros(descriptor, size)
-    except OSError as error:
-        # EINVAL as well: some C libraries report a file system without the operation that way.
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
-        write_zeros(descriptor, size)
-
-
-def write_zeros(descriptor: int, size: int) -> None:
-    """The slow reservation, for file systems that know no other."""
-    zeros = bytes(ZEROS)
-    for start in range(0, size, ZEROS):
-        pending = memoryview(zeros)[: min(ZEROS, size - start)]
-        while pending:  # a write may be short, and is when the disk is nearly full
-            pending = pending[os.write(descriptor, pending) :]

@@ -11,13 +11,14 @@ nothing is lost.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any
 
 from numpy.lib.array_utils import byte_bounds
+
+from fanfill import system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,24 +43,11 @@ def ask(view: NDArray[Any]) -> None:
         return
     first, end = byte_bounds(view)
     if end - first == view.nbytes:
-        page = _page()
-        first, end = -(-first // page) * page, end // page * page
+        first, end = -(-first // PAGESIZE) * PAGESIZE, end // PAGESIZE * PAGESIZE
         advise(first, end - first, _MADV_HUGEPAGE)
 
 
 @functools.cache
 def _advise() -> Callable[[int, int, int], int] | None:
-    """Linux' ``madvise``; None elsewhere, or if FANFILL_HUGE_PAGES, which is read once, is 0."""
-    if sys.platform != "linux" or os.environ.get("FANFILL_HUGE_PAGES") == "0":
-        return None
-    try:
-        function = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):  # a C library without it
-        return None
-    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
-    return function
-
-
-@functools.cache
-def _page() -> int:
-    return os.sysconf("SC_PAGE_SIZE")
+    """The system's ``madvise``, if it has one and FANFILL_HUGE_PAGES, which is read once, is not 0."""
+    return None if os.environ.get("FANFILL_HUGE_PAGES") == "0" else system.madvise()

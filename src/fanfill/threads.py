@@ -18,7 +18,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from fanfill import cgroup
+from fanfill import cgroup, system
 from fanfill.placement import integer
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def _environment() -> tuple[int, str]:
         if count := _positive(os.environ.get(name, "").split(",")[0]):
             return count, name
     cpus = usable_cpus()
-    return cpus, "CPUs this process may use" if cpus == _affinity() else "CPU quota of this process's cgroup"
+    return (
+        cpus,
+        "CPUs this process may use" if cpus == system.affinity() else "CPU quota of this process's cgroup",
+    )
 
 
 def _positive(text: str) -> int | None:
@@ -87,13 +90,7 @@ def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
 
     ``root`` is the folder that holds ``proc`` and ``sys``.
     """
-    return min([_affinity(), *map(_quota, cgroup.folders("cpu", root))])
-
-
-def _affinity() -> int:
-    if hasattr(os, "process_cpu_count"):
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([system.affinity(), *map(_quota, cgroup.folders("cpu", root))])
 
 
 def _quota(folder: bytes) -> int:

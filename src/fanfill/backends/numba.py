@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanfill import system
 from fanfill.backends import Backend, HostKernels, put_by_numpy
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def _unusable() -> str | None:
 
         undivided(_try_out)
     except ImportError as error:
+        place = system.without_numba()
+        if place is not None:
+            return (
+                f"Numba cannot be imported ({error}), and PyPI has none for {place}; set "
+                "FANFILL_BACKEND=numpy to choose NumPy, which draws the same bits"
+            )
         return f"Numba cannot be imported ({error}); pip install numba"
     except Exception as error:  # a Numba that breaks on import, for whatever reason, must not break the fill
         return f"importing Numba failed ({type(error).__name__}: {error}); reinstall numba and llvmlite"

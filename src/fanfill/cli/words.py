@@ -9,7 +9,6 @@ Requirements answered here:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fanfill as ff
+from fanfill import system
 from fanfill.cli import streams
 from fanfill.placement import LARGEST_TENSOR, integer
 
@@ -56,7 +56,7 @@ def command(*, seed: int, name: str | int, start: int, count: int | None) -> Non
 
 def write_words(file: int, *, seed: int, name: str | int, start: int, count: int) -> None:
     """Write words ``start`` to ``start + count - 1`` to a file descriptor, the lowest byte first."""
-    widen(file)
+    system.widen(file, PIPE_BYTES)
     pieces = [np.empty(PIECE, np.uint32) for _ in range(2)]
 
     def drawn(number: int) -> Words:
@@ -78,13 +78,3 @@ def write_all(file: int, data: memoryview[Any]) -> None:
     while data:
         with streams.writing():
             data = data[os.write(file, data) :]
-
-
-def widen(file: int) -> None:
-    """Ask for a larger pipe, where the system has such a request and the file is a pipe."""
-    try:
-        from fcntl import F_SETPIPE_SZ, fcntl  # Linux; Python names it since 3.10
-    except ImportError:
-        return
-    with contextlib.suppress(OSError):
-        fcntl(file, F_SETPIPE_SZ, PIPE_BYTES)

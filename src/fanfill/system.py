@@ -1,0 +1,144 @@
+"""What differs between systems, each with what is done where a system lacks it.
+
+Linux has been run; of macOS and Windows the documentation has been read, and tests hide what they lack.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import os
+import platform
+import stat
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "NUMBA_MACHINES",
+    "RENAMES_MAPPED",
+    "affinity",
+    "glibc",
+    "madvise",
+    "new_file",
+    "reserve",
+    "take_over",
+    "widen",
+    "without_numba",
+    "write_from",
+]
+
+RENAMES_MAPPED = os.name != "nt"
+"""Whether a file can get another name, and be replaced, while it is mapped."""
+
+ZEROS = 1 << 20  # bytes a write
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+# Windows has no links to follow, and wants to be told that bytes are bytes.
+_NEW |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+NUMBA_MACHINES = {"x86_64", "AMD64", "aarch64", "arm64", "ARM64"}
+"""The processors, as Linux, macOS and Windows name them, that PyPI has Numba's wheels for."""
+
+
+def without_numba() -> str | None:
+    """The trait of this place that PyPI has no Numba for, or None: what the markers in pyproject.toml say,
+    and the C library, which no marker sees.
+    """
+    implementation, machine = platform.python_implementation(), platform.machine()
+    if implementation != "CPython":
+        return implementation
+    if machine not in NUMBA_MACHINES:
+        return machine
+    return None if sys.platform != "linux" or glibc() else "a C library other than glibc, such as musl"
+
+
+def glibc() -> bool:
+    """Whether the C library is GNU's."""
+    try:
+        return hasattr(os, "confstr") and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (OSError, ValueError):  # musl knows no such fact; macOS no such name
+        return False
+
+
+def affinity() -> int:
+    """How many CPUs this process may run on: macOS and Windows say how many there are."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def madvise() -> Callable[[int, int, int], int] | None:
+    """Linux' ``madvise(address, length, advice)``; None elsewhere: huge pages are its own."""
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):  # a C library without it
+        return None
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
+    return function
+
+
+def widen(pipe: int, size: int) -> None:
+    """Ask for a larger pipe, where the system has such a request (Linux) and the file is a pipe."""
+    if sys.platform == "linux":
+        from fcntl import F_SETPIPE_SZ, fcntl
+
+        with suppress(OSError):
+            fcntl(pipe, F_SETPIPE_SZ, size)
+
+
+def new_file(path: str | os.PathLike[str], mode: int) -> io.FileIO:
+    """Open a file that nothing stood for before, to read and write; links are not followed."""
+    return io.FileIO(os.fspath(path), "x+", opener=lambda name, _: os.open(name, _NEW, mode))
+
+
+def take_over(descriptor: int, older: os.stat_result) -> None:
+    """Give a new file the older one's owner, group and permissions, as far as the system allows it."""
+    mode = stat.S_IMODE(older.st_mode)
+    if hasattr(os, "fchown"):
+        for owner, group in ((-1, older.st_gid), (older.st_uid, -1)):
+            with suppress(PermissionError):
+                os.fchown(descriptor, owner, group)
+        if os.fstat(descriptor).st_gid != older.st_gid:
+            # Another group's members may do what everybody may.
+            mode = mode & ~0o070 | (mode & 0o007) << 3
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Make the file `size` bytes long with every byte backed by the disk, or raise ``OSError``."""
+    if sys.platform == "win32" or sys.platform == "darwin" or not hasattr(os, "posix_fallocate"):
+        write_zeros(descriptor, size)
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # EINVAL as well: some C libraries report a file system without the operation that way.
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        write_zeros(descriptor, size)
+
+
+def write_zeros(descriptor: int, size: int) -> None:
+    """The slow reservation, for file systems that know no other."""
+    zeros = bytes(ZEROS)
+    for start in range(0, size, ZEROS):
+        _write(descriptor, memoryview(zeros)[: min(ZEROS, size - start)])
+
+
+def write_from(descriptor: int, data: bytearray) -> None:
+    """Write a file anew, from its beginning: what is done where a mapped file cannot be renamed."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    for start in range(0, len(data), ZEROS):  # Windows takes less than 2 GiB at once
+        _write(descriptor, memoryview(data)[start : start + ZEROS])
+
+
+def _write(descriptor: int, pending: memoryview) -> None:
+    while pending:  # a write may be short, and is when the disk is nearly full
+        pending = pending[os.write(descriptor, pending) :]
