@@ -2,13 +2,11 @@
 
     python benchmarks/quality.py --quick                 # fanfill alone; a minute on two cores
     python benchmarks/quality.py --peers all             # 10^11 float32 draws of each law: an hour or two
-    python benchmarks/quality.py --streams normal/float32 --draws 1e10
-    python benchmarks/quality.py --bits normal | dieharder -g 200 -d 102
+    python benchmarks/quality.py --streams normal@1/float32 --draws 1e10
 
 Needs the extra ``test`` (SciPy). Draws blocks with the real kernels, counts them in threads and keeps
 nothing; ``docs/quality.md`` says what is counted. Prints Markdown; ``--write`` puts it between a document's
-markers instead. Progress goes to stderr. ``--bits`` writes words of 32 bits made of values' leading 16 bits,
-after the law's own CDF, as long as somebody reads.
+markers instead. Progress goes to stderr. Bits for other batteries: ``benchmarks/feeds.py``.
 
 Exit code 1 if a stream of fanfill's departs from its law, or a control does not.
 """
@@ -16,34 +14,40 @@ Exit code 1 if a stream of fanfill's departs from its law, or a control does not
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from quality_checks import checks
 from quality_controls import CONTROLS
 from quality_laws import Law
 from quality_report import Row, departures, power, rate, setting, table, tails
-from quality_sources import PEERS, Stream, fanfill_source, fanfill_stream, peer_streams
-from quality_tally import BLOCK, tallied
-from scipy import special
+from quality_sources import PEERS, Stream, fanfill_stream, peer_streams
+from quality_tally import tallied
 
 from fanfill.threads import usable_cpus
 
 KINDS = ("uniform", "normal", "truncated")
+NARROW = ("float16", "float8_e4m3fn", "float8_e5m2")
 LAWS = (
     *(Law(kind, 1.0, "float32") for kind in KINDS),
+    Law("uniform", 0.5, "float32", 0.5),
+    Law("uniform", 0.5, "float32", 1.5),
+    Law("uniform", 0.05, "float32", 0.05),
+    Law("normal", 0.5, "float32"),
+    Law("truncated", 0.5, "float32"),
     *(Law(kind, 1.0, "bfloat16") for kind in KINDS),
     Law("uniform", 0.1, "bfloat16"),
+    Law("uniform", 0.5, "bfloat16", 0.5),
     *(Law(kind, 1.0, "float64") for kind in KINDS),
+    Law("uniform", 0.5, "float64", 0.5),
+    Law("uniform", 0.5, "float64", 1.5),
+    *(Law(kind, 1.0, dtype) for dtype in NARROW for kind in KINDS),
 )
 BEGIN, END = "<!-- measured: {} -->", "<!-- end -->"
-DRAWS, QUICK = 10**11, 5 * 10**8
+DRAWS, QUICK = 10**11, 2 * 10**8
 LEAST = 10**6  # draws: 65536 cells of pairs want some values each
 
 
@@ -69,15 +73,21 @@ def measured(stream: Stream, draws: int, threads: int) -> Row:
 
 
 def chosen(laws: Sequence[Law], wanted: str) -> tuple[Law, ...]:
-    """The laws that a list such as ``normal,uniform/bfloat16`` names."""
+    """The laws that a list such as ``normal,uniform/bfloat16,truncated@0.5/float32`` names."""
     names = wanted.split(",")
-    known = {law.kind for law in laws} | {f"{law.kind}/{law.dtype}" for law in laws}
+    known = {name for law in laws for name in names_of(law)}
     unknown = [name for name in names if name != "all" and name not in known]
     if unknown:
         raise SystemExit(
             f"--streams: expected all, or some of {', '.join(sorted(known))}; got {unknown[0]!r}"
         )
-    return tuple(law for law in laws if {"all", law.kind, f"{law.kind}/{law.dtype}"} & set(names))
+    return tuple(law for law in laws if {"all", *names_of(law)} & set(names))
+
+
+def names_of(law: Law) -> tuple[str, str, str]:
+    """What may name a law, on the command line: a kind, a kind's dtype, one scale of these."""
+    kind = "range" if law.middle else law.kind
+    return kind, f"{kind}/{law.dtype}", f"{kind}@{law.scale:g}/{law.dtype}"
 
 
 def peers_of(wanted: str) -> tuple[str, ...]:
@@ -123,37 +133,18 @@ def controls(threads: int) -> tuple[list[str], int]:
     return lines, missed
 
 
-def stream_bits(law: Law, file: int) -> None:
-    """Words of the leading 16 bits of two values each: of (x + 1) / 2 or of the CDF, in [0, 1)."""
-    draw, values = fanfill_source(law)(), np.empty(BLOCK, np.float32)
-    below = special.ndtr(-law.cut)
-    for number in range(2**40):
-        draw(number, values)
-        x = values.astype(np.float64)
-        unit = (x + 1) / 2 if law.kind == "uniform" else (special.ndtr(x) - below) / (1 - 2 * below)
-        leading = np.minimum(unit * 65536, 65535).astype("<u2")
-        data = memoryview(leading).cast("B")
-        while data:
-            data = data[os.write(file, data) :]
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="5e8 float32 draws, no peers")
+    parser.add_argument("--quick", action="store_true", help="2e8 float32 draws, no peers")
     parser.add_argument("--draws", type=whole, help="of each float32 stream; others a tenth (default: 1e11)")
     parser.add_argument("--peer-draws", type=whole, help="of each stream of a peer (default: a hundredth)")
-    parser.add_argument("--streams", default="all", help="all, or kinds: normal,uniform/bfloat16,...")
+    parser.add_argument("--streams", default="all", help="all, or kinds: normal,range,uniform/bfloat16,...")
     parser.add_argument("--peers", default="none", help=f"all, none, or some of {','.join(PEERS)}")
     parser.add_argument("--controls", action="store_true", help="the negative controls as well")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--write", type=Path, help="a document with markers; what stands between is replaced")
-    parser.add_argument("--bits", choices=KINDS, help="write words to stdout instead")
     parser.add_argument("--section", default="all", help="which pair of markers (default: all)")
     given = parser.parse_args(arguments)
-    if given.bits:
-        with contextlib.suppress(BrokenPipeError):
-            stream_bits(Law(given.bits, 1.0, "float32"), sys.stdout.fileno())
-        return 0
     if given.write:
         replaced(given.write.read_text(), given.section, "")  # before hours of work, not after
     given.draws = given.draws or (QUICK if given.quick else DRAWS)

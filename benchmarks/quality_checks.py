@@ -43,6 +43,7 @@ def checks(law: Law, tally: Tally) -> list[Check]:
         "moments": (moments,),
         "levels": (levels,),
         "cells": (bins, pairs, small),
+        "last": (last_bits,),
         "lags": (lags,),
         "neighbours": (neighbours,),
     }
@@ -79,15 +80,22 @@ def chi_square(group: str, name: str, counts: Array, expected: Array) -> Check:
     impossible = int(counts[expected <= 0].sum())
     if impossible:
         return Check(group, name, 0.0, f"{impossible:,} values where none can be")
+    counts, expected = thick(counts, expected)
+    if counts.size < 2:
+        raise ValueError(f"{name}: expected enough draws for two bins of {THIN:g}; take more")
+    return pearson(group, name, float(((counts - expected) ** 2 / expected).sum()), counts.size - 1)
+
+
+def thick(counts: Array, expected: Array) -> tuple[Array, Array]:
+    """The bins in which enough is expected, and the others taken together, if that is enough."""
     thin = expected < THIN
     rest = float(expected[thin].sum())
     counts, expected = (np.append(a[~thin], a[thin].sum()) for a in (counts, expected))
-    if rest < THIN:
-        counts, expected = counts[:-1], expected[:-1]
-    if counts.size < 2:
-        raise ValueError(f"{name}: expected enough draws for two bins of {THIN:g}; take more")
-    degrees = counts.size - 1
-    statistic = float(((counts - expected) ** 2 / expected).sum())
+    return (counts[:-1], expected[:-1]) if rest < THIN else (counts, expected)
+
+
+def pearson(group: str, name: str, statistic: float, degrees: int) -> Check:
+    """A statistic that is a chi-square variable."""
     p = 2 * min(float(special.chdtrc(degrees, statistic)), float(special.chdtr(degrees, statistic)))
     return Check(group, name, min(1.0, p), f"{statistic:,.0f} of {degrees:,} degrees of freedom")
 
@@ -106,8 +114,7 @@ def _runs(probabilities: Array, least: float) -> Array:
 
 def bins(law: Law, tally: Tally) -> Iterator[Check]:
     """Chi-square over nearly equal bins, and the largest distance from the exact CDF at the cells' edges."""
-    n, p = tally.values, law.probabilities
-    ordered = np.concatenate((p[::-1], p))
+    n, ordered = tally.values, law.ordered
     counts = np.concatenate((tally.cells[: law.cells - 1 : -1], tally.cells[: law.cells]))
     for least in (LEAST_BIN, COARSE_BIN):
         number = _runs(ordered, max(least, LEAST_EXPECTED / n))
@@ -133,16 +140,16 @@ def levels(law: Law, tally: Tally) -> Iterator[Check]:
     n = tally.values
     ends = law.cut < math.inf
     for (name, bits), count in zip(law.levels, tally.levels.tolist(), strict=False):
-        group = "bounds" if ends and "the bound" in name else "tails"
-        yield counted(group, name, count, n, float(law.reaching(np.array([bits]))[0]))
-    step = np.array([law.step])
-    yield counted("zeros", "exact zeros", int(tally.levels[6]), n, float(1.0 - law.reaching(step)[0]))
+        group = "tails" if not ends or name.startswith((">=", "within")) else "bounds"
+        yield counted(group, name, count, n, float(law.reaching(bits).sum()))
+    least = law.number.real(2.0**law.storage.least).view(law.number.bits)
+    yield counted("zeros", "exact zeros", int(tally.levels[6]), n, float(1.0 - law.reaching(least).sum()))
     yield counted("finite", "infinite or NaN", int(tally.levels[7]), n, 0.0)
     if not ends:
         bits = tally.levels[8:9]
         largest = float(bits.astype(law.number.bits).view(law.number.real)[0]) / law.scale
         # P(none beyond the largest), and P(none that reaches it): a narrow dtype has both far apart.
-        above, reach = (float(law.reaching(bits + s)[0]) for s in (law.step, 0))
+        above, reach = (float(law.reaching(bits + s).sum()) for s in (law.step, 0))
         low, high = math.exp(-n * above), -math.expm1(-n * reach)
         yield Check("tails", "largest", min(1.0, 2 * min(low, high)), f"{largest:.3f} sigma")
 
@@ -166,6 +173,34 @@ def small(law: Law, tally: Tally) -> Iterator[Check]:
         # The octaves are a part of all draws, the rest being one bin more.
         found, wanted = (np.append(a, tally.values - a.sum()) for a in (found, wanted))
         yield chi_square("small", "octaves near zero", found, wanted)
+
+
+def last_bits(law: Law, tally: Tally) -> Iterator[Check]:
+    """How often the last bit is one, and chi-square over the values of the last bits in each binade.
+
+    Where every value is a fixed function of few points (``Law.lattice``), their noise is that of a tossed
+    function beside that of the draws.
+    """
+    counts, shares = tally.last, law.last_shares
+    totals = counts.sum(1)
+    tossed = 1.0 + tally.values / law.lattice
+    ones = expected = variance = statistic = 0.0
+    drawn = degrees = 0
+    for k in np.nonzero((totals >= LEAST_EXPECTED * shares.shape[1]) & shares.any(1))[0]:
+        share = shares[k, 1::2].sum()
+        drawn += totals[k]
+        ones += counts[k, 1::2].sum()
+        expected += totals[k] * share
+        variance += totals[k] * share * (1.0 - share) * tossed
+        found, wanted = thick(counts[k], totals[k] * shares[k])
+        statistic += ((found - wanted) ** 2 / wanted).sum() / tossed
+        degrees += found.size - 1
+    if not degrees:
+        return
+    score = (ones - expected) / math.sqrt(variance)
+    check = scored("last bits", "one", score)
+    yield check._replace(found=f"{ones / drawn:.4%} for {expected / drawn:.4%}, {check.found}")
+    yield pearson("last bits", f"the last {shares.shape[1].bit_length() - 1} by binade", statistic, degrees)
 
 
 def lags(law: Law, tally: Tally) -> Iterator[Check]:

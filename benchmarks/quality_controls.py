@@ -20,6 +20,9 @@ from fanfill_kernels.rebinding import rebind
 UNIFORM = Law("uniform", 1.0, "float32")
 NORMAL = Law("normal", 1.0, "float32")
 NARROW = Law("uniform", 0.1, "bfloat16")
+TRUNCATED = Law("truncated", 1.0, "float32")
+FROM_ZERO = Law("uniform", 0.5, "float32", 0.5)
+FROM_ZERO_64 = Law("uniform", 0.5, "float64", 0.5)
 KEY = (SEED, 0, 7, 0)
 
 
@@ -92,12 +95,58 @@ def few_rounds(rounds: int) -> Source:
     return lambda: drawn
 
 
+def rounded_twice(law: Law) -> Source:
+    """Stream version 1's asymmetric uniforms, in NumPy: the half-width times the signed unit is rounded, then
+    the sum with the midpoint. What the first rounding leaves are half-steps of the second, and its ties go to
+    even.
+    """
+    n = law.number
+    integer = np.dtype(f"i{n.real().itemsize}").type
+    half, middle = n.real(law.scale) * n.real(2.0**-n.sign), n.real(law.middle)
+    ends = n.real(law.middle - law.scale), n.real(law.middle + law.scale)
+
+    def drawn(number: int, out: Array) -> None:
+        words = np.empty(BLOCK * out.itemsize // 4, np.uint32)
+        kernels("words", "uint32").run(words, number * words.size, KEY, ())
+        odd = words.view(integer) | integer(1)
+        np.clip(odd.astype(n.real) * half + middle, *ends, out=out)
+
+    return lambda: drawn
+
+
+def addend_rounded(law: Law) -> Source:
+    """Stream version 1's float32 truncated normals, in NumPy: 3 q + q P / Q, whose small part is rounded one
+    to three bits below the sum's last place. So an eighth to a half of the sums are ties, which go to even.
+    """
+    origin, width = recipe(law.initializer, (1,), law.dtype).params[:2]
+    units = np.float32(3 * 2.0**-31)
+
+    def drawn(number: int, out: Array) -> None:
+        words = np.empty(BLOCK, np.uint32)
+        kernels("words", "uint32").run(words, number * BLOCK, KEY, ())
+        with np.errstate(over="ignore"):
+            n = ((origin + width * words) >> np.uint64(32)).astype(np.uint32).view(np.int32) | arithmetic.ODD
+        d = (arithmetic.HALF_LINE - np.abs(n)).astype(np.float32) * arithmetic.UNIT
+        y = d - d * d
+        ratio = arithmetic.horner(y, arithmetic.CENTRE_P) / arithmetic.horner(y, arithmetic.CENTRE_Q)
+        coarse, fine = ((n & mask).astype(np.float32) for mask in (arithmetic.UNFINE, arithmetic.FINE))
+        z = coarse * units + (fine * units + (coarse + fine) * arithmetic.UNIT * ratio)
+        np.multiply(z, np.float32(law.scale), out=out)
+
+    return lambda: drawn
+
+
 def _repeat_words(words: Array) -> None:
     words[1::8] = words[0::8]
 
 
 def _repeat_swapped(out: Array) -> None:
     out[2::4], out[3::4] = out[1::4].copy(), out[0::4].copy()
+
+
+def _keep_even(out: Array) -> None:
+    """One value in 256 loses its last bit."""
+    out.view(np.uint32)[::256] &= np.uint32(0xFFFFFFFE)
 
 
 def _share_radii(words: Array) -> None:
@@ -192,6 +241,37 @@ CONTROLS = (
         2_400_000_000,
         _groups("moments"),
         _groups("moments"),
+    ),
+    Control(
+        "rounded twice, as in stream version 1",
+        FROM_ZERO,
+        rounded_twice(FROM_ZERO),
+        2**20,
+        _groups("last bits"),
+        _groups("last"),
+    ),
+    Control(
+        "rounded twice, float64",
+        FROM_ZERO_64,
+        rounded_twice(FROM_ZERO_64),
+        2**20,
+        _groups("last bits"),
+        _groups("last"),
+    ),
+    Control(
+        "a truncated normal's small part rounded first, as in version 1",
+        TRUNCATED,
+        addend_rounded(TRUNCATED),
+        2**20,
+        _groups("last bits"),
+        _groups("last"),
+    ),
+    Control(
+        "one last bit in 256 cleared",
+        NORMAL,
+        altered(NORMAL, _keep_even),
+        2**23,
+        _groups("last bits"),
     ),
     Control("one NaN a block", NORMAL, altered(NORMAL, _spoil_one), 2**20, _groups("finite")),
     Control(

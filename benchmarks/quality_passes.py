@@ -18,11 +18,11 @@ compiled = nb.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_mo
 
 
 @compiled
-def powers(x: Any, inverse: float, sums: Any, z: Any) -> None:
-    """z = x * inverse, kept in float32; sums += z, z^2, ..., z^8 in float64."""
+def powers(x: Any, inverse: float, middle: float, sums: Any, z: Any) -> None:
+    """z = (x - middle) * inverse, kept in float32; sums += z, z^2, ..., z^8 in float64."""
     s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = 0.0
     for i in range(x.size):
-        a = np.float64(x[i]) * inverse
+        a = (np.float64(x[i]) - middle) * inverse
         b = a * a
         c = b * b
         s1 += a
@@ -130,7 +130,23 @@ def lagged(z: Any, sums: Any) -> None:
 
 
 @compiled
+def last_bits(bits: Any, sign: int, mantissa: int, found: Any) -> None:
+    """found[exponent field, last bits of the mantissa] += 1 of each value, in the dtype's own bits."""
+    kept = found.shape[1] - 1
+    for i in range(bits.size):
+        m = np.int64(bits[i]) & ((np.int64(1) << sign) - 1)
+        found[m >> mantissa, m & kept] += 1
+
+
+@compiled
 def widen(narrow: Any, out: Any) -> None:
     """bfloat16, as integers, to float32's bits."""
     for i in range(narrow.size):
         out[i] = np.uint32(narrow[i]) << np.uint32(16)
+
+
+@compiled
+def look_up(narrow: Any, table: Any, out: Any) -> None:
+    """float16 and the 8-bit types, as integers, to float32's bits, by a table of all their values."""
+    for i in range(narrow.size):
+        out[i] = table[narrow[i]]

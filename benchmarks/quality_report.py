@@ -27,12 +27,13 @@ GROUPS = (
     "bounds",
     "zeros",
     "small",
+    "last bits",
     "lags",
     "pairs",
     "neighbours",
 )
 # What departs is listed in this order, what can be seen in single values first; so many of a stream.
-ORDER = ("finite", "bounds", "zeros", "tails", "small")
+ORDER = ("finite", "bounds", "zeros", "tails", "small", "last bits")
 SHOWN = 6
 
 
@@ -92,7 +93,7 @@ def tails(rows: Sequence[Row]) -> list[str]:
     for stream, tally, checks in normals:
         found = {check.name: check for check in checks if check.group in ("tails", "zeros")}
         cells = [short(found[name]) for name in (*names, "exact zeros")]
-        distinct = f"{np.count_nonzero(tally.cells):,}" if stream.law.dtype == "bfloat16" else ""
+        distinct = f"{np.count_nonzero(tally.cells):,}" if stream.law.narrow else ""
         lines.append(
             f"| {stream.library} | `{stream.call}` | {stream.law.dtype} | {power(tally.values)} | "
             f"{' | '.join(cells)} | {distinct} |"

@@ -19,6 +19,7 @@ SEED = 20_251
 NAME = 1_000
 BETWEEN = ("neighbouring seeds", "neighbouring integer names", "names layer.0 and layer.1")
 PEERS = ("numpy", "torch", "jax")
+PEER_DTYPES = ("float32", "bfloat16", "float64")
 
 
 class Stream(NamedTuple):
@@ -46,9 +47,7 @@ def fanfill_stream(law: Law, seed: int = SEED) -> Stream:
         (own(seed, NAME + 1), None),
         (own(seed, "layer.0"), own(seed, "layer.1")),
     )
-    params = {"uniform": f"{-law.scale:g}, {law.scale:g}", "normal": f"0, {law.scale:g}"}
-    arguments = params.get(law.kind, f"0, {law.scale:g}, -2, 2")
-    return Stream("fanfill", f"{law.initializer.distribution}({arguments})", law, own(seed), beside)
+    return Stream("fanfill", law.label, law, own(seed), beside)
 
 
 def in_turn(make: Callable[[int], Callable[[Array], object]], seed: int = SEED) -> Source:
@@ -65,6 +64,8 @@ def in_turn(make: Callable[[int], Callable[[Array], object]], seed: int = SEED) 
 def peer_streams(peer: str, laws: tuple[Law, ...]) -> Iterator[Stream]:
     """A library's streams of those laws that it has a function for."""
     for law in laws:
+        if law.dtype not in PEER_DTYPES:
+            continue
         found = _MAKERS[peer](law)
         if found is not None:
             call, make = found
@@ -76,7 +77,8 @@ Made = tuple[str, Callable[[int], Callable[[Array], object]]]
 
 def _numpy(law: Law) -> Made | None:
     real = np.float32 if law.dtype == "float32" else np.float64
-    if law.dtype == "bfloat16" or law.kind == "truncated" or law.scale != 1.0:
+    unit = law.kind == "uniform" and law.scale == law.middle == 0.5
+    if law.dtype == "bfloat16" or law.kind == "truncated" or not (unit or law.scale == 1.0):
         return None
 
     def make(seed: int) -> Callable[[Array], object]:
@@ -84,15 +86,18 @@ def _numpy(law: Law) -> Made | None:
 
         def uniform(out: Array) -> None:
             generator.random(out=out, dtype=real)
-            out *= real(2)
-            out -= real(1)
+            if not unit:
+                out *= real(2)
+                out -= real(1)
 
         def normal(out: Array) -> None:
             generator.standard_normal(out=out, dtype=real)
 
         return uniform if law.kind == "uniform" else normal
 
-    call = "2 * random() - 1" if law.kind == "uniform" else "standard_normal()"
+    call = "standard_normal()"
+    if law.kind == "uniform":
+        call = "random()" if unit else "2 * random() - 1"
     return f"Generator(PCG64).{call}", make
 
 
@@ -100,6 +105,7 @@ def _torch(law: Law) -> Made | None:
     torch = import_module("torch")
     torch.set_num_threads(1)
     b = law.scale
+    low, high = law.middle - b, law.middle + b
 
     def make(seed: int) -> Callable[[Array], object]:
         generator = torch.Generator().manual_seed(seed)
@@ -110,7 +116,7 @@ def _torch(law: Law) -> Made | None:
             else:
                 flat = torch.from_numpy(out)
             if law.kind == "uniform":
-                flat.uniform_(-b, b, generator=generator)
+                flat.uniform_(low, high, generator=generator)
             elif law.kind == "normal":
                 flat.normal_(0.0, b, generator=generator)
             else:
@@ -119,7 +125,7 @@ def _torch(law: Law) -> Made | None:
         return draw
 
     calls = {
-        "uniform": f"Tensor.uniform_({-b:g}, {b:g})",
+        "uniform": f"Tensor.uniform_({low:g}, {high:g})",
         "normal": f"Tensor.normal_(0, {b:g})",
         "truncated": f"nn.init.trunc_normal_(0, {b:g}, {-2 * b:g}, {2 * b:g})",
     }
@@ -130,12 +136,13 @@ def _jax(law: Law) -> Made | None:
     if law.dtype == "float64" or (law.scale != 1.0 and law.kind != "uniform"):
         return None
     jax = import_module("jax")
-    dtype, random, b = jax.numpy.dtype(law.dtype), jax.random, law.scale
+    dtype, random = jax.numpy.dtype(law.dtype), jax.random
+    low, high = law.middle - law.scale, law.middle + law.scale
 
     def drawn(key: Any) -> Any:
         key, sub = random.split(key)
         if law.kind == "uniform":
-            return key, random.uniform(sub, (BLOCK,), dtype, -b, b)
+            return key, random.uniform(sub, (BLOCK,), dtype, low, high)
         if law.kind == "normal":
             return key, random.normal(sub, (BLOCK,), dtype)
         return key, random.truncated_normal(sub, -2, 2, (BLOCK,), dtype)
@@ -152,7 +159,7 @@ def _jax(law: Law) -> Made | None:
         return draw
 
     calls = {
-        "uniform": f"random.uniform({-b:g}, {b:g})",
+        "uniform": f"random.uniform({low:g}, {high:g})",
         "normal": "random.normal()",
         "truncated": "random.truncated_normal(-2, 2)",
     }

@@ -14,7 +14,7 @@ BLOCK = 1 << 17  # values: half a MiB of float32, which stays in a core's second
 EVERY = 8  # blocks of which one is held against its neighbouring streams
 EPOCH = 1 << 12  # blocks after which 32-bit counts are added to those of 64 bits
 
-PASSES = frozenset({"moments", "levels", "cells", "lags", "neighbours"})
+PASSES = frozenset({"moments", "levels", "cells", "last", "lags", "neighbours"})
 
 Draw = Callable[[int, Array], None]  # (number of the block, where to put its values)
 Source = Callable[[], Draw]  # called once in each thread
@@ -33,6 +33,8 @@ class Tally:
     cells, pairs, small
         Values in a cell (of the positive ones, then of the negative ones); consecutive values in a pair of
         classes; magnitudes below the cells by exponent.
+    last
+        Values with an exponent field and last bits of the mantissa, in the dtype's own bits.
     lags, square_lags
         Sums of products of standardised values (and squares) that are LAGS apart; `apart` their numbers.
     crossed
@@ -45,6 +47,7 @@ class Tally:
     cells: Array
     pairs: Array
     small: Array
+    last: Array
     lags: Array
     square_lags: Array
     apart: Array
@@ -72,6 +75,7 @@ def empty(law: Law, neighbours: int, done: frozenset[str] = PASSES) -> Tally:
         np.zeros(2 * law.cells, whole),
         np.zeros((256, 256), whole),
         np.zeros(exponents, whole),
+        np.zeros(law.last_shape, whole),
         np.zeros(lags),
         np.zeros(lags),
         np.zeros(lags, whole),
@@ -125,9 +129,13 @@ class _Worker:
         self.draw = source()
         self.neighbours = [(a(), b() if b else None) for a, b in neighbours]
         self.inverse = 1.0 / (law.scale * law.std)
-        self.narrow = np.empty(BLOCK, np.uint16) if law.dtype == "bfloat16" else None
         self.x = np.empty(BLOCK, n.real)
         self.bits = self.x.view(n.bits)
+        self.raw = np.empty(BLOCK, law.storage.lanes) if law.narrow else self.bits
+        # A bfloat16 is the upper half of a float32; the other narrow types are looked up.
+        self.wide = None
+        if law.narrow and law.dtype != "bfloat16":
+            self.wide = np.concatenate((law.magnitudes, -law.magnitudes)).view(n.bits)
         self.magnitudes = np.empty(BLOCK, f"i{n.real().itemsize}")
         self.numbers = np.empty(BLOCK, np.int32)
         self.z, self.square, self.other_z, self.other_square = np.empty((4, BLOCK), np.float32)
@@ -148,9 +156,13 @@ class _Worker:
         for number in blocks:
             self.fetch(self.draw, number)
             found.values += BLOCK
-            if want - {"levels", "cells"}:
+            if want - {"levels", "cells", "last"}:
                 sums = found.sums if "moments" in want else nothing
-                passes.powers(self.x, self.inverse, sums, self.z)
+                passes.powers(self.x, self.inverse, law.middle, sums, self.z)
+            if "last" in want:
+                passes.last_bits(
+                    self.raw, 8 * law.storage.itemsize - 1, law.storage.precision - 1, found.last
+                )
             if "cells" in want:
                 passes.number_cells(
                     self.bits, self.magnitudes, n.sign, law.shift, law.base, law.cells, self.numbers
@@ -176,23 +188,26 @@ class _Worker:
         return found
 
     def fetch(self, draw: Draw, number: int) -> None:
-        """Draw a block; a bfloat16 one is widened."""
-        if self.narrow is None:
+        """Draw a block; one of a narrow type is widened."""
+        if not self.law.narrow:
             draw(number, self.x)
+            return
+        draw(number, self.raw)
+        if self.wide is None:
+            passes.widen(self.raw, self.bits)
         else:
-            draw(number, self.narrow)
-            passes.widen(self.narrow, self.bits)
+            passes.look_up(self.raw, self.wide, self.bits)
 
     def cross(self, number: int, sums: Array) -> None:
         """Multiply this block with those of the neighbours. Overwrites it."""
         nothing = np.zeros(8)
         for k, (first, second) in enumerate(self.neighbours):
             self.fetch(first, number)
-            passes.powers(self.x, self.inverse, nothing, self.other_z)
+            passes.powers(self.x, self.inverse, self.law.middle, nothing, self.other_z)
             passes.squares(self.other_z, self.to_unit, self.other_square)
             if second is not None:
                 self.fetch(second, number)
-                passes.powers(self.x, self.inverse, nothing, self.z)
+                passes.powers(self.x, self.inverse, self.law.middle, nothing, self.z)
                 passes.squares(self.z, self.to_unit, self.square)
             sums[k, 0] += passes.product(self.z, self.other_z)
             sums[k, 1] += passes.product(self.square, self.other_square)

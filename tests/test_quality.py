@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import mpmath
 import numpy as np
 import pytest
@@ -18,8 +20,14 @@ from quality_sources import fanfill_source, fanfill_stream
 from quality_tally import BLOCK, tallied
 from scipy import stats
 
+from fanfill.dtypes import round_down, round_up
+
 NORMAL = Law("normal", 1.0, "float32")
 SMALL = 2**23
+
+
+def named(law: Law) -> str:
+    return f"{law.label} {law.dtype}"
 
 
 def failed(found: list[Check]) -> set[str]:
@@ -34,7 +42,7 @@ def assert_follows(law: Law, draws: int) -> None:
     assert not failed(found), [check for check in found if check.failed]
 
 
-@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+@pytest.mark.parametrize("law", quality.LAWS, ids=named)
 def test_fanfills_streams_follow_their_laws(law: Law) -> None:
     assert_follows(law, SMALL)
 
@@ -49,13 +57,14 @@ def test_the_statistics_reject(control: Control) -> None:
 
 def block_of(law: Law, number: int) -> np.ndarray:
     """One block as float64."""
-    if law.dtype != "bfloat16":
-        out = np.empty(BLOCK, law.number.real)
-        fanfill_source(law)()(number, out)
-        return out.astype(np.float64)
-    narrow = np.empty(BLOCK, np.uint16)
-    fanfill_source(law)()(number, narrow)
-    return (narrow.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    out = np.empty(BLOCK, law.storage.lanes)
+    fanfill_source(law)()(number, out)
+    return out.view(dtype_of(law)).astype(np.float64)
+
+
+def dtype_of(law: Law) -> np.dtype:
+    """NumPy's, or ml_dtypes': another decoder than the statistics have."""
+    return np.dtype(getattr(ml_dtypes, law.dtype, law.dtype))
 
 
 def edges_of(law: Law) -> np.ndarray:
@@ -63,7 +72,7 @@ def edges_of(law: Law) -> np.ndarray:
     return np.concatenate(([0.0], law.values[1:]))
 
 
-@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+@pytest.mark.parametrize("law", quality.LAWS, ids=named)
 def test_the_counts_are_those_of_numpy(law: Law) -> None:
     x = np.concatenate([block_of(law, number) for number in range(2)])
     found = tallied(law, fanfill_source(law), 2 * BLOCK, threads=1)
@@ -77,14 +86,20 @@ def test_the_counts_are_those_of_numpy(law: Law) -> None:
     assert np.array_equal(found.pairs.reshape(-1), pairs)
     low = np.abs(x) < law.values[1]
     assert found.small.sum() == low.sum()
-    exponents = np.frexp(x[low])[1] - 1 + law.number.exponent_bias
+    exponents = np.where(x[low] == 0, 0, np.frexp(x[low])[1] - 1 + law.number.exponent_bias)
     assert np.array_equal(np.nonzero(found.small)[0], np.unique(exponents))
+
+    raw = np.abs(x).astype(dtype_of(law)).view(f"u{law.storage.itemsize}").astype(np.uint64)
+    fields, classes = law.last_shape
+    field = raw >> np.uint64(law.storage.precision - 1)
+    last = field * np.uint64(classes) + raw % np.uint64(classes)
+    assert np.array_equal(found.last.reshape(-1), np.bincount(last.astype(int), minlength=fields * classes))
 
     magnitudes = [np.array([bits], law.number.bits).view(law.number.real)[0] for _, bits in law.levels]
     assert found.levels[: len(magnitudes)].tolist() == [(np.abs(x) >= m).sum() for m in magnitudes]
     assert found.levels[8] == law.number.real(np.abs(x).max()).view(law.number.bits)
 
-    z = x / (law.scale * law.std)
+    z = (x - law.middle) / (law.scale * law.std)
     assert found.sums == pytest.approx([(z**k).sum() for k in range(1, 9)], rel=1e-9, abs=1e-6)
     square = (z * z - 1) / math.sqrt(law.moments[4] - 1)
     for values, sums in ((z, found.lags), (square, found.square_lags)):
@@ -119,40 +134,44 @@ def test_neighbouring_streams_are_multiplied() -> None:
 # What is expected
 
 
-def exact_beyond(law: Law, x: float) -> Any:
-    """P(|X| > x) in 40 digits."""
+def exact_beyond(law: Law, x: Any, sign: int) -> Any:
+    """P(sign * X > x), for x >= 0 in units of the scale, in 40 digits."""
     if law.kind == "uniform":
-        return max(mpmath.mpf(0), 1 - mpmath.mpf(x))
+        above = (1 - x + sign * mpmath.mpf(law.middle) / law.scale) / 2
+        return min(mpmath.mpf(1), max(mpmath.mpf(0), above))
     root = mpmath.sqrt(2)
     far = mpmath.erfc(law.cut / root) if law.cut < math.inf else mpmath.mpf(0)
-    return max(mpmath.mpf(0), (mpmath.erfc(x / root) - far) / (1 - far))
+    return max(mpmath.mpf(0), (mpmath.erfc(x / root) - far) / (1 - far)) / 2
 
 
-@pytest.mark.parametrize("law", quality.LAWS, ids=lambda law: f"{law.kind} {law.scale:g} {law.dtype}")
+@pytest.mark.parametrize("law", quality.LAWS, ids=named)
 def test_the_probabilities_of_cells_are_exact(law: Law) -> None:
-    assert 2 * law.probabilities.sum() == pytest.approx(1.0, abs=1e-14)
+    assert law.probabilities.sum() == pytest.approx(1.0, abs=1e-14)
     octets, octet_p, _ = law.octets
     assert octet_p.sum() == pytest.approx(1.0, abs=1e-14)
     assert octets.dtype == np.uint8
     bits = ((np.arange(law.cells + 1) + law.base) << law.shift).astype(law.number.bits)
     starts = bits.view(law.number.real)
-    # Half way to the value below, as exact fractions of the scale.
+    # Half way between the least value of the dtype in the cell and the one before, as exact fractions.
     for cell in np.linspace(1, law.cells - 2, 40).astype(int).tolist():
-        with mpmath.workdps(40):
-            edges = []
-            for k in (cell, cell + 1):
-                below = (bits[k] - law.number.bits(law.step)).view(law.number.real)
-                middle = (mpmath.mpf(float(starts[k])) + mpmath.mpf(float(below))) / 2
-                edges.append(middle / mpmath.mpf(law.scale) if starts[k] <= law.limit else mpmath.inf)
-            exact = (exact_beyond(law, edges[0]) - exact_beyond(law, edges[1])) / 2
-        # The difference of two float64 of the size of the tail beyond the cell.
-        assert law.probabilities[cell] == pytest.approx(float(exact), rel=1e-9, abs=4e-16)
+        for row, sign in enumerate((1, -1)):
+            with mpmath.workdps(40):
+                edges = []
+                for k in (cell, cell + 1):
+                    first = round_up(float(starts[k]), law.storage)
+                    before = round_down(Fraction(first) * (1 - Fraction(1, 2**60)), law.storage)
+                    middle = (mpmath.mpf(first) + mpmath.mpf(before)) / 2
+                    edges.append(middle / mpmath.mpf(law.scale) if first <= law.limit else mpmath.inf)
+                exact = exact_beyond(law, edges[0], sign) - exact_beyond(law, edges[1], sign)
+            # The difference of two float64 of the size of the tail beyond the cell.
+            assert law.probabilities[row, cell] == pytest.approx(float(exact), rel=1e-9, abs=4e-16)
 
 
 @pytest.mark.parametrize(
     ("law", "exact"),
     [
         (Law("uniform", 0.5, "float32"), stats.uniform(-0.5, 1.0)),
+        (Law("uniform", 0.5, "float32", 1.5), stats.uniform(-0.5, 1.0)),
         (Law("normal", 2.0, "float64"), stats.norm(0, 2)),
         (Law("truncated", 0.02, "float32"), stats.truncnorm(-2, 2, scale=0.02)),
     ],
@@ -167,7 +186,7 @@ def test_the_moments_are_scipys(law: Law, exact: Any) -> None:
 
 def test_the_octaves_near_zero_and_the_first_cells_are_the_same_values() -> None:
     for law in quality.LAWS:
-        assert law.octaves[1].sum() == pytest.approx(2 * law.probabilities[0], rel=1e-9)
+        assert law.octaves[1].sum() == pytest.approx(law.probabilities[:, 0].sum(), rel=1e-9, abs=1e-14)
 
 
 def test_a_p_value_is_small_on_both_sides() -> None:

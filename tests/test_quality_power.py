@@ -41,6 +41,7 @@ def times(factor: float) -> Callable[[np.ndarray], None]:
 FLAWS: dict[str, Callable[[np.ndarray], Any]] = {
     "three times as wide": times(3.0),
     "a thousandth as wide": times(2.0**-10),
+    "even": lambda out: np.bitwise_and(out.view(np.uint32), np.uint32(0xFFFFFFFE), out=out.view(np.uint32)),
     "shifted": lambda out: np.add(out, np.float32(0.1), out=out),
     "holes": assign(slice(None, None, 64), 0.0),
     "not a number": assign(slice(7, 8), np.nan),
