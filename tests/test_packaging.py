@@ -31,6 +31,7 @@ ALLOWED = {
     "rich": ("src/fanfill/cli/",),
     "cupy": ("src/fanfill/backends/cuda.py",),
     "PyInstaller": ("src/fanfill/_pyinstaller/",),
+    "numba": ("kernels/fanfill_kernels/numba_internals.py",),
     "fanfill": ("src/",),
     **{framework: (f"src/fanfill/{framework}.py", f"src/fanfill/{framework}/") for framework in FRAMEWORKS},
 }
@@ -77,6 +78,8 @@ def test_a_source_imports_only_what_its_room_may(path: str) -> None:
         ("src/fanfill/report.py", "def f():\n    from typer import Option", "typer"),
         ("src/fanfill/backends/numba.py", "import cupy", "cupy"),
         ("src/fanfill/buffers.py", "import torch", "torch"),
+        ("src/fanfill/backends/numba.py", "import numba", "numba"),
+        ("kernels/fanfill_kernels/compiler.py", "from numba.core import compiler", "numba"),
         ("src/fanfill/torch.py", "import jax", "jax"),
         ("kernels/fanfill_kernels/cpu.py", "from fanfill.fans import gain", "fanfill"),
         ("kernels/fanfill_kernels/cpu.py", "import ml_dtypes", "ml_dtypes"),

@@ -6,25 +6,20 @@ argument, the address of its arguments (see ``objects.Layout``).
 """
 
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, compiler
-from numba.core.datamodel import models
-from numba.core.errors import TypingError
-from numba.core.imputils import lower_constant
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic, register_jitable, register_model, typeof_impl
-from numba.np.arrayobj import make_array, populate_array
-from numba.np.numpy_support import as_dtype, from_dtype
 
-from fanfill_kernels import lanes
+from fanfill_kernels import keys, lanes
+from fanfill_kernels import numba_internals as numba
+from fanfill_kernels.numba_internals import BodyType, Code, TypingError, intrinsic, types
 from fanfill_kernels.objects import Layout
 from fanfill_kernels.rebinding import Body, Bound, rebind
 from fanfill_kernels.trace import Lane, Memory
 from fanfill_kernels.vectors import OPERATIONS
+
+keys.note_module()
 
 # Of processors with a feature: how many 64-bit lanes a register has, and how many registers of blocks are
 # made side by side. Ten rounds of Philox, or a logarithm, are one long chain of operations, and few chains
@@ -36,35 +31,14 @@ _PROCESSORS = (("+avx512f", 8, 8), ("+avx2", 4, 3), ("", 2, 4))
 ALIGNED = 64
 
 
-class BodyType(types.Opaque):  # type: ignore[misc]
-    """The type of one body: which function it is, is known when the loop is compiled."""
-
-    def __init__(self, function: FunctionType) -> None:
-        self.function = function
-        super().__init__(f"Body({function.__name__}, {id(function)})")
-
-
-@typeof_impl.register(Body)
-def _type_of_body(body: Body, _context: Any) -> BodyType:
-    return BodyType(body.function)
-
-
-register_model(BodyType)(models.OpaqueModel)
-
-
-@lower_constant(BodyType)
-def _constant_body(context: Any, _builder: Any, _type: Any, _value: Any) -> Any:
-    return context.get_dummy_value()
-
-
 def _lanes(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """What a body sees of a value of the compiled code."""
     if isinstance(kind, types.Array):
-        return Memory(builder, make_array(kind)(context, builder, value).data, as_dtype(kind.dtype))
+        return Memory(builder, numba.data_of(context, builder, kind, value), numba.dtype_of(kind.dtype))
     if isinstance(kind, types.BaseTuple):
-        members = cgutils.unpack_tuple(builder, value)
+        members = numba.members(builder, value)
         return tuple(_lanes(context, builder, *member) for member in zip(kind.types, members, strict=True))
-    return Lane(builder, value, as_dtype(kind))
+    return Lane(builder, value, numba.dtype_of(kind))
 
 
 # An intrinsic with star-arguments does not take a single one.
@@ -87,17 +61,16 @@ def operation(function: Any) -> Any:
         # What it returns shows when it is written, here into a module that is thrown away.
         draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "draft")
         builder = ir.IRBuilder(draft.append_basic_block())
-        target = cpu_target.target_context
-        undefined = [ir.Constant(target.get_value_type(kind), ir.Undefined) for kind in arguments]
-        found = written(target, builder, arguments, undefined)
+        context = numba.context()
+        found = written(context, builder, arguments, [numba.undefined(context, kind) for kind in arguments])
         paired = isinstance(found, tuple)
-        kinds = [from_dtype(lane.dtype) for lane in (found if paired else (found,))]
+        kinds = [numba.number(lane.dtype) for lane in (found if paired else (found,))]
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             made = written(context, builder, arguments, args)
             if not paired:
                 return made.value
-            return context.make_tuple(builder, signature.return_type, [lane.value for lane in made])
+            return numba.tuple_of(context, builder, signature.return_type, [lane.value for lane in made])
 
         return (types.Tuple(kinds) if paired else kinds[0])(*arguments), codegen
 
@@ -124,30 +97,17 @@ def _loop(_context: Any, count: Any, body: Any, state: Any) -> Any:
         i.add_incoming(following, builder.basic_block)
         builder.cbranch(builder.icmp_signed("<", following, args[0]), inside, after)
         builder.position_at_end(after)
-        return context.get_dummy_value()
+        return numba.nothing(context)
 
     return types.void(types.intp, body, state), codegen
-
-
-def _vector(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> Any:
-    """An array of the compiled code on memory that somebody else keeps."""
-    array = make_array(kind)(context, builder)
-    itemsize = ir.Constant(size.type, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-    pointer = builder.bitcast(data, array.data.type)
-    populate_array(array, pointer, [size], [itemsize], itemsize, meminfo=None, parent=None)
-    return array._getvalue()
-
-
-def _contiguous(dtype: Any) -> Any:
-    return types.Array(dtype, 1, "C")
 
 
 def _reserve(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """A vector on the stack, of as many items as the last argument says."""
     kind = signature.return_type
-    data = builder.alloca(context.get_data_type(kind.dtype), size=args[-1])
+    data = builder.alloca(numba.machine_type(context, kind.dtype), size=args[-1])
     data.align = ALIGNED
-    return _vector(context, builder, kind, data, args[-1])
+    return numba.array_at(context, builder, kind, data, args[-1])
 
 
 @intrinsic
@@ -161,12 +121,12 @@ def _least(_context: Any, _a: Any, _b: Any) -> Any:
 
 @intrinsic
 def _scratch(_context: Any, _count: Any) -> Any:
-    return _contiguous(types.uint64)(types.intp), _reserve
+    return numba.vector(types.uint64)(types.intp), _reserve
 
 
 @intrinsic
 def _scratch_of(_context: Any, like: Any, _count: Any) -> Any:
-    return _contiguous(like.dtype)(like, types.intp), _reserve
+    return numba.vector(like.dtype)(like, types.intp), _reserve
 
 
 # What stands for each operation of ``lanes`` in compiled code; the others are used in bodies alone.
@@ -180,22 +140,13 @@ _OPERATIONS: Bound = {
 }
 
 
-class Code(NamedTuple):
-    """A compiled function: its name and place, its object code (None if that needs more than itself)."""
-
-    symbol: str
-    address: int
-    object_code: bytes | None
-    library: Any  # Numba's; the address is good as long as it lives
-
-
 def _types(layout: Layout) -> list[Any]:
     return [
-        types.Tuple([from_dtype(np.dtype(member)) for member in field])
+        types.Tuple([numba.number(np.dtype(member)) for member in field])
         if isinstance(field, tuple)
-        else _contiguous(from_dtype(np.dtype(field[1:-1])))
+        else numba.vector(numba.number(np.dtype(field[1:-1])))
         if field.startswith("[")
-        else from_dtype(np.dtype(field))
+        else numba.number(np.dtype(field))
         for field in layout
     ]
 
@@ -211,20 +162,21 @@ def _unpacker(layout: Layout) -> Any:
 
             def load(kind: Any) -> Any:
                 nonlocal slots
-                llvm = context.get_data_type(kind)
+                llvm = numba.machine_type(context, kind)
                 at = builder.add(args[0], ir.Constant(args[0].type, 8 * slots))
                 slots += 1
                 return builder.load(builder.inttoptr(at, llvm.as_pointer()))
 
             def read(kind: Any) -> Any:
                 if isinstance(kind, types.BaseTuple):
-                    return context.make_tuple(builder, kind, [read(member) for member in kind.types])
+                    return numba.tuple_of(context, builder, kind, [read(member) for member in kind.types])
                 if isinstance(kind, types.Array):
-                    data = builder.inttoptr(load(types.intp), context.get_data_type(kind.dtype).as_pointer())
-                    return _vector(context, builder, kind, data, load(types.intp))
+                    items = numba.machine_type(context, kind.dtype).as_pointer()
+                    data = builder.inttoptr(load(types.intp), items)
+                    return numba.array_at(context, builder, kind, data, load(types.intp))
                 return load(kind)
 
-            return context.make_tuple(builder, signature.return_type, [read(kind) for kind in kinds])
+            return numba.tuple_of(context, builder, signature.return_type, [read(kind) for kind in kinds])
 
         return types.Tuple(kinds)(types.intp), codegen
 
@@ -246,43 +198,15 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
     helpers: dict[Any, Any] = {}
     for key, value in bound.items():
         if isinstance(value, FunctionType):  # which may call those before it
-            helpers[key] = _helper(rebind(value, operations | helpers))
+            helpers[key] = numba.helper(rebind(value, operations | helpers))
     bare = rebind(function, operations | bound | helpers, name, **constants)
-    typing, target = cpu_target.typing_context, cpu_target.target_context
-    typing.refresh()
-    target.refresh()
-    made = compiler.compile_extra(typing, target, bare, (types.intp,), types.void, _flags(), {})
-    library, symbol = made.library, made.fndesc.llvm_func_name
-    return Code(symbol, library.get_pointer_to_function(symbol), _object_code(library), library)
+    return numba.machine_code(bare)
 
 
 def registers() -> dict[str, int]:
     """How many Philox blocks fit into one register of the processor that is compiled for, and how many are
     made at once.
     """
-    features = cpu_target.target_context.codegen()._tm_features.split(",")
+    features = numba.features()
     width, chains = next(row for feature, *row in _PROCESSORS if not feature or feature in features)
     return {"WIDTH": width, "GROUP": chains * width}
-
-
-def _flags() -> Any:
-    flags = compiler.Flags()
-    # Division as C has it: Python's check for zero would be an exception, which a kernel has nobody to tell.
-    flags.error_model = "numpy"
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    return flags
-
-
-def _helper(function: FunctionType) -> Any:
-    """A function for compiled code alone."""
-    return register_jitable(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-
-
-def _object_code(library: Any) -> bytes | None:
-    """The library's object code, or None if it calls something that only Numba's process has."""
-    outside = {f.name for f in library._final_module.functions if f.is_declaration}
-    if any(not name.startswith("llvm.") for name in outside):
-        return None
-    (_, kind, state) = library.serialize_using_object_code()
-    return bytes(state[0]) if kind == "object" else None

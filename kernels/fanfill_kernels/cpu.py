@@ -1,32 +1,23 @@
 """Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
 
-A compiled kernel is kept on disk (``cache.py``) under a name that carries a digest of every source here, of
-the compiler and of the processor, and comes back without Numba being imported (``objects.py``).
+A compiled kernel is kept on disk (``cache.py``) under a name that carries a digest of what it is made from
+(``keys.py``), and comes back without Numba being imported (``objects.py``).
 """
 
-import hashlib
 import os
-import sys
 from collections.abc import Callable
 from functools import cache
-from importlib import machinery, util
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import llvmlite
-import numpy as np
-from llvmlite import binding
-
-from fanfill_kernels import boxes, loops, objects
+from fanfill_kernels import boxes, keys, loops, objects
 from fanfill_kernels import cache as disk
 from fanfill_kernels import scatter as scattering
 from fanfill_kernels.forms import LANES, STORES, Form, Kernels, form_of
+from fanfill_kernels.keys import Target
 from fanfill_kernels.objects import Layout
 from fanfill_kernels.rebinding import Body, Bound, rebind
 from fanfill_kernels.undivided import undivided, whole
 
-# What Numba lets the environment change, but for these, may change the code.
-_IRRELEVANT = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_DISABLE_JIT"}
 _KEY = ("u8",) * 4
 _libraries: list[Any] = []  # compiled code lives as long as its library
 
@@ -34,47 +25,6 @@ _libraries: list[Any] = []  # compiled code lives as long as its library
 def interpreted() -> bool:
     """Whether Numba's switch to run everything as Python is on."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-
-
-@cache
-def digest() -> str:
-    """Sixteen hex digits that change whenever compiled code may: sources, compiler, processor, settings."""
-    found = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    spec = _numba()
-    origin = spec.origin if spec is not None and spec.origin else ""
-    written = os.stat(origin) if origin else None
-    settings = sorted(
-        f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_") and k not in _IRRELEVANT
-    )
-    local = Path(".numba_config.yaml")
-    for fact in (
-        sys.implementation.cache_tag,
-        np.__version__,
-        llvmlite.__version__,
-        origin,
-        (written.st_mtime_ns, written.st_size) if written else None,
-        binding.get_host_cpu_name(),
-        binding.get_host_cpu_features().flatten(),
-        settings,
-        local.read_bytes() if local.is_file() else b"",
-    ):
-        found.update(repr(fact).encode() + b"\0")
-    return found.hexdigest()[:16]
-
-
-def _numba() -> machinery.ModuleSpec | None:
-    """Where Numba would be imported from; looking does not import it."""
-    try:
-        return util.find_spec("numba")
-    except ValueError:  # sys.modules["numba"] is None, or a module without a specification
-        return None
-
-
-def proven() -> bool:
-    """Whether this very Numba has compiled a kernel here before: then there is no need to try it out."""
-    return _numba() is not None and disk.load(f"proof-{digest()}") is not None
 
 
 class Compiled:
@@ -91,16 +41,27 @@ class Compiled:
         (self._call or self._made())(*arguments)
 
     def compile(self) -> Any:
-        """Compile it anew: its `compiler.Code`."""
+        """Compile it anew: its `numba_internals.Code`."""
         try:
             from fanfill_kernels.compiler import compiled
+
+            return compiled(self._function, self._bound, self._constants, self.name, self.layout)
+        except MemoryError:
+            raise
         except Exception as error:  # a Numba that broke since it compiled the kernels that are stored
             raise RuntimeError(
-                f"expected the Numba that compiled other kernels here to import; got {type(error).__name__}: "
-                f"{error}; reinstall numba and llvmlite, or set FANFILL_BACKEND=numpy"
+                f"expected the Numba that compiled other kernels here to compile {self.name}; got "
+                f"{type(error).__name__}: {error}; reinstall numba and llvmlite, or set FANFILL_BACKEND=numpy"
             ) from error
 
-        return compiled(self._function, self._bound, self._constants, self.name, self.layout)
+    def key(self, goal: Target | None = None) -> str:
+        """Under which its code is kept, for this machine's processor or the one that is named."""
+        digest = keys.of_kernel(self._function, self._bound, self._constants, self.layout, goal)
+        return f"{self.name}-{digest}"
+
+    def keep(self) -> str:
+        """Compile it for the processor that Numba compiles for, and keep it without running it; its key."""
+        return undivided(self._compiled_and_kept)[0]
 
     def _made(self) -> Callable[..., None]:
         with whole:  # one compilation at a time
@@ -114,20 +75,21 @@ class Compiled:
 
     def _address(self) -> int:
         """Where its code is: brought from disk, or compiled and kept there."""
-        key = f"{self.name}-{digest()}"
-        stored = disk.load(key)
+        objects.assert_executable()
+        stored = disk.load(self.key())
         if stored is not None:
             symbol, _, code = stored.partition(b"\0")
             return objects.load(symbol.decode(), code)
-        return undivided(lambda: self._compiled_and_kept(key))
+        return undivided(self._compiled_and_kept)[1]
 
-    def _compiled_and_kept(self, key: str) -> int:
+    def _compiled_and_kept(self) -> tuple[str, int]:
+        key = self.key()
         made = self.compile()
         _libraries.append(made.library)
-        if made.object_code is not None:
+        # A key that has changed names what this process has not compiled, or not all of it.
+        if made.object_code is not None and self.key() == key:
             disk.store(key, made.symbol.encode() + b"\0" + made.object_code)
-            disk.store(f"proof-{digest()}", b"")
-        return int(made.address)
+        return key, int(made.address)
 
 
 class Stream:
@@ -165,9 +127,18 @@ def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
 _BODIES = (loops.make_group, boxes.make_listed_group, boxes.make_elements, boxes.list_element)
 
 
+class Loops(NamedTuple):
+    """The compiled loops of one form and dtype: two for consecutive elements, two for boxes."""
+
+    run: Compiled
+    streaming: Compiled
+    runs: Compiled
+    elements: Compiled
+
+
 @cache
-def kernels(form: str, dtype: str) -> Kernels:
-    """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
+def loops_of(form: str, dtype: str) -> Loops:
+    """The loops that fill arrays of the dtype's lanes with values of the form."""
     made = form_of(form, dtype)
     bound, constants = _bind(made, dtype)
     bound |= {boxes.advance: boxes.advance}
@@ -177,17 +148,30 @@ def kernels(form: str, dtype: str) -> Kernels:
     name = f"{form}_{dtype}"
     runs, elements = boxes.fill_runs, boxes.fill_elements
     whole = (out, "i8", *last)
-    run = Compiled(f"run_{name}", whole, loops.fill, bound, constants)
-    streaming = Compiled(f"stream_{name}", whole, loops.fill, bound, constants | {"STREAM": True})
-    return Kernels(
-        run,
-        boxes.box_by(
-            Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
-            Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
-        ),
-        # LLVM narrows to 8 bits as it stores, and such a store does not stream.
-        run if out == "[u1]" else Stream(streaming, run, constants["STEPS"]),
+    return Loops(
+        Compiled(f"run_{name}", whole, loops.fill, bound, constants),
+        Compiled(f"stream_{name}", whole, loops.fill, bound, constants | {"STREAM": True}),
+        Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
+        Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
     )
+
+
+@cache
+def kernels(form: str, dtype: str) -> Kernels:
+    """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
+    made = loops_of(form, dtype)
+    return Kernels(
+        made.run,
+        boxes.box_by(made.runs, made.elements),
+        Stream(made.streaming, made.run, 2 if dtype == "float64" else 4) if streams(dtype) else made.run,
+    )
+
+
+def streams(dtype: str) -> bool:
+    """Whether values of the dtype go past the caches: LLVM narrows to 8 bits as it stores, and such a store
+    does not.
+    """
+    return LANES[dtype] != "u1"
 
 
 @cache

@@ -25,6 +25,24 @@ _EXCEPTION = ctypes.c_void_p()
 _engines: list[Any] = []  # code lives as long as its engine
 
 
+class ForbiddenError(OSError):
+    """A process may not run memory that it has written: loading compiled code would crash it."""
+
+
+def assert_executable() -> None:
+    """Raise ForbiddenError where compiled code cannot run.
+
+    Asked before each kernel, since a sandbox may forbid it at any time.
+    """
+    try:
+        binding.check_jit_execution()
+    except OSError as error:
+        raise ForbiddenError(
+            "expected that this process may run code that it makes; the system forbids it (systemd's "
+            "MemoryDenyWriteExecute, SELinux's execmem); allow it, or set FANFILL_BACKEND=numpy"
+        ) from error
+
+
 def load(symbol: str, object_code: bytes) -> int:
     """Bring object code into this process; the address of a function of it."""
     binding.initialize_native_target()

@@ -17,6 +17,10 @@ from llvmlite import ir
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
+from fanfill_kernels import keys
+
+keys.note_module()
+
 _FLOATS = {4: ir.FloatType(), 8: ir.DoubleType()}
 _COMPARISONS = {
     "less": "<",

@@ -8,20 +8,20 @@ hold the plain Python that these stand for.
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core.errors import TypingError
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
-from fanfill_kernels import boxes, lanes, scatter
+from fanfill_kernels import boxes, keys, lanes, scatter
+from fanfill_kernels import numba_internals as numba
 from fanfill_kernels.loops import LINE
+from fanfill_kernels.numba_internals import TypingError, intrinsic, types
 from fanfill_kernels.trace import ONE, shuffled
+
+keys.note_module()
 
 
 def _vector_at(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int) -> Any:
     """Where ``count`` lanes of a contiguous array begin, as a pointer to a vector of them."""
-    data = make_array(kind)(context, builder, array).data
-    lane = context.get_data_type(kind.dtype)
+    data = numba.data_of(context, builder, kind, array)
+    lane = numba.machine_type(context, kind.dtype)
     return builder.bitcast(builder.gep(data, [at]), ir.VectorType(lane, count).as_pointer())
 
 
@@ -39,14 +39,14 @@ def _copier(count: int, backwards: bool) -> Any:
         _assert_vectors(out, values)
 
         def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
-            align = context.get_abi_sizeof(context.get_data_type(out.dtype))
+            align = numba.size_of(context, out.dtype)
             line = builder.load(_vector_at(context, builder, values, args[2], args[3], count), align=align)
             at = args[1]
             if backwards:
                 line = shuffled(builder, line, line, list(reversed(range(count))))
                 at = builder.sub(at, ir.Constant(at.type, count - 1))
             builder.store(line, _vector_at(context, builder, out, args[0], at, count), align=align)
-            return context.get_dummy_value()
+            return numba.nothing(context)
 
         return types.void(out, types.intp, values, types.intp), codegen
 
@@ -79,13 +79,13 @@ def _turner(stream: bool) -> Any:
 
         def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
             target, at, table, first, tile, source, pitch = args
-            align = context.get_abi_sizeof(context.get_data_type(memory.dtype))
+            align = numba.size_of(context, memory.dtype)
             lines = []
             for _ in range(scatter.SIDE):
                 line = _vector_at(context, builder, values, tile, source, scatter.SIDE)
                 lines.append(builder.load(line, align=align))
                 source = builder.add(source, pitch)
-            data = make_array(offsets)(context, builder, table).data
+            data = numba.data_of(context, builder, offsets, table)
             for k, line in enumerate(_transposed(builder, lines)):
                 column = builder.add(first, ir.Constant(first.type, k))
                 place = builder.add(at, builder.load(builder.gep(data, [column])))
@@ -95,7 +95,7 @@ def _turner(stream: bool) -> Any:
                     stored.set_metadata("nontemporal", builder.module.add_metadata([ONE]))
                 else:
                     builder.store(line, to, align=align)
-            return context.get_dummy_value()
+            return numba.nothing(context)
 
         ints = types.intp
         return types.void(memory, ints, offsets, ints, values, ints, ints), codegen
@@ -109,8 +109,8 @@ def _move_group(context: Any, memory: Any, at: Any, step: Any, values: Any, sour
 
     def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
         target, at, step, tile, source, pitch = args
-        origin = make_array(values)(context, builder, tile).data
-        data = make_array(memory)(context, builder, target).data
+        origin = numba.data_of(context, builder, values, tile)
+        data = numba.data_of(context, builder, memory, target)
         moved = []
         for _ in range(scatter.BATCH):
             moved.append(builder.load(builder.gep(origin, [source])))
@@ -118,7 +118,7 @@ def _move_group(context: Any, memory: Any, at: Any, step: Any, values: Any, sour
         for value in moved:
             builder.store(value, builder.gep(data, [at]))
             at = builder.add(at, step)
-        return context.get_dummy_value()
+        return numba.nothing(context)
 
     ints = types.intp
     return types.void(memory, ints, ints, values, ints, ints), codegen
@@ -135,7 +135,7 @@ def _list_span(context: Any, blocks: Any, at: Any, block: Any) -> Any:
         all_first = shuffled(builder, first, none, [0] * boxes.LISTED)
         numbers = builder.add(all_first, ir.Constant(kind, list(range(boxes.LISTED))))
         builder.store(numbers, _vector_at(context, builder, blocks, args[0], args[1], boxes.LISTED), align=8)
-        return context.get_dummy_value()
+        return numba.nothing(context)
 
     return types.void(blocks, types.intp, types.uint64), codegen
 
@@ -143,8 +143,8 @@ def _list_span(context: Any, blocks: Any, at: Any, block: Any) -> Any:
 @intrinsic
 def _lead(_context: Any, out: Any, _alignment: Any) -> Any:
     def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
-        address = builder.ptrtoint(make_array(out)(context, builder, args[0]).data, args[1].type)
-        size = ir.Constant(address.type, context.get_abi_sizeof(context.get_data_type(out.dtype)))
+        address = builder.ptrtoint(numba.data_of(context, builder, out, args[0]), args[1].type)
+        size = ir.Constant(address.type, numba.size_of(context, out.dtype))
         rest = builder.and_(builder.neg(address), builder.sub(args[1], ir.Constant(address.type, 1)))
         return builder.udiv(rest, size)
 
@@ -155,7 +155,7 @@ def _lead(_context: Any, out: Any, _alignment: Any) -> Any:
 def _publish(_context: Any) -> Any:
     def codegen(context: Any, builder: Any, _s: Any, _args: Any) -> Any:
         builder.fence("seq_cst")
-        return context.get_dummy_value()
+        return numba.nothing(context)
 
     return types.void(), codegen
 

@@ -24,11 +24,7 @@ from fanfill.initializers import (
 )
 from fanfill.laws import Initializer
 from fanfill.threads import get_threads, set_threads
-
-__version__ = "0.1.0"
-
-# The version of the number contract: as long as it stays, so does every bit.
-STREAM_VERSION = 2
+from fanfill_kernels import STREAM_VERSION, __version__
 
 __all__ = [
     "STREAM_VERSION",

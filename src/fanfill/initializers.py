@@ -319,6 +319,8 @@ _NAMED: Final[dict[str, Callable[..., Initializer]]] = {
     "xavier_uniform": xavier_uniform,
 }
 
+NAMES: Final = tuple(_NAMED)
+
 
 def initializer(name: str, **kwargs: Any) -> Initializer:
     """The initializer of that name, with the keyword arguments that its function takes.

@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-s
 # Where NVIDIA's wheels put the library below a folder of sys.path: those for CUDA 12, and from 13 on.
 _WHEELS = ("nvidia/cuda_nvrtc/lib", "nvidia/cu*/lib")
 _NAME = "libnvrtc.so"
+_BUILTINS = "libnvrtc-builtins.so.*"
 _INSTALL = "install it with: pip install 'fanfill[cuda12]' (or 'fanfill[cuda13]', for drivers of CUDA 13)"
 _SUCCESS = 0
 _COMPILATION = 6  # NVRTC_ERROR_COMPILATION: there is a log
@@ -47,6 +49,11 @@ class Compiler:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # NVRTC looks for its second half by name at its first compilation, and in 13.0's wheel for Linux it
+        # is not told to look beside itself. What is loaded already is found by its name.
+        for second in sorted(Path(path).parent.glob(_BUILTINS)) if os.path.isabs(path) else ():
+            with suppress(OSError):
+                ctypes.CDLL(str(second))
         self._library = ctypes.CDLL(path)
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor = ctypes.c_int(), ctypes.c_int()

@@ -81,6 +81,8 @@ class Backend(NamedTuple):
         ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, some ms of work at
         most, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
         scratch, one scratch a thread.
+    note
+        What a user should know of it though it can be used, in one line, or None.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Backend(NamedTuple):
     scatter: Callable[[NDArray[Any]], Put]
     chunk: Callable[[int, int], int]
     tile: Callable[[int, int], int]
+    note: Callable[[], str | None] = lambda: None
 
 
 class DeviceBackend(NamedTuple):
@@ -105,6 +108,8 @@ class DeviceBackend(NamedTuple):
     empty
         ``empty(number, shape, dtype)`` returns an uninitialised array on device ``number`` (None: the current
         one).
+    note
+        As of `Backend`.
     """
 
     name: str
@@ -112,6 +117,7 @@ class DeviceBackend(NamedTuple):
     unusable: Callable[[], str | None]
     launcher: Callable[[Target], AbstractContextManager[Launch]]
     empty: Callable[[int | None, tuple[int, ...], np.dtype[Any]], Any]
+    note: Callable[[], str | None] = lambda: None
 
 
 def put_by_numpy(target: NDArray[Any]) -> Put:
@@ -125,11 +131,12 @@ def put_by_numpy(target: NDArray[Any]) -> Put:
 
 
 class BackendStatus(NamedTuple):
-    """A backend's name, whether it can be used here, and if not, why not and the remedy."""
+    """A backend's name, whether it can be used here, if not, why and the remedy, and what else to know."""
 
     name: str
     usable: bool
     reason: str | None
+    note: str | None = None
 
 
 class Selection(NamedTuple):
@@ -144,8 +151,12 @@ def backends() -> tuple[BackendStatus, ...]:
 
     Asking imports what the backends need (Numba, say).
     """
-    reasons = {name: get(name).unusable() for name in _HOST + _DEVICE}
-    return tuple(BackendStatus(name, reason is None, reason) for name, reason in reasons.items())
+    found = []
+    for backend in map(get, _HOST + _DEVICE):
+        reason = backend.unusable()
+        note = backend.note() if reason is None else None
+        found.append(BackendStatus(backend.name, reason is None, reason, note))
+    return tuple(found)
 
 
 def select_backend(buffer: object) -> Selection:
@@ -205,9 +216,9 @@ def resolve(device: Device, name: str | None) -> Backend | DeviceBackend:
                 f"{place[backend.device]}; "
                 f"leave backend out, or move the buffer; draw makes it on the device that it is given"
             )
-        return _usable(name)
+        return _watched(_usable(name))
     if device == "cuda":
-        return _usable("cuda")
+        return _watched(_usable("cuda"))
     return default_host()
 
 
@@ -215,11 +226,34 @@ def default_host() -> Backend:
     """Return the backend for host buffers; warn, once per process, if NumPy stands in for Numba."""
     backend, why = _host_choice()
     if backend.name == "numpy" and not why.startswith("FANFILL_BACKEND"):
-        mark = object()
-        if _warned.setdefault("numpy", mark) is mark:  # one thread's mark stays, whichever comes first
-            message = f"fanfill fills with NumPy, several times slower than with Numba: {why}"
-            warnings.warn(message, RuntimeWarning, stacklevel=_caller())
+        _warn_once("numpy", lambda: f"fanfill fills with NumPy, several times slower than with Numba: {why}")
+    return cast("Backend", _watched(backend))
+
+
+def _watched(backend: Backend | DeviceBackend) -> Backend | DeviceBackend:
+    """A backend; warn, once per process, if it compiles and the folder for that is passed over."""
+    if "cache" not in _warned and backend.name != "numpy":
+        _warn_once("cache", _not_kept)
     return backend
+
+
+def _not_kept() -> str | None:
+    from fanfill_kernels import cache
+
+    why = cache.passed_over()
+    return why and (
+        "fanfill compiles its kernels in each process anew, which takes seconds: its folder for them, "
+        f"{cache.folder()}, is not used: {why}"
+    )
+
+
+def _warn_once(topic: str, message: Callable[[], str | None]) -> None:
+    """Warn of one thing, if there is a message, at the first call in this process."""
+    mark = object()
+    if _warned.setdefault(topic, mark) is mark:  # one thread's mark stays, whichever comes first
+        text = message()
+        if text:
+            warnings.warn(text, RuntimeWarning, stacklevel=_caller())
 
 
 @functools.cache

@@ -108,7 +108,18 @@ def _module(gpu: Driver, number: int, name: str) -> Any:
 
 
 def _image(gpu: Driver, architecture: int, which: str) -> bytes:
-    """A family of kernels for an architecture: a cubin, from the cache on disk or from NVRTC.
+    """A family of kernels for an architecture: a cubin, from the cache on disk or from NVRTC."""
+    return kept(compiler_for(gpu.version() // 1000, architecture), architecture, which)[1]
+
+
+def compiler_for(newest: int, architecture: int) -> nvrtc.Compiler:
+    """The newest NVRTC for drivers of CUDA ``newest``: one that knows the architecture, if there is one."""
+    compilers = [c for c in nvrtc.compilers() if c.version[0] <= newest and architecture in c.architectures]
+    return compilers[0] if compilers else nvrtc.compiler(newest)
+
+
+def kept(compiler: nvrtc.Compiler, architecture: int, which: str) -> tuple[str, bytes, bool]:
+    """A family of kernels for an architecture: its key in the cache, its image, and whether it was compiled.
 
     An NVRTC older than the device makes PTX for the newest architecture that it knows, and the driver
     compiles that.
@@ -116,24 +127,29 @@ def _image(gpu: Driver, architecture: int, which: str) -> bytes:
     from fanfill_kernels import cache
     from fanfill_kernels.cuda.choice import source_of
 
-    newest = gpu.version() // 1000
-    compilers = [c for c in nvrtc.compilers() if c.version[0] <= newest and architecture in c.architectures]
-    compiler = compilers[0] if compilers else nvrtc.compiler(newest)
+    known = newest_known(compiler, architecture)
+    source, ptx = source_of(which), architecture != known
+    digest = hashlib.sha256("\0".join((source, *nvrtc.OPTIONS)).encode()).hexdigest()
     version = f"{compiler.version[0]}.{compiler.version[1]}"
-    known = [arch for arch in compiler.architectures if arch <= architecture]
+    key = f"{'ptx' if ptx else 'cubin'}-{known}-{version}-{which}-{digest}"
+    image = cache.load(key)
+    if image is not None:
+        return key, image, False
+    image = compiler.compile(source, "fill.cu", known, ptx)
+    cache.store(key, image)
+    return key, image, True
+
+
+def newest_known(compiler: nvrtc.Compiler, architecture: int) -> int:
+    """The newest architecture, up to the one that is asked for, that an NVRTC compiles for."""
+    known: list[int] = [arch for arch in compiler.architectures if arch <= architecture]
     if not known:
         raise BackendUnavailableError(
-            f"expected a device that NVRTC {version} compiles for, sm_{min(compiler.architectures)} or "
-            f"later; got sm_{architecture}; take an older NVRTC: {INSTALL}"
+            f"expected a device that NVRTC {compiler.version[0]}.{compiler.version[1]} compiles for, "
+            f"sm_{min(compiler.architectures)} or later; got sm_{architecture}; take an older NVRTC: "
+            f"{INSTALL}"
         )
-    source, ptx = source_of(which), architecture not in known
-    digest = hashlib.sha256("\0".join((source, *nvrtc.OPTIONS)).encode()).hexdigest()
-    key = f"{'ptx' if ptx else 'cubin'}-{max(known)}-{version}-{which}-{digest}"
-    image = cache.load(key)
-    if image is None:
-        image = compiler.compile(source, "fill.cu", max(known), ptx)
-        cache.store(key, image)
-    return image
+    return max(known)
 
 
 def _empty(number: int | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -5,6 +5,8 @@ vector width.
 from __future__ import annotations
 
 import functools
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,35 +27,64 @@ _CHUNK = 1 << 21
 # Bytes of a strided tile's scratch: half of an L2 of 1 MiB. Smaller ones pay more for each call from Python
 # (8 us a tile), and more for each page of the target, of which they write a shorter part.
 _SCRATCH = 1 << 19
+# The newest release of Numba that the tests have run with.
+TESTED = "0.68"
 
 
 @functools.cache
 def _unusable() -> str | None:
-    """Try Numba out, unless kernels of this very installation are at hand: they load without it."""
+    """Try Numba out, unless it has been tried here before, since stored kernels load without it."""
     try:
         from fanfill_kernels.undivided import undivided
 
-        undivided(_try_out)
-    except ImportError as error:
-        place = system.without_numba()
-        if place is not None:
-            return (
-                f"Numba cannot be imported ({error}), and PyPI has none for {place}; set "
-                "FANFILL_BACKEND=numpy to choose NumPy, which draws the same bits"
-            )
-        return f"Numba cannot be imported ({error}); pip install numba"
-    except Exception as error:  # a Numba that breaks on import, for whatever reason, must not break the fill
-        return f"importing Numba failed ({type(error).__name__}: {error}); reinstall numba and llvmlite"
+        return undivided(_tried)
+    except Exception as error:  # a Numba that breaks, for whatever reason, must not break the fill
+        return _broken(error)
+
+
+def _tried() -> str | None:
+    from fanfill_kernels import objects, probe
+
+    try:
+        probe.try_out()
+    except objects.ForbiddenError as error:
+        return str(error)
     return None
 
 
-def _try_out() -> None:
-    from fanfill_kernels import cpu
+def _broken(error: Exception) -> str:
+    """What to say of a Numba that does not import or compile."""
+    text = " ".join(str(error).split())
+    known = getattr(sys.modules.get("numba"), "__version__", None)
+    if known is not None:
+        return (
+            f"Numba {known} does not compile what fanfill needs ({type(error).__name__}: {text}); take Numba "
+            f"{TESTED}, or reinstall numba and llvmlite"
+        )
+    if isinstance(error, ImportError):
+        place = system.without_numba()
+        if place is not None:
+            return (
+                f"Numba cannot be imported ({text}), and PyPI has none for {place}; set "
+                "FANFILL_BACKEND=numpy to choose NumPy, which draws the same bits"
+            )
+        return f"Numba cannot be imported ({text}); pip install numba"
+    return f"importing Numba failed ({type(error).__name__}: {text}); reinstall numba and llvmlite"
 
-    if not cpu.proven():
-        import numba
 
-        del numba
+def _note() -> str | None:
+    """What a user should know of a Numba that can be used."""
+    from fanfill_kernels.keys import numba_version
+
+    found = numba_version()
+    if found is None or _release(found) <= _release(TESTED):
+        return None
+    return f"Numba {found} is newer than {TESTED}, the last that fanfill was tested with"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 @functools.cache
@@ -101,6 +132,7 @@ BACKEND = Backend(
     name="numba",
     device="cpu",
     unusable=_unusable,
+    note=_note,
     kernels=_kernels,
     scatter=_scatter,
     chunk=lambda itemsize, threads: _CHUNK,

@@ -12,6 +12,8 @@ import typer
 
 import fanfill as ff
 from fanfill.cli import bench as benching
+from fanfill.cli import cache as caching
+from fanfill.cli import compile as compiling
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
 from fanfill.cli import selftest as selftesting
@@ -141,6 +143,33 @@ def fill(
 def info() -> Command:
     """Versions, processor, threads and why that many, backends and why not, cache folder."""
     return informing.command
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove what it holds")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> Command:
+    """Show the folder of compiled kernels: where it is, whether it is used and why not, what it holds."""
+    return partial(caching.command, clear, as_json=json)
+
+
+@app.command("compile")
+def compile_ahead(
+    dtypes: Annotated[str | None, typer.Option(help="float32,bfloat16,... [default: all]")] = None,
+    initializers: Annotated[
+        str | None, typer.Option(help="he_normal,uniform,words,... [default: all]")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda (this machine's), cuda:sm_90 (here or not); or several")
+    ] = "cpu",
+    cpu: Annotated[
+        str | None, typer.Option(help="LLVM's name: x86-64-v3, neoverse-n1, ... [default: this one]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
+) -> Command:
+    """Compile kernels before they are needed and keep them, for a container's image, say."""
+    return partial(compiling.command, compiling.chosen(dtypes, initializers, device, cpu), as_json=json)
 
 
 @app.command()

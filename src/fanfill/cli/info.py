@@ -10,6 +10,7 @@ import numpy as np
 
 import fanfill as ff
 from fanfill import machine, threads
+from fanfill.backends import BackendStatus
 
 __all__ = ["command"]
 
@@ -39,12 +40,17 @@ def command() -> None:
             f"{machine.cpu_model()}, {'vector width unknown' if bits is None else f'{bits}-bit vectors'}",
         ),
         ("threads", f"{ff.get_threads()} ({threads.why()})"),
-        *((f"backend {status.name}", status.reason or "usable") for status in statuses),
+        *((f"backend {status.name}", usability(status)) for status in statuses),
         *devices(any(status.name == "cuda" and status.usable for status in statuses)),
         ("in memory", f"{selection.name} backend ({selection.why})"),
         ("cache", cache_folder()),
     ]
     sys.stdout.write("".join(f"{label:16}{text}\n" for label, text in lines))
+
+
+def usability(status: BackendStatus) -> str:
+    """Whether a backend can be used, and what else there is to say of it."""
+    return status.reason or "; ".join(filter(None, ("usable", status.note)))
 
 
 def gpu_libraries() -> list[tuple[str, str]]:

@@ -1,0 +1,70 @@
+"""``fanfill compile``: kernels are compiled and kept before a program needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+
+from fanfill import ahead
+from fanfill.cli.fill import progress_bar
+from fanfill_kernels import cache
+
+__all__ = ["chosen", "command"]
+
+
+def chosen(dtypes: str | None, names: str | None, devices: str, cpu: str | None) -> ahead.Job:
+    """The work that the options name."""
+    return ahead.job(listed(names), listed(dtypes), listed(devices) or (), cpu)
+
+
+def listed(text: str | None) -> Sequence[str] | None:
+    """Names joined by commas."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def command(work: ahead.Job, *, as_json: bool) -> None:
+    """Carry out ``fanfill compile``.
+
+    Raises
+    ------
+    ValueError
+        If there is nowhere to keep kernels, before any is compiled.
+    """
+    refused = cache.refused()
+    if refused is not None:
+        raise ValueError(
+            f"expected a folder where compiled kernels are kept; {cache.folder()} is not used: {refused}; "
+            "name one with FANFILL_CACHE_DIR"
+        )
+    began = perf_counter()
+    made: list[ahead.Made] = []
+    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
+        for kernel, total in ahead.carry_out(work):
+            made.append(kernel)
+            progress("compiling", len(made), total)
+    seconds = perf_counter() - began
+    # What must be set where kernels for a processor that was named are used.
+    environment = {} if work.processor is None else ahead.environment(work.processor)
+    if as_json:
+        facts = {
+            "folder": str(cache.folder()),
+            "seconds": seconds,
+            "compiled": sum(kernel.compiled for kernel in made),
+            "kept_before": sum(not kernel.compiled for kernel in made),
+            "environment": environment,
+            "kernels": [kernel._asdict() for kernel in made],
+        }
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return
+    for device in dict.fromkeys(kernel.device for kernel in made):
+        anew = [kernel.seconds for kernel in made if kernel.device == device and kernel.compiled]
+        before = sum(kernel.device == device for kernel in made) - len(anew)
+        sys.stdout.write(
+            f"{device:16}{len(anew)} kernels compiled in {sum(anew):.1f} s, {before} kept before\n"
+        )
+    sys.stdout.write(f"{'folder':16}{cache.folder()}\n")
+    if environment:
+        named = " ".join(f"{name}={value}" for name, value in environment.items())
+        sys.stdout.write(f"{'to be set':16}{named} wherever these kernels are to be used\n")

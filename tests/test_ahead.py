@@ -1,0 +1,52 @@
+"""Kernels that are compiled ahead of time, for this processor or another: found later, without Numba."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from processes import assert_fails, child
+
+from fanfill_kernels import ahead, cache, keys, probe
+from fanfill_kernels.keys import Target
+from fanfill_kernels.undivided import undivided
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
+
+GENERIC = Target("generic", "")
+FILLED = """
+right(); right_turned(); assert "numba" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("goal", [None, GENERIC], ids=["this machine", "generic"])
+def test_a_process_finds_what_was_compiled_ahead_of_time_and_imports_no_numba(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Target | None
+) -> None:
+    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path))
+    kernels = ahead.kernels_of([("normal", "float32")], [4])
+    if goal is None:
+        undivided(probe.try_out)
+    kept = ahead.keep(kernels) if goal is None else ahead.keep_for(goal, [("normal", "float32")], [4])
+    found = [kernel.key for kernel in kept]
+    assert found == [kernel.key(goal) for kernel in kernels]
+    assert all(cache.load(key) for key in found)
+    settings: dict[str, str | None] = {"FANFILL_CACHE_DIR": str(tmp_path), "FANFILL_BACKEND": None}
+    there = settings | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    child(FILLED, **(settings if goal is None else there))
+    if goal is None:
+        assert_fails(FILLED, "AssertionError", **there)  # another processor's are not taken
+
+
+def test_a_process_for_another_processor_that_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(ahead, "_PROGRAM", "raise SystemExit('broken for a test')")
+    with pytest.raises(
+        RuntimeError,
+        match="expected a process that compiles for generic to end well; got exit code 1, and broken for a",
+    ):
+        list(ahead.keep_for(GENERIC, [("uniform", "float32")], []))
+    assert keys.target() != GENERIC
