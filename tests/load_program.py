@@ -68,16 +68,29 @@ def fill_number(number: int) -> int:
 
 
 def ended(child: Any, seconds: float = 60.0) -> int:
-    """A forked child's exit code; one that hangs is killed, and the code is that of SIGKILL."""
-    limit = time.monotonic() + seconds
+    """A forked child's exit code; one that hangs is killed, and the code is that of SIGKILL.
+
+    It hangs if it uses no processor for so long: on a busy machine to compile may take longer than that.
+    """
+    used, limit = 0, time.monotonic() + seconds
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
+        now = processor_time(child)
+        if now > used:
+            used, limit = now, time.monotonic() + seconds
         if time.monotonic() > limit:
             os.kill(child, 9)
             limit += seconds
         time.sleep(0.005)
+
+
+def processor_time(process: int) -> int:
+    """What a process has used so far, in ticks of 10 ms."""
+    with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def fork_and_fill(cases: Collection[str] = LAWS) -> int:

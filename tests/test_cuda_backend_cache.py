@@ -14,6 +14,7 @@ from cuda_on_cpu.fixtures import compilations, cubins, emulated, gpu, no_cubins 
 
 import fanfill as ff
 from fanfill import nvrtc
+from fanfill.backends import cuda
 from fanfill_kernels import cache
 from fanfill_kernels.cuda import choice, source
 
@@ -136,3 +137,24 @@ def test_progress_is_told_once_and_threads_are_checked_and_change_nothing(gpu):
         ff.fill(buffer, ff.normal(), seed=0, threads=0)
     with pytest.raises(TypeError, match="progress: expected a callable"):
         ff.fill(buffer, ff.normal(), seed=0, progress=1)
+
+
+def test_a_fill_in_a_signal_handler_while_its_thread_loads_the_same_kernel(emulated, monkeypatch):
+    gpu = emulated(90)
+    buffers = [cupy.empty(40, np.float32) for _ in range(2)]
+    image, ended = cuda._image, []
+
+    def struck(*arguments):
+        monkeypatch.setattr(cuda, "_image", image)
+        ff.fill(buffers[1], ff.normal(), seed=1)
+        return image(*arguments)
+
+    monkeypatch.setattr(cuda, "_image", struck)
+    thread = threading.Thread(
+        target=lambda: ended.append(ff.fill(buffers[0], ff.normal(), seed=1)), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert len(ended) == 1
+    for buffer in buffers:
+        assert_same(gpu.host(buffer), on_host(40, ff.normal(), seed=1))

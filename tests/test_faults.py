@@ -26,13 +26,14 @@ THREADS_THAT_DIE = """
 import ctypes
 from fanfill import threads
 def helpers():
-    return [t for t in threading.enumerate() if t.name.startswith("fanfill-")]
-def throw_into(thread):
-    ident, error = ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
-    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, error) == 1
+    return list(threads._pool.staff.values())
+def throw_into(ident):
+    error = ctypes.py_object(SystemExit)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), error) == 1
 
 right()
 assert len(helpers()) == 2
+assert {t.name for t in threading.enumerate()} == {"MainThread", "fanfill-0", "fanfill-1"}
 # Into idle helpers: they die when the next fill wakes them, and others take their places.
 for thread in helpers():
     throw_into(thread)
@@ -40,7 +41,7 @@ for _ in range(3):
     right()
 time.sleep(0.2)
 right()
-before = {t.ident for t in helpers()}
+before = set(helpers())
 assert len(before) == 2, before
 
 # Into a helper at work: its fill ends with the error, and the next one is right.

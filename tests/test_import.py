@@ -18,6 +18,7 @@ HEAVY = (
     "ml_dtypes",
     "jax",
     "fanfill_kernels.lanes",
+    "logging",
     "concurrent.futures",
     "asyncio",
 )
@@ -68,7 +69,7 @@ def test_importing_loads_numpy_only():
     assert_light("import fanfill")
 
 
-@pytest.mark.parametrize("name", ["ml_dtypes", "fanfill_kernels.lanes"])
+@pytest.mark.parametrize("name", ["ml_dtypes", "fanfill_kernels.lanes", "logging"])
 def test_the_check_of_what_is_loaded_can_fail(name):
     with pytest.raises(AssertionError):
         assert_light(f"import fanfill, {name}")

@@ -45,9 +45,37 @@ def test_one_wrong_fill_among_many_is_noticed() -> None:
 
 
 def test_a_fork_waits_for_a_first_fill_in_another_thread(tmp_path: Path) -> None:
-    """Importing Numba and compiling hold locks that a child would inherit, with nobody to let go of them."""
+    """Importing Numba and compiling hold locks that a child would inherit, with nobody to let go of them.
+
+    A child that hangs is found by its using no processor; to compile takes a busy machine minutes.
+    """
     for _ in ("kernels are compiled", "kernels come from disk"):
-        assert_right_bits(load("first", FANFILL_CACHE_DIR=str(tmp_path)))
+        assert_right_bits(load("first", seconds=600.0, FANFILL_CACHE_DIR=str(tmp_path)))
+
+
+def test_a_child_that_hangs_is_told_from_one_that_is_slow() -> None:
+    program = """
+import itertools, os, time
+import load_program
+def code(seconds):
+    pid = os.fork()
+    if not pid:
+        time.sleep(seconds)
+        os._exit(7)
+    return load_program.ended(pid, 0.1)
+real, ticks = load_program.processor_time, itertools.count(1)
+load_program.processor_time = lambda child: next(ticks)
+assert code(1.0) == 7
+load_program.processor_time = lambda child: 5
+assert code(60.0) == -9
+before = real(os.getpid())
+while time.process_time() < 0.3 + before / 100:
+    pass
+assert real(os.getpid()) > before
+print("right")
+"""
+    ended = run(program)
+    assert (ended.code, ended.out) == (0, "right\n"), ended
 
 
 def test_a_fork_that_does_not_wait_hangs() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fanfill import threads
+from fanfill_kernels import stacks
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -216,11 +217,11 @@ def test_without_any_helper_the_caller_does_all(monkeypatch):
     pool = threads._Pool()
     monkeypatch.setattr(threads, "_pool", pool)
 
-    def refuse(self):
+    def refuse(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(stacks, "start_new_thread", refuse)
     ran = []
     threads.share(30, lambda: lambda number: ran.append(number) or 1, 4)
     assert ran == list(range(30))
-    assert pool.size == 0
+    assert pool.staff == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
+from fanfill.torch import acceleration  # noqa: E402
 
 nn, init = torch.nn, torch.nn.init
 E = torch.empty
@@ -186,6 +188,56 @@ def test_blocks_nest() -> None:
     assert torch.equal(d, drawn((9,), ff.normal(), 2))
     assert torch.equal(e, a)
     assert_undone()
+
+
+def test_a_block_in_a_signal_handler_while_its_thread_opens_or_closes_another() -> None:
+    """At each line of what puts fanfill in torch's place and takes it away."""
+    codes = (acceleration._hook.__code__, acceleration._unhook.__code__)
+    inner = torch.empty(9)
+
+    def once(line: int) -> bool:
+        passed = 0
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal passed
+            if frame.f_code not in codes:
+                return None
+            if event == "line":
+                passed += 1
+                if passed == line:
+                    sys.settrace(None)
+                    with ft.accelerated(seed=3):
+                        init.trunc_normal_(inner)
+                    assert torch.equal(inner, expected)
+                    sys.settrace(trace)
+            return trace
+
+        outer = torch.empty(9)
+        sys.settrace(trace)
+        try:
+            with ft.accelerated(seed=3):
+                init.trunc_normal_(outer)
+        finally:
+            sys.settrace(None)
+        assert torch.equal(outer, expected)
+        assert_undone()
+        return passed >= line
+
+    with ft.accelerated(seed=3):
+        expected = init.trunc_normal_(torch.empty(9))
+    ended: list[int] = []
+
+    def all_lines() -> None:
+        line = 1
+        while once(line):
+            line += 1
+        ended.append(line)
+
+    thread = threading.Thread(target=all_lines, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ended
+    assert ended[0] > 10
 
 
 def test_it_decorates_functions() -> None:

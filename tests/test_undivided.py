@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import assert_fails, child
 
-from fanfill_kernels import undivided as module
+from fanfill_kernels import stacks
 from fanfill_kernels.undivided import undivided
 
 
@@ -78,7 +78,7 @@ def test_without_another_thread_the_main_one_does_it(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(module, "start_new_thread", refuse)
+    monkeypatch.setattr(stacks, "start_new_thread", refuse)
     assert undivided(threading.get_ident) == threading.get_ident()
 
 

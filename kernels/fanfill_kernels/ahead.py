@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llvmlite import binding
 
-from fanfill_kernels import cache, cpu, keys, probe
+from fanfill_kernels import cache, cpu, keys
 from fanfill_kernels import scatter as scattering
 from fanfill_kernels.cpu import Compiled
 from fanfill_kernels.keys import Target
@@ -124,7 +124,7 @@ def keep_for_another(wanted: str) -> None:
     for kept in keep(kernels_of([(form, dtype) for form, dtype in forms], itemsizes)):
         sys.stdout.write(json.dumps(kept) + "\n")
         sys.stdout.flush()
-    probe.remember(proof)  # whoever starts this process has tried the compiler out
+    cpu.remember(proof)  # whoever starts this process has tried the compiler out
 
 
 def processor(name: str) -> Target:

@@ -13,11 +13,12 @@ an element needs are picked before the arithmetic.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
+from fanfill_kernels import stacks
 from fanfill_kernels.lanes import (
     i64,
     least,
@@ -221,8 +222,12 @@ def box_by(fill_runs: Any, fill_elements: Any) -> Callable[..., None]:
         """
         length, counts, steps = run_and_axes(tuple(shape), tuple(pitch))
         if length > 1:
-            fill_runs(out, start, length, counts, steps, key, params)
+            fill = partial(fill_runs, out, start, length, counts, steps, key, params)
         else:
-            fill_elements(out, start, counts, steps, key, params)
+            fill = partial(fill_elements, out, start, counts, steps, key, params)
+        if stacks.size() < stacks.KERNEL:  # for the scratch
+            stacks.aside(fill, stacks.KERNEL)
+        else:
+            fill()
 
     return box

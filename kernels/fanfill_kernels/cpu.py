@@ -16,15 +16,31 @@ from fanfill_kernels.forms import LANES, STORES, Form, Kernels, form_of
 from fanfill_kernels.keys import Target
 from fanfill_kernels.objects import Layout
 from fanfill_kernels.rebinding import Body, Bound, rebind
-from fanfill_kernels.undivided import undivided, whole
+from fanfill_kernels.undivided import inside, undivided
 
 _KEY = ("u8",) * 4
 _libraries: list[Any] = []  # compiled code lives as long as its library
+_proofs: set[str] = set()  # digests of what has compiled the kernel of ``probe.py``, which ran
 
 
 def interpreted() -> bool:
     """Whether Numba's switch to run everything as Python is on."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+def proven() -> bool:
+    """Whether what compiles here has been tried out before: then Numba need not be imported."""
+    proof = keys.of_compiler()
+    if disk.load(f"proof-{proof}") is not None:
+        _proofs.add(proof)
+    return proof in _proofs
+
+
+def remember(proof: str) -> None:
+    """Keep in mind that what has this digest was tried out, unless it has been replaced meanwhile."""
+    if keys.of_compiler() == proof:
+        _proofs.add(proof)
+        disk.store(f"proof-{proof}", b"")
 
 
 class Compiled:
@@ -64,14 +80,19 @@ class Compiled:
         return undivided(self._compiled_and_kept)[0]
 
     def _made(self) -> Callable[..., None]:
-        with whole:  # one compilation at a time
-            if self._call is None:
-                if interpreted():
-                    bare = rebind(self._function, self._bound, **self._constants)
-                    self._call = lambda *arguments: bare(arguments)
-                else:
-                    self._call = objects.caller(self._address(), self.layout)
+        if inside():  # for this call alone
+            return self._interpreted()
+        return undivided(self._made_once)
+
+    def _made_once(self) -> Callable[..., None]:
+        if self._call is None:
+            code = not interpreted()
+            self._call = objects.caller(self._address(), self.layout) if code else self._interpreted()
         return self._call
+
+    def _interpreted(self) -> Callable[..., None]:
+        bare = rebind(self._function, self._bound, **self._constants)
+        return lambda *arguments: bare(arguments)
 
     def _address(self) -> int:
         """Where its code is: brought from disk, or compiled and kept there."""
@@ -80,7 +101,7 @@ class Compiled:
         if stored is not None:
             symbol, _, code = stored.partition(b"\0")
             return objects.load(symbol.decode(), code)
-        return undivided(self._compiled_and_kept)[1]
+        return self._compiled_and_kept()[1]
 
     def _compiled_and_kept(self) -> tuple[str, int]:
         key = self.key()
@@ -89,6 +110,8 @@ class Compiled:
         # A key that has changed names what this process has not compiled, or not all of it.
         if made.object_code is not None and self.key() == key:
             disk.store(key, made.symbol.encode() + b"\0" + made.object_code)
+            for proof in _proofs:  # which may have gone with other kernels
+                remember(proof)
         return key, int(made.address)
 
 

@@ -12,6 +12,7 @@ and after an upgrade it is not what runs. So:
 
 import hashlib
 import os
+import re
 import sys
 from functools import cache
 from importlib import import_module, util
@@ -118,9 +119,9 @@ def _digest(facts: Any) -> str:
 def numba_version() -> str | None:
     """The release of Numba that runs, or would if it were imported; None where there is none.
 
-    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. Numba has its
-    ``__version__`` from a small module that runs without the package. Where there is no such module Numba is
-    imported, which takes 0.3 s at each start and tells the truth.
+    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. A release of Numba
+    has its ``__version__`` from a text in a small module, as JSON (a checkout asks git). Where that cannot be
+    found Numba is imported, which takes 0.3 s at each start and tells the truth.
     """
     loaded = sys.modules.get("numba")
     if loaded is None or not hasattr(loaded, "__version__"):  # perhaps another thread is importing it
@@ -144,14 +145,11 @@ def _stated_version() -> str | None:
     )
     spec = next((spec for spec in found if spec is not None), None)
     try:
-        namespace: dict[str, Any] = {"__name__": name}
-        exec(spec.loader.get_code(name), namespace)  # type: ignore[union-attr]
-        stated = str(namespace["get_versions"]()["version"])
+        texts = [x for x in spec.loader.get_code(name).co_consts if isinstance(x, str)]  # type: ignore[union-attr]
     except Exception:  # whatever it may be: it is not what it was in the releases that are known
-        stated = ""
-    if not stated or "unknown" in stated:  # a checkout asks git, which it does not find
-        stated = str(import_module("numba").__version__)
-    return stated
+        texts = []
+    stated = re.findall(r'"version": "([^"]+)"', "\n".join(texts))
+    return stated[0] if len(stated) == 1 else str(import_module("numba").__version__)
 
 
 # Code

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels import cache as disk
 from fanfill_kernels import cpu, keys, objects
 from fanfill_kernels.boxes import SPAN, copy_span
 from fanfill_kernels.lanes import loop, scratch, scratch_of, u64, unpack
@@ -50,26 +49,11 @@ def try_out() -> None:
     if cpu.interpreted():
         return
     objects.assert_executable()
-    if proven():
+    if cpu.proven():
         return
     proof = keys.of_compiler()
     _compile_and_run()
-    remember(proof)
-
-
-def proven() -> bool:
-    """Whether what compiles here has compiled kernels before that ran: then Numba need not be imported."""
-    return disk.load(_name(keys.of_compiler())) is not None
-
-
-def remember(proof: str) -> None:
-    """Keep in mind what has been found out, unless it has been replaced meanwhile."""
-    if keys.of_compiler() == proof:
-        disk.store(_name(proof), b"")
-
-
-def _name(proof: str) -> str:
-    return f"proof-{proof}"
+    cpu.remember(proof)
 
 
 def _compile_and_run() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fanfill import buffers, device_buffers, host, placement
+from fanfill import buffers, device_buffers, host, imports, placement
 from fanfill import device as device_runs
 from fanfill import threads as pool
 from fanfill.arguments import device_of, dtype_of, initializer_of
@@ -277,9 +277,8 @@ def words(
 def substream(name: str | int) -> int:
     """Return a name's 64-bit substream: an integer itself, a string's 8-byte BLAKE2b (little-endian)."""
     if isinstance(name, str):
-        from hashlib import blake2b  # some ms that `import fanfill` need not pay
-
-        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+        hashlib = imports.module("hashlib")  # some ms that `import fanfill` need not pay
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return placement.integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
 
 

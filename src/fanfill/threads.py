@@ -8,18 +8,22 @@ Requirements this module answers:
 * When `share` has returned or raised, no helper of it is running, and none will start.
 * Ctrl-C, and any exception in a task or a report, stops all within the task at hand.
 * After a fork the child has no helper threads: it gets a new pool, whatever the parent's threads were doing.
+* A signal handler, a finalizer or a trace function may fill while its own thread is anywhere in here: what a
+  caller waits for is a helper's present task, and a lock that is never held across a call.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from fanfill import cgroup, system
 from fanfill.placement import integer
+from fanfill_kernels import stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
     Work = Callable[[int], int]
 
 _MOST = 2**31
+# Seconds after which a caller that waits for a helper asks whether a signal handler has forked: in the child
+# there is no helper.
+_PATIENCE = 0.2
 _chosen: int | None = None
 
 
@@ -219,13 +226,13 @@ class _Ticket:
 
 def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
     """Lock every ticket: wait for helpers at work, at most a task, and keep the others from starting."""
-    pool.assert_ours()
     interruption: BaseException | None = None
     for ticket in tickets:
         while ticket.job is not None:
+            pool.assert_ours()
             try:
-                ticket.lock.acquire()
-                ticket.job = None  # a ticket still queued must not keep the buffer alive
+                if ticket.lock.acquire(timeout=_PATIENCE):
+                    ticket.job = None  # a ticket still queued must not keep the buffer alive
             except BaseException as error:  # whatever a signal handler raises
                 interruption = error
     if interruption is not None:
@@ -233,11 +240,14 @@ def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
 
 
 class _Pool:
-    """Helper threads, as many as the largest request so far; daemons, so that they hold up no exit."""
+    """Helper threads, as many as the largest request so far; daemons, so that they hold up no exit.
+
+    Nothing here takes a lock: a list of them is changed by single operations, and who meets another caller
+    that adds to it goes without.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.size = 0
+        self.staff: dict[object, int] = {}  # its helpers: a mark of each, and its thread
         self.queue: SimpleQueue[_Ticket] = SimpleQueue()
 
     def assert_ours(self) -> None:
@@ -245,25 +255,30 @@ class _Pool:
             raise RuntimeError("this process was forked inside a fill, which only its parent can finish")
 
     def enlist(self, tickets: list[_Ticket]) -> None:
-        with self.lock:
-            while self.size < len(tickets):
-                name = f"fanfill-{self.size}"
-                thread = threading.Thread(target=self.serve, name=name, daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads, or at exit: do with what there is
+        while len(self.staff) < len(tickets):
+            mark = object()
+            self.staff[mark] = 0
+            try:
+                if len(self.staff) > len(tickets) or not stacks.start(self.serve, mark):
+                    del self.staff[mark]
                     break
-                self.size += 1
-        for ticket in tickets[: self.size]:
+            except BaseException:  # a signal handler's: if the helper has been started, it enters itself
+                self.staff.pop(mark, None)
+                raise
+        for ticket in tickets[: len(self.staff)]:
             self.queue.put(ticket)
 
-    def serve(self) -> None:
+    def serve(self, mark: object) -> None:
+        self.staff[mark] = threading.get_ident()
         try:
+            # As on any thread that threading starts: its name, and a debugger's or a profiler's hooks.
+            threading.current_thread().name = f"fanfill-{list(self.staff).index(mark)}"
+            sys.setprofile(threading.getprofile())
+            sys.settrace(threading.gettrace())
             while True:
                 self.queue.get().redeem()
         finally:  # thrown out, by a debugger's or a timeout library's asynchronous exception: make room
-            with self.lock:
-                self.size -= 1
+            self.staff.pop(mark, None)
 
 
 _pool = _Pool()

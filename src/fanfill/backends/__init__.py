@@ -8,12 +8,12 @@ used or raises, and never falls back to another. A buffer on a device is never f
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
+from fanfill import imports
 from fanfill.buffers import Device, device_of
 from fanfill.errors import BackendUnavailableError
 
@@ -189,7 +189,7 @@ def get(name: str) -> Backend | DeviceBackend:
             f"expected a backend among {', '.join(_HOST + _DEVICE)}; got {name!r}; leave it out to let "
             "fanfill choose"
         )
-    backend: Backend | DeviceBackend = importlib.import_module(f"{__name__}.{name}").BACKEND
+    backend: Backend | DeviceBackend = imports.module(f"{__name__}.{name}").BACKEND
     return backend
 
 

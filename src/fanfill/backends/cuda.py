@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _functions: dict[int, dict[str, Any]] = {}
 _modules: dict[tuple[int, str], Any] = {}
 _images: dict[tuple[int, str], bytes] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may launch while its own thread loads
 
 
 def driver() -> Driver:

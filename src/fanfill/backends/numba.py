@@ -13,6 +13,7 @@ import numpy as np
 
 from fanfill import system
 from fanfill.backends import Backend, HostKernels, put_by_numpy
+from fanfill_kernels.undivided import undivided
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,6 @@ TESTED = "0.68"
 def _unusable() -> str | None:
     """Try Numba out, unless it has been tried here before, since stored kernels load without it."""
     try:
-        from fanfill_kernels.undivided import undivided
-
         return undivided(_tried)
     except Exception as error:  # a Numba that breaks, for whatever reason, must not break the fill
         return _broken(error)

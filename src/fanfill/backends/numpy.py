@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 
 from fanfill.backends import Backend, HostKernels, put_by_numpy
+from fanfill_kernels import blocks
 
 # One thread alone is as fast on 2^16 values as on any more, and a tenth slower on 2^15. Two would lose by
 # that: ufuncs release the GIL, and a thread that finds it taken sleeps some 30 us, so the calls must last
@@ -17,15 +18,11 @@ _ALONE = 1 << 16
 
 @functools.cache
 def _kernels(form: str, dtype: str) -> HostKernels:
-    from fanfill_kernels import blocks
-
     return HostKernels(*blocks.kernels(form, dtype))
 
 
 def _block(itemsize: int, threads: int) -> int:
-    from fanfill_kernels.blocks import BLOCK
-
-    return BLOCK if threads > 1 else _ALONE
+    return blocks.BLOCK if threads > 1 else _ALONE
 
 
 BACKEND = Backend(

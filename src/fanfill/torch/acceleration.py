@@ -199,7 +199,7 @@ _NAMES: dict[str, Callable[..., Any]] = {
 }
 
 _TRUNC = "_no_grad_trunc_normal_"
-_lock = threading.Lock()
+_lock = threading.RLock()
 _open_blocks = 0
 _torch_trunc_normal: Callable[..., Any] | None = None
 _thread = threading.local()
@@ -229,9 +229,11 @@ def _of_trunc_normal(tensor: Any, mean: Any, std: Any, a: Any, b: Any, generator
 def _hook() -> None:
     global _open_blocks, _torch_trunc_normal
     with _lock:
+        # A signal handler may open a block, and end it, between any two of these lines.
         _open_blocks += 1
-        if _open_blocks == 1 and hasattr(init, _TRUNC):
-            _torch_trunc_normal = getattr(init, _TRUNC)
+        found = getattr(init, _TRUNC, None)
+        if found is not None and found is not _trunc_normal:
+            _torch_trunc_normal = found
             setattr(init, _TRUNC, _trunc_normal)
 
 
