@@ -28,10 +28,18 @@ static unsigned int read_word(void)
     return words[next++];
 }
 
+/* A p-value, as its distance from the nearer end. */
+static const char *shown(double p, char *text, size_t size)
+{
+    snprintf(text, size, p < 0.5 ? "%.2g" : "1 - %.2g", p < 0.5 ? p : 1.0 - p);
+    return text;
+}
+
 int main(void)
 {
     double worst = 1.0;
     int beyond = 0, where = 0;
+    char text[32];
     /* TestU01 writes its report to stdout: it goes to stderr, the lines below to where stdout was. */
     FILE *out = fdopen(dup(1), "w");
     if (out == NULL || dup2(2, 1) < 0)
@@ -48,11 +56,12 @@ int main(void)
             where = i;
         }
     }
-    fprintf(out, "%d\t%d\t%.2g\t%s\n", bbattery_NTests, beyond, bbattery_pVal[where], bbattery_TestNames[where]);
+    fprintf(out, "%d\t%d\t%s\t%s\n", bbattery_NTests, beyond, shown(bbattery_pVal[where], text, sizeof text),
+            bbattery_TestNames[where]);
     for (int i = 0; i < bbattery_NTests; i++) {
         double p = bbattery_pVal[i];
         if (p < LEVEL || 1.0 - p < LEVEL)
-            fprintf(out, "\t\t%.2g\t%s\n", p, bbattery_TestNames[i]);
+            fprintf(out, "\t\t%s\t%s\n", shown(p, text, sizeof text), bbattery_TestNames[i]);
     }
     return beyond > 0;
 }

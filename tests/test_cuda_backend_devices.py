@@ -108,6 +108,22 @@ def test_torch_tensors_of_every_dtype_on_torch_s_stream(gpu, tensor, dtype):
     assert {(launch.device, launch.stream) for launch in gpu.launches} == {(1, 0xB00)}
 
 
+def test_the_version_counter_of_a_torch_tensor_moves_when_it_is_written(tensor):
+    torch = pytest.importorskip("torch")
+    for dtype, fill in (
+        (torch.float32, lambda w, **how: ff.fill(w, ff.normal(), **how)),
+        (torch.uint32, ff.words),
+    ):
+        made = tensor((4, 5), dtype)
+        before = made._version
+        fill(made.t(), seed=0)
+        assert made._version > before
+        before = made._version
+        with pytest.raises(ValueError, match="do not share memory"):
+            fill(made[:1].expand(6, 5), seed=0)
+        assert made._version == before
+
+
 def test_torch_tensors_that_are_refused(tensor):
     torch = pytest.importorskip("torch")
     made = tensor((4, 5), torch.float32)
@@ -122,6 +138,12 @@ def test_torch_tensors_that_are_refused(tensor):
         TypeError, match=r"expected a dense torch tensor; got one of layout torch\.sparse_coo"
     ):
         importlib.import_module("fanfill.device_buffers")._torch_target(sparse, torch)
+    freed = torch.zeros(4, 5).as_subclass(type(made))
+    freed.untyped_storage().resize_(72)
+    with pytest.raises(
+        ValueError, match=r"storage holds its elements; .* reaches byte 80 of a storage of 72"
+    ):
+        ff.fill(freed, ff.normal(), seed=0)
     negated = torch._neg_view(made)
     with pytest.raises(TypeError, match=r"negated view of others; pass tensor\.resolve_neg"):
         ff.fill(negated, ff.normal(), seed=0)
@@ -176,6 +198,15 @@ def test_out_of_memory_is_cupy_s_own_error(gpu):
     [
         (lambda a: Foreign(a, data=(a.data.ptr, True)), ValueError, r"read-only one; .*cupy.array\(buffer\)"),
         (lambda a: Foreign(a, mask=a), TypeError, "expected a plain array; got .* with a mask"),
+        (
+            lambda a: Foreign(a, shape=(-1,)),
+            TypeError,
+            r"cannot be read \(ValueError: shape \(-1,\), .*; pass",
+        ),
+        (lambda a: Foreign(a, shape=(4.5,)), TypeError, r"cannot be read \(TypeError: 'float' object"),
+        (lambda a: Foreign(a, shape=4), TypeError, "cannot be read .*'int' object is not iterable"),
+        (lambda a: Foreign(a, strides=(4, 4)), TypeError, r"cannot be read .*strides \(4, 4\)"),
+        (lambda a: Foreign(a, data=7), TypeError, "of shape, typestr, data .*cannot be read .*unpack"),
         (lambda a: Foreign(a, typestr=">f4"), ValueError, "machine's byte order"),
         (lambda a: Foreign(a, typestr="<i4"), TypeError, "expected one of the dtypes float32.*; got int32"),
         (lambda a: Foreign(a, typestr="<c8"), TypeError, "got complex64"),

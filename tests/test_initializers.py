@@ -9,7 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import fanfill as ff
 from fanfill import initializers
+from fanfill.arguments import dtype_of
+from fanfill.dtypes import STORAGES
 from fanfill.fans import gain
 from fanfill.initializers import (
     Initializer,
@@ -203,6 +206,84 @@ def test_fixed_distributions_know_their_moments_and_bounds() -> None:
     assert truncated_normal(0.3, 0.1).mean(()) == 0.3
     point = truncated_normal(0.3, 0.0, 7.0, 8.0)
     assert (point.mean(()), point.std(()), point.bounds(())) == (0.3, 0.0, (0.3, 0.3))
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize(
+    "init",
+    [
+        constant(0.1),
+        constant(-0.0),
+        constant(300.7),
+        normal(0.1, 0.0),
+        truncated_normal(0.1, 0.0),
+        truncated_normal(-0.3, 0.0, 1.0, 2.0),
+        uniform(0.25, 0.25),
+        uniform(-0.1, 0.1),
+        uniform(0.1, 0.7),
+        he_uniform(),
+        he_normal(),
+        he_normal(truncated=True),
+        variance_scaling(0.0, distribution="truncated_normal"),
+        truncated_normal(0.1, 0.3, -0.5, 0.7),
+        truncated_normal(0.1, 0.3, 1.0, INF),
+    ],
+    ids=repr,
+)
+def test_every_value_of_every_dtype_lies_within_its_bounds(init: Initializer, dtype: str) -> None:
+    values = ff.draw((50, 60), init, seed=0, dtype=dtype).astype(np.float64)
+    for name in (dtype, dtype_of(dtype)):
+        low, high = init.bounds((50, 60), name)
+        assert low <= values.min() <= values.max() <= high
+        assert (low == high) == (values.min() == values.max())
+
+
+def test_the_bounds_of_a_constant_are_what_its_dtype_stores() -> None:
+    for init in (constant(0.1), normal(0.1, 0.0), truncated_normal(0.1, 0.0)):
+        assert init.bounds(()) == init.bounds((), np.float64) == (0.1, 0.1)
+        assert init.bounds((), "float16") == (float(np.float16(0.1)),) * 2
+        assert init.bounds((), "float8_e4m3fn") == (0.1015625, 0.1015625)
+    with pytest.raises(ValueError, match=r"within 448\.0, the largest of float8_e4m3fn"):
+        constant(1e3).bounds((), "float8_e4m3fn")
+    for wrong in ("float12", np.int32, 7.5):
+        with pytest.raises(TypeError, match=r"expected one of .*float32"):
+            constant(0.1).bounds((), wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cauchy", (0.0, 1.0)), r"expected a distribution out of uniform, normal, .*; got 'cauchy'; choose"),
+        ((7, ()), "expected a distribution out of uniform, .*; got 7"),
+        (([], ()), r"expected a distribution out of uniform, .*; got \[\]"),
+        (("constant", (), he_normal().scaling), "all but constant may be scaled by fans; got 'constant'"),
+        (("uniform", (1.0,)), r"expected of uniform the parameters low, high, or none but .*; got \(1.0,\)"),
+        (("normal", ()), "expected of normal the parameters mean, std"),
+        (("normal", (0.0, 1.0), he_normal().scaling), "or none but a scaling; got"),
+    ],
+)
+def test_an_unknown_distribution_is_neither_made_nor_unpickled(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Initializer(*arguments)
+
+    class Pickled:
+        def __reduce__(self) -> tuple:
+            return Initializer, arguments
+
+    with pytest.raises(ValueError, match=message):
+        pickle.loads(pickle.dumps(Pickled()))
+
+
+@pytest.mark.parametrize("ask", ["mean", "std", "bounds"])
+@pytest.mark.parametrize("init", [normal(), he_normal()])
+def test_no_question_falls_through_for_an_unknown_distribution(init: Initializer, ask: str) -> None:
+    init = copy.copy(init)
+    object.__setattr__(init, "distribution", "cauchy")
+    if ask == "std" and init.scaling is not None:
+        assert init.std((4, 4)) == he_normal().std((4, 4))  # the scaling's, whatever the distribution
+        return
+    with pytest.raises(ValueError, match=r"expected a distribution out of .*; got 'cauchy'"):
+        getattr(init, ask)((4, 4))
 
 
 def test_the_bounds_of_a_truncated_normal_hold_the_exact_interval() -> None:

@@ -7,6 +7,7 @@ import math
 import platform
 import re
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -104,6 +105,22 @@ def test_the_kernel_itself_takes_layouts_that_the_backend_leaves_to_numpy(
         scatter.scatter_by(kernel, view.shape, strides, size, stream)(items, origin, values)
 
     assert_put(put, memory, view, whole(view))
+
+
+@settings(max_examples=200, deadline=None)
+@given(layout=layouts(), size=st.sampled_from(SIZES), most=st.sampled_from((1, 2, 5, 16, 40)))
+@example(((17, 2, 33), (2, 0, 1), (1, 1, 1)), 2, 5)
+@example(((7, 9, 3, 2), (0, 1, 2, 3), (1, 1, 1, -1)), 1, 5)
+def test_places_in_several_lists_are_the_same_places(layout: Layout, size: int, most: int) -> None:
+    memory, view = poisoned(layout, size)
+    shape, strides = view.shape, view.strides
+    with mock.patch.object(scatter, "LISTED", most):
+        lists = list(scatter.listed(shape, strides))
+        assert_put(BACKEND.scatter(view), memory, view, whole(view))
+    assert all(0 < len(offsets) <= most for _, _, offsets in lists)
+    assert [before for before, _, _ in lists] == [0, *np.cumsum([len(places) for *_, places in lists])[:-1]]
+    joined = np.concatenate([base + offsets for _, base, offsets in lists])
+    np.testing.assert_array_equal(joined, scatter.offsets_of(shape, strides))
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from fanfill.dtypes import Storage, storage_of
+from fanfill.exchange import array_of_dlpack, array_of_interface, array_of_memory, span
+from fanfill.messages import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,10 @@ Device = Literal["cpu", "cuda"]
 # DLPack's device codes: CPU and pinned host memory; CUDA and CUDA managed memory.
 _DLPACK_HOST = (1, 3)
 _DLPACK_CUDA = (2, 13)
+
+# Of torch's dtypes those that NumPy has, too, for fills and for words.
+_DRAWN = ("float32", "float64", "float16")
+WORDS = ("uint32",)
 
 # Nodes that the search for a collision may visit. Views that slicing, transposing, diagonals and sliding
 # windows make need a few dozen; the problem itself is NP-hard, so that somebody can always build strides that
@@ -117,8 +123,11 @@ def as_lanes(buffer: object) -> Lanes:
     return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, is_torch)
 
 
-def host_array(buffer: object) -> tuple[NDArray[Any], bool]:
-    """Return an ndarray on the buffer's own memory, never a copy, and whether it is a torch tensor."""
+def host_array(buffer: object, torch_dtypes: tuple[str, ...] = _DRAWN) -> tuple[NDArray[Any], bool]:
+    """Return an ndarray on the buffer's own memory, never a copy, and whether it is a torch tensor.
+
+    Of a torch tensor's dtypes only those named are taken; the others' errors name them.
+    """
     if isinstance(buffer, np.ndarray):
         if type(buffer) is np.ndarray:
             return buffer, False
@@ -132,16 +141,16 @@ def host_array(buffer: object) -> tuple[NDArray[Any], bool]:
         return buffer.view(np.ndarray), False
     torch = torch_of(buffer)
     if torch is not None:
-        return _torch_array(buffer, torch), True
+        return _torch_array(buffer, torch_dtypes), True
     if device_of(buffer) != "cpu":
         raise TypeError(f"expected a buffer in host memory; got a {type_name(buffer)} on a CUDA device")
     interface = getattr(buffer, "__array_interface__", None)
     if interface is not None:
-        return np.asarray(_Interface(interface, buffer)), False
+        return array_of_interface(buffer, interface), False
     memory = _memory(buffer)
     if memory is not None:
-        return np.asarray(memory), False
-    return np.from_dlpack(buffer), False  # type: ignore[arg-type]
+        return array_of_memory(memory), False
+    return array_of_dlpack(buffer), False
 
 
 def assert_fillable(array: NDArray[Any]) -> None:
@@ -215,14 +224,6 @@ def _collide(axes: list[tuple[int, int]], itemsize: int) -> bool:
     return True
 
 
-class _Interface:
-    """Carries an ``__array_interface__`` and nothing else: NumPy must not choose a protocol that copies."""
-
-    def __init__(self, interface: object, owner: object) -> None:
-        self.__array_interface__ = interface
-        self.owner = owner
-
-
 def _memory(buffer: object) -> memoryview | None:
     try:
         return memoryview(buffer)  # type: ignore[arg-type]
@@ -243,15 +244,42 @@ def torch_of(buffer: object) -> ModuleType | None:
     return torch if tensor is not None and isinstance(buffer, tensor) else None
 
 
-def _torch_array(tensor: Any, torch: Any) -> NDArray[Any]:
-    if tensor.dtype not in (torch.float32, torch.float64, torch.float16):
-        remedy = "use fanfill.torch" if tensor.dtype.is_floating_point else "fill a floating-point tensor"
+def assert_stored(tensor: Any) -> None:
+    """Raise ValueError unless a torch tensor's storage, which can be resized, holds all of its elements."""
+    there, size = tensor.untyped_storage().nbytes(), tensor.element_size()
+    # The quick question first: a small tensor is filled in a few us.
+    reach = tensor.numel() if tensor.is_contiguous() else span(tensor.shape, tensor.stride(), 1)[1]
+    end = (tensor.storage_offset() + reach) * size
+    if reach and end > there:
+        raise ValueError(
+            f"expected a torch tensor whose storage holds its elements; got shape {tuple(tensor.shape)}, "
+            f"which reaches byte {end} of a storage of {there}; fill it while its storage is whole (FSDP "
+            "frees those of parameters that it gathers when needed)"
+        )
+
+
+def mark_written(tensor: Any) -> None:
+    """Move a torch tensor's version counter, as torch does for what it writes in place.
+
+    Writing through a pointer does not: a graph that has saved the tensor would go backward with new values.
+    """
+    move = getattr(sys.modules["torch"].autograd.graph, "increment_version", None)
+    if move is not None:
+        move(tensor)
+    else:  # a torch of before 2.1: to write none of the elements counts, too, and takes ten times as long
+        tensor.detach().unsqueeze(0)[:0].zero_()
+
+
+def _torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
+    if str(tensor.dtype).removeprefix("torch.") not in dtypes:
         raise TypeError(
-            f"expected a torch tensor of float32, float64 or float16; got {tensor.dtype}; {remedy}"
+            f"expected a torch tensor of {', '.join(dtypes[:-1])}{' or ' if dtypes[1:] else ''}{dtypes[-1]}; "
+            f"got {tensor.dtype}; {_remedy(tensor.dtype.is_floating_point, dtypes)}"
         )
     try:
         # detach: a leaf that requires grad refuses numpy(), and its initialisation is no part of any graph.
         array: NDArray[Any] = tensor.detach().numpy()
+        assert_stored(tensor)
     except (RuntimeError, TypeError) as error:
         raise TypeError(
             f"expected a torch tensor in plain host memory; got a {type_name(tensor)} that has no NumPy "
@@ -260,6 +288,7 @@ def _torch_array(tensor: Any, torch: Any) -> NDArray[Any]:
     return array
 
 
-def type_name(value: object) -> str:
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _remedy(floating: bool, dtypes: tuple[str, ...]) -> str:
+    if dtypes == WORDS:
+        return "fill() makes floating-point values" if floating else "words() makes no others"
+    return "use fanfill.torch" if floating else "fill a floating-point tensor"

@@ -6,13 +6,16 @@ any other object through ``__cuda_array_interface__``; frameworks are recognised
 
 from __future__ import annotations
 
+import operator
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanfill.buffers import assert_distinct, is_cupy, torch_of, type_name
+from fanfill.buffers import assert_distinct, assert_stored, is_cupy, torch_of
 from fanfill.dtypes import STORAGES, storage_of
+from fanfill.exchange import assert_unmasked
+from fanfill.messages import shown, type_name
 
 __all__ = ["DeviceBuffer", "Target", "as_target", "assert_fillable", "assert_storage"]
 
@@ -79,7 +82,7 @@ def as_target(buffer: object) -> Target:
     TypeError
         If it is none of these, or is masked or sparse.
     ValueError
-        If it is read-only or its byte order is foreign.
+        If it is read-only, its byte order is foreign, or a torch tensor's storage does not hold it.
     """
     if is_cupy(buffer):
         return _cupy_target(buffer)
@@ -140,6 +143,7 @@ def _torch_target(tensor: Any, torch: Any) -> Target:
             "expected a torch tensor that holds its own values; got a negated view of others; pass "
             "tensor.resolve_neg()"
         )
+    assert_stored(tensor)
     size = tensor.element_size()
     return Target(
         tensor.data_ptr(),
@@ -154,26 +158,33 @@ def _torch_target(tensor: Any, torch: Any) -> Target:
 
 
 def _interface_target(buffer: object, interface: Any) -> Target:
-    if interface.get("mask") is not None:
+    assert_unmasked(interface, "__cuda_array_interface__")
+    try:
+        pointer, read_only = interface["data"]
+        typestr, shape = str(interface["typestr"]), tuple(map(operator.index, interface["shape"]))
+        given = interface.get("strides")
+        strides = None if given is None else tuple(map(operator.index, given))
+        address = operator.index(pointer or 0)
+        if any(n < 0 for n in shape) or len(shape if strides is None else strides) != len(shape):
+            raise ValueError(f"shape {shown(shape)}, strides {shown(strides)}")
+    except (KeyError, TypeError, ValueError) as error:
         raise TypeError(
-            "expected a plain array; got a __cuda_array_interface__ with a mask, which says that some "
-            "elements must not be touched; pass the array of its data to fill them all"
-        )
-    pointer, read_only = interface["data"]
+            "expected a __cuda_array_interface__ of shape, typestr, data and perhaps strides; got a "
+            f"{type_name(buffer)} with one that cannot be read ({type(error).__name__}: {error}); pass the "
+            "array that holds its data"
+        ) from error
     if read_only:
         raise ValueError(
             "expected a writable buffer; got a read-only one; pass a writable copy of it, such as "
             "cupy.array(buffer)"
         )
-    dtype = _dtype(buffer, interface["typestr"])
-    shape = tuple(int(n) for n in interface["shape"])
-    strides = interface.get("strides")
+    dtype = _dtype(buffer, typestr)
     if strides is None:
-        strides = (dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape)))
+        strides = tuple(dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape)))
     return Target(
-        int(pointer or 0),
+        address,
         shape,
-        tuple(int(stride) for stride in strides),
+        strides,
         _name(dtype),
         dtype.itemsize,
         None,
@@ -209,7 +220,7 @@ def _stream(buffer: object, stated: Any) -> int | None:
     if protocol is not None:
         version, handle = protocol() if callable(protocol) else protocol
         if version != 0:
-            raise TypeError(f"expected __cuda_stream__ of version 0; got version {version!r}")
+            raise TypeError(f"expected __cuda_stream__ of version 0; got version {shown(version)}")
         return int(handle)
     if stated is None:
         return None

@@ -15,10 +15,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fanfill.messages import shown
+
 if TYPE_CHECKING:
     from fractions import Fraction
 
-__all__ = ["STORAGES", "Storage", "bits", "round_down", "round_nearest", "round_up", "storage_of"]
+__all__ = [
+    "STORAGES",
+    "Storage",
+    "bits",
+    "numpy_dtype",
+    "round_down",
+    "round_nearest",
+    "round_up",
+    "storage_named",
+    "storage_of",
+]
 
 Compute = type[np.float32] | type[np.float64]
 
@@ -98,6 +110,26 @@ def storage_of(dtype: np.dtype[Any]) -> Storage:
             "fill an array of one of these and convert it with .astype()"
         )
     return storage
+
+
+def storage_named(dtype: str | type | np.dtype[Any]) -> Storage:
+    """The storage type of a dtype or of the name of one, ml_dtypes being there or not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `storage_of`.
+    """
+    named = STORAGES.get(dtype) if isinstance(dtype, str) else None
+    return storage_of(numpy_dtype(dtype)) if named is None else named
+
+
+def numpy_dtype(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
+    """What NumPy takes for a dtype; TypeError for anything else."""
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dtype: expected one of {', '.join(STORAGES)}; got {shown(dtype)}") from error
 
 
 def round_down(x: float | Fraction, s: Storage) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import NamedTuple
 
+from fanfill.messages import shown
+
 __all__ = ["Axes", "Scaling", "axes_of", "extended", "fans", "gain", "real", "rectifier_scale", "shape_of"]
 
 Axes = int | Sequence[int]
@@ -135,7 +137,7 @@ def fans(
     if len(dims) < 2 and (in_axis, out_axis) == (-2, -1):
         raise ValueError(
             "expected a shape of two axes or more, because fans need an input and an output axis; got "
-            f"{dims}; "
+            f"{shown(dims)}; "
             "name them with in_axis= and out_axis= (either may be ()), or use uniform, normal or constant"
         )
     rest = dict(enumerate(dims))
@@ -179,15 +181,18 @@ def gain(nonlinearity: str, param: float | None = None) -> float:
     """
     if nonlinearity == "leaky_relu":
         return math.sqrt(rectifier_scale("param", 0.01 if param is None else param))
-    if str(nonlinearity) not in _GAINS:
+    given: object = nonlinearity
+    if not isinstance(given, str) or given not in _GAINS:
         raise ValueError(
-            f"expected a known nonlinearity; got {nonlinearity!r}; "
+            f"expected a known nonlinearity; got {shown(nonlinearity)}; "
             f"the names are {', '.join([*_GAINS, 'leaky_relu'])}"
         )
     if param is not None:
         real("param", param)
-        raise ValueError(f"expected no param for {nonlinearity!r}; got {param!r}; only leaky_relu takes one")
-    return _GAINS[nonlinearity]
+        raise ValueError(
+            f"expected no param for {nonlinearity!r}; got {shown(param)}; only leaky_relu takes one"
+        )
+    return _GAINS[given]
 
 
 def rectifier_scale(what: str, slope: float) -> float:
@@ -205,7 +210,7 @@ def real(what: str, value: float) -> float:
     """`value` as a finite float; `what` names it in errors."""
     number = extended(what, value)
     if not math.isfinite(number):
-        raise ValueError(f"expected a finite {what}; got {value!r}; give a finite number")
+        raise ValueError(f"expected a finite {what}; got {shown(value)}; give a finite number")
     return number
 
 
@@ -214,7 +219,7 @@ def extended(what: str, value: float) -> float:
     # The exact type first: asking an abstract class costs a third of a microsecond, and people write
     # fill(w, he_normal(), seed=0) in loops over small tensors.
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"expected a real number as {what}; got {value!r}; give an int or a float")
+        raise TypeError(f"expected a real number as {what}; got {shown(value)}; give an int or a float")
     try:
         number = float(value) + 0.0
     except OverflowError:
@@ -230,10 +235,12 @@ def shape_of(shape: Sequence[int]) -> tuple[int, ...]:
         dims = tuple(operator.index(n) for n in shape)
     except TypeError:
         raise TypeError(
-            f"expected a shape, a sequence of integers; got {shape!r}; write (n,) for one axis"
+            f"expected a shape, a sequence of integers; got {shown(shape)}; write (n,) for one axis"
         ) from None
     if any(n < 0 for n in dims):
-        raise ValueError(f"expected dimensions >= 0; got the shape {dims}; give the whole tensor's shape")
+        raise ValueError(
+            f"expected dimensions >= 0; got the shape {shown(dims)}; give the whole tensor's shape"
+        )
     return dims
 
 
@@ -242,7 +249,7 @@ def axes_of(what: str, axes: Axes) -> int | tuple[int, ...]:
     if type(axes) is int or (type(axes) is tuple and not axes):
         return axes
     if isinstance(axes, bool):
-        raise TypeError(f"expected integers as {what}; got {axes!r}; give an int or a tuple of ints")
+        raise TypeError(f"expected integers as {what}; got {shown(axes)}; give an int or a tuple of ints")
     try:
         return operator.index(axes)  # type: ignore[arg-type]
     except TypeError:
@@ -251,7 +258,7 @@ def axes_of(what: str, axes: Axes) -> int | tuple[int, ...]:
         many = tuple(operator.index(axis) for axis in axes)  # type: ignore[union-attr]
     except TypeError:
         raise TypeError(
-            f"expected integers as {what}; got {axes!r}; give an int or a tuple of ints"
+            f"expected integers as {what}; got {shown(axes)}; give an int or a tuple of ints"
         ) from None
     return many[0] if len(many) == 1 else many
 
@@ -263,14 +270,14 @@ def _take(what: str, axes: Axes, dims: tuple[int, ...], rest: dict[int, int]) ->
     for axis in (one_or_many,) if isinstance(one_or_many, int) else one_or_many:
         if not -len(dims) <= axis < len(dims):
             raise ValueError(
-                f"expected axes of the shape {dims}, which has {len(dims)}; got {what}={axes!r}; "
+                f"expected axes of the shape {shown(dims)}, which has {len(dims)}; got {what}={shown(axes)}; "
                 "count from 0, or from -1 at the end"
             )
         if axis % len(dims) not in rest:
             raise ValueError(
-                f"expected every axis once among in_axis, out_axis and batch_axis; got {what}={axes!r}, "
+                f"expected every axis once among in_axis, out_axis and batch_axis; got {what}={shown(axes)}, "
                 "which names "
-                f"axis {axis % len(dims)} of {dims} again; give each axis one role"
+                f"axis {axis % len(dims)} of {shown(dims)} again; give each axis one role"
             )
         size *= rest.pop(axis % len(dims))
     return size

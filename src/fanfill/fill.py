@@ -19,6 +19,7 @@ from fanfill import threads as pool
 from fanfill.arguments import device_of, dtype_of, initializer_of
 from fanfill.backends import Backend, DeviceBackend, resolve
 from fanfill.laws import Initializer
+from fanfill.messages import shown
 from fanfill.recipes import Recipe, recipe
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def fill(
         (``fanfill.torch`` does the others). On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a
         writable ``__cuda_array_interface__``, of any of these dtypes. It is filled where it lies, on its own
         device, by work put on a stream: CuPy's current one; torch's, for a torch tensor; the object's own, if
-        it names one. The call returns without waiting for it.
+        it names one. The call returns without waiting for it. A torch tensor is filled outside of autograd,
+        as under ``torch.no_grad()``: a leaf that requires grad may be filled, and the version counter moves,
+        so that a graph that has saved the old values refuses to go backward with the new ones.
     initializer
         An `Initializer`, such as ``he_normal()``, or the name of one.
     seed
@@ -82,8 +85,8 @@ def fill(
     global_shape
         The whole tensor's shape, if the buffer is a part of it. Fans come from it.
     offset
-        Where the part begins. A tuple: the buffer is a box with its first element there (None: at the
-        origin). An int: the buffer is 1-D and holds the flat C-order range from there.
+        Where the part begins. A tuple, or another iterable: the buffer is a box with its first element there
+        (None: at the origin). An int: the buffer is 1-D and holds the flat C-order range from there.
     backend
         "numba" or "numpy" for host memory, "cuda" for a GPU's. None: "cuda" there; here the first of the two
         that is usable, or what the environment variable FANFILL_BACKEND (read once per process) says.
@@ -147,7 +150,9 @@ def fill(
     key = _key(seed, name)
     law = initializer_of(initializer)
     if not (progress is None or callable(progress)):
-        raise TypeError(f"progress: expected a callable of (values done, values in all); got {progress!r}")
+        raise TypeError(
+            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
+        )
     count = None if threads is None else pool.resolve(threads)
     if buffers.device_of(buffer) == "cuda":
         _fill_device(buffer, law, key, resolve("cuda", backend), global_shape, offset, progress)
@@ -159,6 +164,8 @@ def fill(
     made = recipe(law, region.shape, storage.name)
     if view.size > host.SMALL and count is None:
         count = pool.resolve(None)
+    if is_torch:
+        buffers.mark_written(buffer)
     host.run(view, region, made, key, engine, count or 1, progress)
     if plain and 0 < view.size <= host.SMALL:
         _remember(initializer, buffer, view, made, engine)
@@ -179,7 +186,10 @@ def _fill_device(
     device_buffers.assert_fillable(target)
     _assert_axes(law, target.is_torch)
     region = placement.region(target.shape, global_shape, offset)
-    device_runs.run(target, region, recipe(law, region.shape, target.dtype), key, engine, progress)
+    made = recipe(law, region.shape, target.dtype)
+    if target.is_torch:
+        buffers.mark_written(buffer)
+    device_runs.run(target, region, made, key, engine, progress)
 
 
 def draw(
@@ -263,14 +273,19 @@ def words(
         target = device_buffers.as_target(buffer)
         _assert_words(target.dtype, target.shape, first)
         device_buffers.assert_fillable(target)
+        if target.is_torch:
+            buffers.mark_written(buffer)
         device_runs.run(target, placement.region(target.shape)._replace(start=first), recipe, key, engine)
         return buffer
     host_engine = resolve("cpu", backend)
-    array, _ = buffers.host_array(buffer)
+    array, is_torch = buffers.host_array(buffer, buffers.WORDS)
     _assert_words("uint32" if array.dtype == np.uint32 else str(array.dtype), array.shape, first)
     buffers.assert_fillable(array)
     region = placement.region(array.shape)._replace(start=first)
-    host.run(array, region, recipe, key, host_engine, pool.resolve(None))
+    threads = pool.resolve(None)
+    if is_torch:
+        buffers.mark_written(buffer)
+    host.run(array, region, recipe, key, host_engine, threads)
     return buffer
 
 
@@ -297,8 +312,9 @@ def _key(seed: object, name: str | int) -> host.Key:
 def _assert_axes(law: Initializer, is_torch: bool) -> None:
     if is_torch and law.default_axes:
         raise ValueError(
-            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {law!r}, whose "
-            "fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which does"
+            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
+            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
+            "does"
         )
 
 

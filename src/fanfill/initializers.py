@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from fanfill.fans import Axes, Scaling, axes_of, extended, real, rectifier_scale
 from fanfill.laws import Initializer
+from fanfill.messages import shown
 
 __all__ = [
     "constant",
@@ -337,10 +338,11 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
     >>> initializer("he_normal", mode="fan_out")
     variance_scaling(2.0, 'fan_out', 'normal')
     """
-    function = _NAMED.get(str(name))
+    given: object = name
+    function = _NAMED.get(given) if isinstance(given, str) else None
     if function is None:
         raise ValueError(
-            f"expected the name of an initializer; got {name!r}{_hint(name)}; "
+            f"expected the name of an initializer; got {shown(name)}{_hint(name)}; "
             f"the names are {', '.join(_NAMED)}"
         )
     code = function.__code__
@@ -363,13 +365,14 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
 def _hint(name: object) -> str:
     from difflib import get_close_matches  # only ever wanted on the way to an error
 
-    close = get_close_matches(str(name).lower().replace("-", "_"), _NAMED, n=1)
+    spelled = name.lower().replace("-", "_") if isinstance(name, str) else ""
+    close = get_close_matches(spelled, _NAMED, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _cut(truncated: bool) -> str:
     if not isinstance(truncated, bool):
-        raise TypeError(f"expected True or False as truncated; got {truncated!r}; give a bool")
+        raise TypeError(f"expected True or False as truncated; got {shown(truncated)}; give a bool")
     return "truncated_normal" if truncated else "normal"
 
 
@@ -386,11 +389,13 @@ def _square(gain: float) -> float:
 def _at_least_zero(what: str, value: float) -> float:
     number = real(what, value)
     if number < 0.0:
-        raise ValueError(f"expected a {what} >= 0; got {value!r}; give its magnitude")
+        raise ValueError(f"expected a {what} >= 0; got {shown(value)}; give its magnitude")
     return number
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
-    if str(value) not in known:
-        raise ValueError(f"expected a {what} out of {', '.join(known)}; got {value!r}; choose one of these")
-    return str(value)
+def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(
+            f"expected a {what} out of {', '.join(known)}; got {shown(value)}; choose one of these"
+        )
+    return known[known.index(value)]

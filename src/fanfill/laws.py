@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from fanfill.cdf import moments
-from fanfill.dtypes import STORAGES, round_down, round_up
+from fanfill.dtypes import STORAGES, round_down, round_nearest, round_up, storage_named
 from fanfill.fans import Scaling, fans
+from fanfill.messages import shown
 from fanfill.recipes import ends
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The standard deviation of N(0, 1) cut at 2 sigma, 0.87962566103423975..., to the nearest float64.
 STD_OF_CUT_NORMAL: Final = float.fromhex("0x1.c25e4b6dba981p-1")
 _UNIFORMS = ("uniform", "half_open_uniform")
+
+# The distributions that there are, and the parameters of the fixed ones.
+_PARAMETERS: Final = {
+    "uniform": ("low", "high"),
+    "half_open_uniform": ("low", "high"),
+    "normal": ("mean", "std"),
+    "truncated_normal": ("mean", "std", "lower", "upper"),
+    "constant": ("value",),
+}
 
 
 class Law(NamedTuple):
@@ -62,6 +75,15 @@ class Initializer:
     _hash: int
 
     def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
+        kind: object = distribution
+        names = _PARAMETERS.get(kind) if isinstance(kind, str) else None
+        if names is None or (scaling is not None and distribution == "constant"):
+            raise _unknown(distribution)
+        if len(params) != (len(names) if scaling is None else 0):
+            raise ValueError(
+                f"expected of {distribution} the parameters {', '.join(names)}, or none but a scaling; got "
+                f"{shown(params)}; call the function of that name, or variance_scaling"
+            )
         # The sign of a constant zero is drawn, and 0.0 == -0.0: so the key holds the signs beside the values.
         key = (distribution, params, scaling, tuple(math.copysign(1.0, x) for x in params))
         put = object.__setattr__
@@ -125,7 +147,7 @@ class Initializer:
         return self.scaling.fans(shape)
 
     def mean(self, shape: Sequence[int]) -> float:
-        """The mean of the values that a tensor of that shape will be filled with (in float64)."""
+        """The mean of the distribution for a tensor of that shape, in float64."""
         distribution, params = self.law(shape)
         if distribution in _UNIFORMS:
             return params[0] / 2 + params[1] / 2
@@ -133,10 +155,12 @@ class Initializer:
             mean, std, lower, upper = params
             # Symmetric cuts keep the mean, exactly.
             return mean if std == 0.0 or lower == -upper else mean + std * moments(lower, upper)[0]
-        return params[0]
+        if distribution in ("normal", "constant"):
+            return params[0]
+        raise _unknown(distribution)
 
     def std(self, shape: Sequence[int]) -> float:
-        """The standard deviation of the values that a tensor of that shape will be filled with.
+        """The standard deviation of the distribution for a tensor of that shape, in float64.
 
         For `truncated_normal` that is less than its ``std``, which it states before the cut.
 
@@ -156,23 +180,42 @@ class Initializer:
         if self.distribution == "truncated_normal":
             _, std, lower, upper = self.params
             return std * moments(lower, upper)[1] if std else 0.0
-        return 0.0
+        if self.distribution == "constant":
+            return 0.0
+        raise _unknown(self.distribution)
 
-    def bounds(self, shape: Sequence[int]) -> tuple[float, float]:
-        """The closed interval in which the values lie, infinite for normals; in float64, rounded outward."""
+    def bounds(
+        self, shape: Sequence[int], dtype: str | type | np.dtype[Any] = "float64"
+    ) -> tuple[float, float]:
+        """The closed interval in which the values of a tensor of that shape and dtype lie.
+
+        Infinite for normals, rounded outward to float64 for truncated ones. The dtype matters to a constant
+        alone, also one that is a normal of std 0: its value is rounded to what the dtype stores. All other
+        values are rounded into the interval, whatever the dtype.
+
+        Raises
+        ------
+        ValueError
+            No fans for this shape (see `fanfill.fans`), or a constant beyond the dtype's largest value.
+        TypeError
+            A dtype that no tensor is filled with.
+        """
         distribution, params = self.law(shape)
+        storage = storage_named(dtype)
         if distribution == "uniform":
             return params[0], params[1]
         if distribution == "half_open_uniform":
             return params[0], math.nextafter(params[1], -math.inf)
-        if distribution == "constant" or params[1] == 0.0:
-            return params[0], params[0]
+        if distribution == "constant" or (distribution in ("normal", "truncated_normal") and not params[1]):
+            value = round_nearest(params[0], storage)
+            return value, value
         if distribution == "normal":
             return -math.inf, math.inf
-        mean, std, lower, upper = params
-        low, high = ends(mean, std, lower, upper)
-        double = STORAGES["float64"]
-        return round_down(low, double), round_up(high, double)
+        if distribution == "truncated_normal":
+            double = STORAGES["float64"]
+            low, high = ends(*params)
+            return round_down(low, double), round_up(high, double)
+        raise _unknown(distribution)
 
     def law(self, shape: Sequence[int]) -> Law:
         """The distribution for a tensor of that shape, by section 4 of the number contract."""
@@ -184,7 +227,16 @@ class Initializer:
         std = math.sqrt(self.scaling.variance(shape))
         if self.distribution == "normal":
             return Law("normal", (0.0, std))
-        return Law("truncated_normal", (0.0, std / STD_OF_CUT_NORMAL, -2.0, 2.0))
+        if self.distribution == "truncated_normal":
+            return Law("truncated_normal", (0.0, std / STD_OF_CUT_NORMAL, -2.0, 2.0))
+        raise _unknown(self.distribution)
+
+
+def _unknown(distribution: object) -> ValueError:
+    return ValueError(
+        f"expected a distribution out of {', '.join(_PARAMETERS)}, of which all but constant may be scaled "
+        f"by fans; got {shown(distribution)}; choose one of these"
+    )
 
 
 def _literal(x: float) -> str:

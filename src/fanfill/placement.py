@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import functools
 import operator
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
+
+from fanfill.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 LARGEST_TENSOR = 2**63
+
+# NumPy's and torch's limit. An iterable without an end is told from a shape by it.
+_MOST_AXES = 64
 
 # A contiguous stretch of this many values is drawn where it lies; shorter ones cost less through a scratch in
 # the cache than as calls of their own (a call costs some 5 us from Python; 16 Ki normals 10 to 18 us, copying
@@ -75,11 +81,37 @@ def integer(value: object, what: str, low: int, limit: int, interval: str) -> in
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"{what}: expected an integer in {interval}; got {value!r} ({type(value).__name__})"
+            f"{what}: expected an integer in {interval}; got {shown(value)} ({type(value).__name__})"
         ) from None
     if not low <= number < limit:
-        raise ValueError(f"{what}: expected an integer in {interval}; got {number}")
+        raise ValueError(f"{what}: expected an integer in {interval}; got {shown(number)}")
     return number
+
+
+def entries_of(value: int | Iterable[int], what: str) -> tuple[object, ...] | None:
+    """Return the entries of an iterable, unchecked; None for what has none, such as an integer.
+
+    Raises
+    ------
+    TypeError
+        If they are characters or bytes, or come in no order.
+    ValueError
+        If there are more than any tensor has axes.
+    """
+    if isinstance(value, str | bytes | bytearray | set | frozenset | dict):
+        raise TypeError(
+            f"{what}: expected an integer or a tuple of them; got {shown(value)} ({type(value).__name__})"
+        )
+    try:
+        entries = iter(value)  # type: ignore[arg-type]
+    except TypeError:  # arrays without axes are among these
+        return None
+    found: tuple[object, ...] = tuple(islice(entries, _MOST_AXES + 1))
+    if len(found) > _MOST_AXES:
+        raise ValueError(
+            f"{what}: expected at most {_MOST_AXES} axes; got more: {shown(found[:3])} and so on"
+        )
+    return found
 
 
 def shape_of(value: int | Iterable[int], what: str) -> tuple[int, ...]:
@@ -88,18 +120,15 @@ def shape_of(value: int | Iterable[int], what: str) -> tuple[int, ...]:
     Raises
     ------
     TypeError, ValueError
-        If an entry is not an integer, is negative, or the product passes 2^63.
+        If an entry is not an integer, is negative, or the product passes 2^63; as `entries_of`.
     """
-    entries: Iterable[object]
-    if isinstance(value, str | bytes):
-        raise TypeError(f"{what}: expected an integer or a tuple of them; got {value!r}")
-    try:
-        entries = iter(value)  # type: ignore[arg-type]
-    except TypeError:
-        entries = (value,)
-    shape = tuple(integer(entry, what, 0, LARGEST_TENSOR + 1, "[0, 2**63]") for entry in entries)
+    entries = entries_of(value, what)
+    shape = tuple(
+        integer(entry, what, 0, LARGEST_TENSOR + 1, "[0, 2**63]")
+        for entry in ((value,) if entries is None else entries)
+    )
     if prod(shape) > LARGEST_TENSOR:
-        raise ValueError(f"{what}: expected at most 2**63 elements; got shape {shape}")
+        raise ValueError(f"{what}: expected at most 2**63 elements; got shape {shown(shape)}")
     return shape
 
 
@@ -117,9 +146,9 @@ def region(
     global_shape
         The whole tensor's shape; None: the buffer is the whole tensor.
     offset
-        A tuple: the coordinates of the buffer's first element, the buffer being a box of the tensor (None:
-        the origin). An int: the buffer is 1-D and holds the flat C-order range of the tensor that begins
-        there.
+        A tuple, or another iterable of integers: the coordinates of the buffer's first element, the buffer
+        being a box of the tensor (None: the origin). An int: the buffer is 1-D and holds the flat C-order
+        range of the tensor that begins there.
 
     Raises
     ------
@@ -129,43 +158,32 @@ def region(
     if global_shape is None:
         if offset is not None:
             raise ValueError(
-                f"offset: expected global_shape beside it; got offset={offset!r} alone; pass the whole "
+                f"offset: expected global_shape beside it; got offset={shown(offset)} alone; pass the whole "
                 "tensor's shape"
             )
         return Region(shape, 0, _pitches(shape))
     whole = shape_of(global_shape, "global_shape")
-    flat = None if offset is None else _flat(offset)
-    if flat is not None:
-        if len(shape) != 1:
-            raise ValueError(
-                f"offset: expected a tuple of {len(shape)} integers; got {flat}; an int places a 1-D buffer, "
-                f"and this one has shape {shape}"
-            )
-        if flat < 0 or flat + shape[0] > prod(whole):
-            raise ValueError(
-                f"offset: expected a range inside the {prod(whole)} elements of global_shape {whole}; "
-                f"got elements {flat} to {flat + shape[0]}"
-            )
-        return Region(whole, flat, (1,))
+    corner = (0,) * len(shape) if offset is None else entries_of(offset, "offset")
+    if corner is None:
+        return Region(whole, _flat(offset, shape, whole), (1,))
     if len(whole) != len(shape):
         raise ValueError(
-            f"global_shape: expected {len(shape)} axes, as the buffer of shape {shape} has; got {whole}; "
-            f"a flat range of a tensor is a 1-D buffer with an int as offset"
+            f"global_shape: expected {len(shape)} axes, as the buffer of shape {shape} has; got "
+            f"{shown(whole)}; a flat range of a tensor is a 1-D buffer with an int as offset"
         )
-    corner = (0,) * len(shape) if offset is None else tuple(offset)  # type: ignore[arg-type]
     if len(corner) != len(shape):
         raise ValueError(
-            f"offset: expected {len(shape)} integers, one for each axis of {whole}; got {corner}"
+            f"offset: expected {len(shape)} integers, one for each axis of {whole}; got {shown(corner)}"
         )
-    corner = tuple(integer(entry, "offset", 0, LARGEST_TENSOR, "[0, 2**63)") for entry in corner)
-    for axis, (first, n, most) in enumerate(zip(corner, shape, whole, strict=True)):
-        if first + n > most:
+    first = tuple(integer(entry, "offset", 0, LARGEST_TENSOR, "[0, 2**63)") for entry in corner)
+    for axis, (low, n, most) in enumerate(zip(first, shape, whole, strict=True)):
+        if low + n > most:
             raise ValueError(
-                f"offset: expected a box inside global_shape {whole}; got one of shape {shape} at {corner}, "
-                f"which reaches {first + n} of {most} on axis {axis}"
+                f"offset: expected a box inside global_shape {whole}; got one of shape {shape} at {first}, "
+                f"which reaches {low + n} of {most} on axis {axis}"
             )
     pitches = _pitches(whole)
-    return Region(whole, sum(map(operator.mul, corner, pitches)), pitches)
+    return Region(whole, sum(map(operator.mul, first, pitches)), pitches)
 
 
 def merge(shape: Sequence[int], pitches: Sequence[int], strides: Sequence[int]) -> tuple[Axis, ...]:
@@ -240,13 +258,27 @@ def _pitches(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
-def _flat(offset: object) -> int | None:
-    """Return an int offset, or None for one that has a length."""
-    if isinstance(offset, tuple | list):
-        return None
-    if isinstance(offset, bool) or not hasattr(offset, "__index__"):
-        raise TypeError(f"offset: expected an int or a tuple of them; got {offset!r}")
-    return operator.index(offset)
+def _flat(offset: object, shape: tuple[int, ...], whole: tuple[int, ...]) -> int:
+    """Return the first index of a flat range, once it is known to lie inside the tensor."""
+    try:
+        if isinstance(offset, bool):
+            raise TypeError
+        flat = operator.index(offset)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"offset: expected an int or a tuple of them; got {shown(offset)} ({type(offset).__name__})"
+        ) from None
+    if len(shape) != 1:
+        raise ValueError(
+            f"offset: expected a tuple of {len(shape)} integers; got {shown(flat)}; an int places a 1-D "
+            f"buffer, and this one has shape {shape}"
+        )
+    if flat < 0 or flat + shape[0] > prod(whole):
+        raise ValueError(
+            f"offset: expected a range inside the {prod(whole)} elements of global_shape {shown(whole)}; "
+            f"got elements {shown(flat)} to {shown(flat + shape[0])}"
+        )
+    return flat
 
 
 def _stretch(axes: tuple[Axis, ...], first: int, budget: int) -> tuple[int, ...]:

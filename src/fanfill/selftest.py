@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanfill import golden
-from fanfill.arguments import dtype_of
+from fanfill.arguments import dtype_of, number_of
 from fanfill.backends import backends, get, resolve
 from fanfill.backends import cuda as cuda_backend
 from fanfill.device_buffers import DeviceBuffer
@@ -116,7 +116,7 @@ def subjects(device: str = "auto") -> list[Subject]:
         return found
     resolve("cuda", None)
     count = cuda_backend.driver().devices()
-    numbers = range(count) if named[1] is None else [int(named[1])]
+    numbers = range(count) if named[1] is None else [number_of(named[1], "device")]
     if numbers[-1] >= count:
         raise BackendUnavailableError(
             f"device: expected one of the {count} CUDA devices, cuda:0 and up; got {device}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 from fanfill import imports
 from fanfill.buffers import Device, device_of
 from fanfill.errors import BackendUnavailableError
+from fanfill.messages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +187,7 @@ def get(name: str) -> Backend | DeviceBackend:
     """Return a backend by name, usable or not; ValueError for a name that there is none of."""
     if name not in _HOST + _DEVICE:
         raise ValueError(
-            f"expected a backend among {', '.join(_HOST + _DEVICE)}; got {name!r}; leave it out to let "
+            f"expected a backend among {', '.join(_HOST + _DEVICE)}; got {shown(name)}; leave it out to let "
             "fanfill choose"
         )
     backend: Backend | DeviceBackend = imports.module(f"{__name__}.{name}").BACKEND
@@ -212,7 +213,7 @@ def resolve(device: Device, name: str | None) -> Backend | DeviceBackend:
         if backend.device != device:
             place = {"cpu": "in host memory", "cuda": "on a CUDA device"}
             raise ValueError(
-                f"expected a backend for a buffer {place[device]}; got {name!r}, which fills buffers "
+                f"expected a backend for a buffer {place[device]}; got {shown(name)}, which fills buffers "
                 f"{place[backend.device]}; "
                 f"leave backend out, or move the buffer; draw makes it on the device that it is given"
             )

@@ -113,7 +113,7 @@ def _scatter(target: NDArray[Any]) -> Put:
     memory = np.lib.stride_tricks.as_strided(lowest, (1 + sum(map(abs, ends)),), (size,)).view(f"u{size}")
     beginning = -sum(end for end in ends if end < 0)
 
-    @functools.cache  # all whole tiles share one answer
+    @functools.lru_cache(maxsize=2)  # all whole tiles share one answer, and may stand beside others in turn
     def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
         return scatter_by(functools.partial(cpu.scatter, size), lengths, strides, size, stream)
 

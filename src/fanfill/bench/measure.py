@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import fanfill as ff
 from fanfill import host, placement
+from fanfill.arguments import number_of
 from fanfill.backends import default_host, resolve
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe
@@ -113,9 +114,10 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 def parse_size(text: str) -> int:
     """The number that "64Mi", "1Ki" or "1000" names; ValueError for others."""
     match = re.fullmatch(r"([0-9]+)(?:([kmg])i)?", text.strip().lower())
-    if match is None or int(match[1]) == 0:
+    count = 0 if match is None else number_of(match[1], "size")
+    if match is None or count == 0:
         raise ValueError(f"expected a size such as 64Ki, 64Mi or 1000; got {text!r}")
-    return int(match[1]) * UNITS[match[2] or ""]
+    return count * UNITS[match[2] or ""]
 
 
 def size_text(values: int) -> str:

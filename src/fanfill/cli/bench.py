@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fanfill.arguments import device_of
+from fanfill.arguments import device_of, number_of
 from fanfill.bench import cuda, picture, report, suite
 from fanfill.bench.measure import parse_size
 from fanfill.cli.fill import progress_bar
@@ -42,7 +42,7 @@ def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "aut
     number = re.fullmatch(r"cuda(?::([0-9]+))?", device)
     if number is None:
         raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N; got {device!r}")
-    return cuda.settings(int(number[1] or 0), quick, names, values)
+    return cuda.settings(number_of(number[1] or "0", "--device"), quick, names, values)
 
 
 def measured(settings: Settings, progress: suite.Progress) -> report.Result:

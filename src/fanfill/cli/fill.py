@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import fanfill as ff
 from fanfill import machine, npy, report
+from fanfill.arguments import number_of
 
 __all__ = ["command", "parse_axes", "parse_name", "parse_shape", "render"]
 
@@ -30,7 +31,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     sizes = re.split(r"\s*[x,]\s*", text.strip())
     if not all(re.fullmatch(r"[0-9]+", size) for size in sizes):
         raise ValueError(f"SHAPE is sizes joined by x or by commas, as in 4096x1024; got {text!r}")
-    return tuple(map(int, sizes))
+    return tuple(number_of(size, "SHAPE") for size in sizes)
 
 
 def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
@@ -40,12 +41,13 @@ def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
     axes = text.split(",")
     if not all(re.fullmatch(r"-?[0-9]+", axis.strip()) for axis in axes):
         raise ValueError(f"{option} is one axis, or axes joined by commas, as in 0,1; got {text!r}")
-    return int(text) if len(axes) == 1 else tuple(map(int, axes))
+    found = tuple(number_of(axis, option) for axis in axes)
+    return found[0] if len(axes) == 1 else found
 
 
 def parse_name(text: str) -> int | str:
     """A name of digits is the integer substream of that number, as in Python; any other is a string."""
-    return int(text) if re.fullmatch(r"[0-9]+", text) else text
+    return number_of(text, "name") if re.fullmatch(r"[0-9]+", text) else text
 
 
 def command(

@@ -12,6 +12,7 @@ from torch import nn
 
 from fanfill import initializers
 from fanfill.laws import Initializer
+from fanfill.messages import shown
 from fanfill.recipes import recipe
 from fanfill.torch.defaults import Draw, default_draws
 from fanfill.torch.drawing import draw_placed, place
@@ -114,9 +115,11 @@ def init_module(
         raise TypeError(f"module: expected a torch.nn.Module; got {type(module).__qualname__}")
     seed = seed_of(seed)
     if on_missing not in ("error", "leave"):
-        raise ValueError(f"on_missing: expected 'error' or 'leave'; got {on_missing!r}")
+        raise ValueError(f"on_missing: expected 'error' or 'leave'; got {shown(on_missing)}")
     if not (progress is None or callable(progress)):
-        raise TypeError(f"progress: expected a callable of (values done, values in all); got {progress!r}")
+        raise TypeError(
+            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
+        )
     book = _Book(rules or {})
     tasks: list[_Task] = []
     missing: list[str] = []
@@ -227,18 +230,21 @@ class _Book:
     def __init__(self, rules: Rules) -> None:
         if not isinstance(rules, Mapping):
             raise TypeError(
-                f"rules: expected a mapping from names or module types to initializers; got {rules!r}"
+                f"rules: expected a mapping from names or module types to initializers; got {shown(rules)}"
             )
         self.rules: list[tuple[Any, dict[str, list[Draw] | None] | list[Draw] | None]] = []
         for key, value in rules.items():
             of_type = isinstance(key, type) and issubclass(key, nn.Module)
             if not (of_type or isinstance(key, str | re.Pattern)):
                 raise TypeError(
-                    f"rules: expected a name, a compiled regular expression or a type of module; got {key!r}"
+                    "rules: expected a name, a compiled regular expression or a type of module; got "
+                    f"{shown(key)}"
                 )
             if isinstance(value, Mapping):
                 if not of_type:
-                    raise TypeError(f"rules: expected one initializer for the name {key!r}; got {value!r}")
+                    raise TypeError(
+                        f"rules: expected one initializer for the name {shown(key)}; got {shown(value)}"
+                    )
                 self.rules.append((key, {name: _draws(key, law) for name, law in value.items()}))
             else:
                 self.rules.append((key, {"weight": _draws(key, value)} if of_type else _draws(key, value)))
@@ -268,8 +274,8 @@ class _Book:
         for used, (key, _) in zip(self.used, self.rules, strict=True):
             if not used:
                 raise ValueError(
-                    f"rules: expected each key to fit a parameter that no key before it fits; got {key!r}, "
-                    "which fits none; correct it, or leave it out"
+                    "rules: expected each key to fit a parameter that no key before it fits; got "
+                    f"{shown(key)}, which fits none; correct it, or leave it out"
                 )
 
 
@@ -281,7 +287,9 @@ def _draws(key: object, value: object) -> list[Draw] | None:
         return [Draw(made or _torch_axes(initializers.initializer(value)))]
     if isinstance(value, Initializer):
         return [Draw(_torch_axes(value))]
-    raise TypeError(f"rules: expected an Initializer, the name of one or None for {key!r}; got {value!r}")
+    raise TypeError(
+        f"rules: expected an Initializer, the name of one or None for {shown(key)}; got {shown(value)}"
+    )
 
 
 def _torch_axes(law: Initializer) -> Initializer:

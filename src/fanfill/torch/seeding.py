@@ -13,6 +13,7 @@ import threading
 import torch
 
 from fanfill.fill import substream
+from fanfill.messages import shown
 from fanfill.placement import integer
 
 __all__ = ["Stream", "from_generator", "seed_of", "stream"]
@@ -33,7 +34,9 @@ def stream(generator: torch.Generator | None, seed: int | None, name: str | int 
     """
     if seed is None:
         if name is not None:
-            raise TypeError(f"expected a seed beside the name {name!r}; got none; pass seed= too, or neither")
+            raise TypeError(
+                f"expected a seed beside the name {shown(name)}; got none; pass seed= too, or neither"
+            )
         return from_generator(generator)
     if generator is not None:
         raise TypeError("expected a generator or a seed; got both; pass one of them")

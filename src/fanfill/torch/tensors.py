@@ -1,12 +1,11 @@
 """What a torch tensor is to a fill: memory, a shape without values, or torch's kind of error.
 
-A tensor that is filled is seen by NumPy on its own memory, never through a copy. Autograd is told afterwards:
-writing through a pointer does not move a tensor's version counter.
+A tensor that is filled is seen by NumPy on its own memory, never through a copy. Autograd is told before the
+first value is written: writing through a pointer does not move a tensor's version counter.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import torch
 
 from fanfill import host, placement
 from fanfill.backends import default_host
-from fanfill.buffers import overlaps
+from fanfill.buffers import assert_stored, mark_written, overlaps
 from fanfill.fill import fill, substream
 from fanfill.recipes import recipe
 from fanfill.threads import get_threads
@@ -67,7 +66,8 @@ def assert_fillable(tensor: torch.Tensor) -> None:
         Not of a floating-point type that fanfill draws; sparse, nested, quantised, lazily negated; a subclass
         that dispatches by itself; on a device that is neither CPU nor CUDA.
     RuntimeError
-        Elements that share memory; an inference tensor outside inference mode.
+        Elements that share memory, or that the storage does not hold; an inference tensor outside inference
+        mode.
     """
     if tensor.dtype not in STORAGE_NAMES:
         _refuse_dtype(tensor.dtype)
@@ -94,6 +94,10 @@ def assert_fillable(tensor: torch.Tensor) -> None:
         )
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         _inference_tensor().zero_()  # raises torch's own error
+    try:
+        assert_stored(tensor)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
     if not tensor.is_contiguous():
         size = tensor.element_size()
         if overlaps(tuple(tensor.shape), tuple(size * step for step in tensor.stride()), size):
@@ -119,6 +123,10 @@ def fill_memory(
     ValueError, TypeError
         As `fanfill.fill`, before anything is written.
     """
+    # Refuses what cannot be drawn: from here on only `progress` and Ctrl-C end a fill, with values changed.
+    made = recipe(
+        law, tuple(tensor.shape if global_shape is None else global_shape), STORAGE_NAMES[tensor.dtype]
+    )
     # detach: shares memory and version counter, and a leaf that requires grad has no numpy() of its own.
     memory = tensor.detach()
     part: dict[str, Any] = {}
@@ -126,35 +134,25 @@ def fill_memory(
         part.update(global_shape=global_shape, offset=offset)
     if progress is not None:
         part.update(progress=progress)
+    if tensor.is_cuda:
+        fill(memory, law, seed=seed, name=name, **part)
+        return
+    mark_written(tensor)
     unseen = _UNSEEN.get(tensor.dtype)
     if unseen is None:
-        fill(memory if tensor.is_cuda else memory.numpy(), law, seed=seed, name=name, **part)
-    elif tensor.is_cuda:
-        fill(memory, law, seed=seed, name=name, **part)
+        fill(memory.numpy(), law, seed=seed, name=name, **part)
+        return
+    _, integer, lanes = unseen
+    view = memory.view(integer).numpy().view(lanes)
+    sub = substream(name)
+    key = (seed & _WORD, seed >> 32, sub & _WORD, sub >> 32)
+    if 0 < view.size <= host.SMALL and not part and view.flags.carray:
+        run = host.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
+        run(view.reshape(-1), 0, key, made.params)
     else:
-        storage, integer, lanes = unseen
-        view = memory.view(integer).numpy().view(lanes)
-        sub = substream(name)
-        key = (seed & _WORD, seed >> 32, sub & _WORD, sub >> 32)
-        if 0 < view.size <= host.SMALL and not part and view.flags.carray:
-            run, params = _kernel(law, view.shape, storage)
-            run(view.reshape(-1), 0, key, params)
-        else:
-            region = placement.region(view.shape, global_shape, offset)
-            made = recipe(law, region.shape, storage)
-            threads = get_threads() if view.size > host.SMALL else 1
-            host.run(view, region, made, key, default_host(), threads, progress)
-    torch.autograd.graph.increment_version(tensor)
-
-
-@functools.lru_cache(maxsize=4096)
-def _kernel(
-    law: Initializer, shape: tuple[int, ...], storage: str
-) -> tuple[Callable[..., None], tuple[Any, ...]]:
-    """What fills a small tensor; finding it takes longer than such a fill."""
-    made = recipe(law, shape, storage)
-    run = host.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
-    return run, made.params
+        region = placement.region(view.shape, global_shape, offset)
+        threads = get_threads() if view.size > host.SMALL else 1
+        host.run(view, region, made, key, default_host(), threads, progress)
 
 
 def _refuse_dtype(dtype: torch.dtype) -> None:
