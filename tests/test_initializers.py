@@ -253,10 +253,13 @@ def test_the_bounds_of_a_constant_are_what_its_dtype_stores() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cauchy", (0.0, 1.0)), r"expected a distribution out of uniform, normal, .*; got 'cauchy'; choose"),
+        (
+            ("cauchy", (0.0, 1.0)),
+            r"expected a distribution out of uniform, half_open_uniform, normal, .*; got 'cauchy'; choose",
+        ),
         ((7, ()), "expected a distribution out of uniform, .*; got 7"),
         (([], ()), r"expected a distribution out of uniform, .*; got \[\]"),
-        (("constant", (), he_normal().scaling), "all but constant may be scaled by fans; got 'constant'"),
+        (("constant", (), he_normal().scaling), "truncated_normal may be scaled by fans; got 'constant'"),
         (("uniform", (1.0,)), r"expected of uniform the parameters low, high, or none but .*; got \(1.0,\)"),
         (("normal", ()), "expected of normal the parameters mean, std"),
         (("normal", (0.0, 1.0), he_normal().scaling), "or none but a scaling; got"),

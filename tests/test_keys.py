@@ -151,9 +151,8 @@ def every_kernel() -> list[cpu.Compiled]:
         for kernel in cpu.loops_of(form, dtype)
     ]
     moves = (scattering.reverse, scattering.turn, scattering.weave)
-    return found + [
-        cpu.scatter(size, move, past) for size in (1, 2, 4, 8) for move in moves for past in (0, 1)
-    ]
+    ways = [(size, move, past) for size in (1, 2, 4, 8) for move in moves for past in (False, True)]
+    return found + [cpu.scatter(*way) for way in ways]
 
 
 def test_every_kernel_has_a_key_of_its_own_and_the_same_each_time() -> None:

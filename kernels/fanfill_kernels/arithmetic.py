@@ -152,8 +152,8 @@ def lattice_point(w: Any, params: Any) -> Any:
     parameter is the origin plus the bits of POINT.)
 
     It is what an asymmetric uniform rounds, in units of a power of two. ``s * half + mid`` would round twice,
-    and the ties that the first rounding leaves would go to even: the last bit of ``uniform(0, 1)`` would be
-    one in two values of five.
+    and the ties that the first rounding leaves would go to even: the bit 2^-24 of ``uniform(0, 1)`` would be
+    set in two values of five.
     """
     n = params[0] + ((params[1] * u64(w)) >> params[2])
     return float_of_bits64(i64(n)) - POINT

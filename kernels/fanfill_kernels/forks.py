@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 _put_off: dict[int, list[dict[str, Any]]] = {}
 # By waiting fork: what has been registered meanwhile to run before a fork, the latest last.
 _waits: dict[int, list[Callable[[], object]]] = {}
+_os: Any = os  # Windows has no forks, and its os no hooks for them
 _register: Any = getattr(os, "register_at_fork", None)
 
 
@@ -54,7 +55,7 @@ def lock() -> Any:
             made.release()
 
     if _register is not None:
-        os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
+        _os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
     return made
 
 
@@ -65,7 +66,7 @@ def call(function: Callable[[], Result]) -> Result:
         return function()
     outer = _put_off.get(thread)
     _put_off[thread] = mine
-    os.register_at_fork = _registered
+    _os.register_at_fork = _registered
     try:
         return function()
     finally:
@@ -86,7 +87,7 @@ def _wait(made: Any, own: _Own, depth: int) -> None:
     missed: list[Callable[[], object]] = []
     errors: list[BaseException] = []
     _waits[id(missed)] = missed
-    os.register_at_fork = _registered
+    _os.register_at_fork = _registered
     try:
         while len(own.taken) == depth:
             try:
@@ -121,10 +122,10 @@ def _registered(**hooks: Any) -> None:
 
 
 def _restore() -> None:
-    if not (_waits or _put_off) and os.register_at_fork is _registered:
-        os.register_at_fork = _register
+    if not (_waits or _put_off) and _os.register_at_fork is _registered:
+        _os.register_at_fork = _register
     if _waits or _put_off:  # of another thread, since those two lines
-        os.register_at_fork = _registered
+        _os.register_at_fork = _registered
 
 
 def _in_child() -> None:
@@ -136,4 +137,4 @@ def _in_child() -> None:
 
 
 if _register is not None:
-    os.register_at_fork(after_in_child=_in_child)
+    _os.register_at_fork(after_in_child=_in_child)

@@ -119,8 +119,8 @@ def _digest(facts: Any) -> str:
 def numba_version() -> str | None:
     """The release of Numba that runs, or would if it were imported; None where there is none.
 
-    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. A release of Numba
-    has its ``__version__`` from a text in a small module, as JSON (a checkout asks git). Where that cannot be
+    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. A release has
+    its ``__version__`` from a text in a small module, as JSON (a checkout asks git). Where that cannot be
     found Numba is imported, which takes 0.3 s at each start and tells the truth.
     """
     loaded = sys.modules.get("numba")

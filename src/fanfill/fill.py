@@ -71,7 +71,8 @@ def fill(
         float8_e4m3fn or float8_e5m2, of any rank, order and strides; or an object with the writable buffer
         protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU tensor of float32, float64 or float16
         (``fanfill.torch`` does the others). On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a
-        writable ``__cuda_array_interface__``, of any of these dtypes. It is filled where it lies, on its own
+        writable ``__cuda_array_interface__``, of any of these dtypes. (A memory map on a full disk ends the
+        process by SIGBUS, as when NumPy writes it.) A GPU's buffer is filled where it lies, on its own
         device, by work put on a stream: CuPy's current one; torch's, for a torch tensor; the object's own, if
         it names one. The call returns without waiting for it. A torch tensor is filled outside of autograd,
         as under ``torch.no_grad()``: a leaf that requires grad may be filled, and the version counter moves,

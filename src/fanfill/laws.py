@@ -77,7 +77,7 @@ class Initializer:
     def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
         kind: object = distribution
         names = _PARAMETERS.get(kind) if isinstance(kind, str) else None
-        if names is None or (scaling is not None and distribution == "constant"):
+        if names is None or (scaling is not None and distribution in ("constant", "half_open_uniform")):
             raise _unknown(distribution)
         if len(params) != (len(names) if scaling is None else 0):
             raise ValueError(
@@ -234,8 +234,8 @@ class Initializer:
 
 def _unknown(distribution: object) -> ValueError:
     return ValueError(
-        f"expected a distribution out of {', '.join(_PARAMETERS)}, of which all but constant may be scaled "
-        f"by fans; got {shown(distribution)}; choose one of these"
+        f"expected a distribution out of {', '.join(_PARAMETERS)}, of which uniform, normal and "
+        f"truncated_normal may be scaled by fans; got {shown(distribution)}; choose one of these"
     )
 
 

@@ -102,13 +102,14 @@ def take_over(descriptor: int, older: os.stat_result) -> None:
     mode = stat.S_IMODE(older.st_mode)
     if hasattr(os, "fchown"):
         for owner, group in ((-1, older.st_gid), (older.st_uid, -1)):
-            with suppress(PermissionError):
+            with suppress(OSError):  # not ours to give, or a file system without owners
                 os.fchown(descriptor, owner, group)
         if os.fstat(descriptor).st_gid != older.st_gid:
             # Another group's members may do what everybody may.
             mode = mode & ~0o070 | (mode & 0o007) << 3
     if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, mode)
+        with suppress(OSError):  # a file system without modes; else it stays readable by us alone
+            os.fchmod(descriptor, mode)
 
 
 def reserve(descriptor: int, size: int) -> None:
