@@ -127,6 +127,7 @@ def test_the_sdist_can_be_tested_and_built_from(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run", "ci/test.sh"} <= names
+    assert {"CONTRIBUTING.md", ".pre-commit-config.yaml"} <= names
     assert {"src/fanfill/py.typed", "kernels/fanfill_kernels/py.typed", "tests/test_packaging.py"} <= names
 
 
@@ -226,9 +227,30 @@ def test_the_surface_table_of_the_readme_has_every_public_name() -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_files_that_a_page_for_contributors_names_are_there(document: str) -> None:
+    named = set(
+        re.findall(
+            r"(?<![\w/.])(?:[\w.-]+/)*[\w-]+\.(?:py|cu|cuh|md|json|toml|sh)\b", (ROOT / document).read_text()
+        )
+    )
+    roots = (ROOT, ROOT / "docs", ROOT / "src/fanfill", ROOT / "src", ROOT / "kernels/fanfill_kernels")
+    assert not sorted(name for name in named if not any((root / name).exists() for root in roots))
+    assert len(named) > 5
+
+
+@pytest.mark.parametrize("linter", ["mypy", "ruff"])
+def test_a_release_of_a_linter_stops_no_run(linter: str) -> None:
+    (asked,) = (
+        r for r in map(Requirement, PROJECT["project"]["optional-dependencies"]["dev"]) if r.name == linter
+    )
+    (pin,) = asked.specifier
+    assert (pin.operator, pin.version.count("*")) == ("==", 0)
 
 
 def test_every_promise_of_the_readme_names_a_test() -> None:

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _put_off: dict[int, list[dict[str, Any]]] = {}
 # By waiting fork: what has been registered meanwhile to run before a fork, the latest last.
 _waits: dict[int, list[Callable[[], object]]] = {}
-_os: Any = os  # Windows has no forks, and its os no hooks for them
+_os: Any = os  # which has no forks on Windows
 _register: Any = getattr(os, "register_at_fork", None)
 
 
