@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,10 @@ os.setgid(65534)
 os.setuid(65534)
 print(cache.passed_over(), cache.load("a"))
 """
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    above = tmp_path
+    while above != Path(tempfile.gettempdir()):
         above.chmod(0o755)
+        above = above.parent
     named = run(program, environment={"FANFILL_CACHE_DIR": str(folder)})
     assert named.out == "Permission denied; chmod -R a+rX it None\n"
     (tmp_path / "fanfill").symlink_to(folder)  # a home of somebody else's, which is none of one's business

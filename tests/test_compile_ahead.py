@@ -24,7 +24,7 @@ from fanfill import ahead
 from fanfill.cli import main
 from fanfill.dtypes import STORAGES
 from fanfill_kernels import cache
-from fanfill_kernels.forms import SINGLE
+from fanfill_kernels.forms import forms_of
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="users and modes as Linux has them")
 WORDS = ("compile", "--dtypes", "float32", "--initializers", "normal", "--json")
@@ -161,7 +161,7 @@ def test_the_gpus_of_this_machine(emulated) -> None:
 
 def test_without_options_all_kernels_are_compiled() -> None:
     everything = ahead.job(None, None, ["cpu"], None).forms
-    wanted = {(form, dtype) for form in SINGLE for dtype in STORAGES if form != "words"}
+    wanted = {(form, dtype) for dtype in STORAGES for form in forms_of(dtype) if form != "words"}
     constants = {("constant", dtype) for dtype in STORAGES}
     assert set(everything) == wanted | constants | {("words", "uint32")}
 
@@ -170,10 +170,10 @@ def test_without_options_all_kernels_are_compiled() -> None:
     ("name", "forms"),
     [
         ("he_normal", {"normal", "truncated_central"}),
-        ("xavier_uniform", {"uniform"}),
-        ("uniform", {"uniform", "uniform_range"}),
+        ("xavier_uniform", {"uniform_clamped"}),
+        ("uniform", {"uniform_clamped", "uniform_range"}),
         ("truncated_normal", {"truncated_central", "truncated"}),
-        ("variance_scaling", {"normal", "truncated_central", "uniform"}),
+        ("variance_scaling", {"normal", "truncated_central", "uniform_clamped"}),
         ("constant", {"constant"}),
         ("words", {"words"}),
     ],

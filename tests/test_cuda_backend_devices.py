@@ -242,4 +242,4 @@ def test_a_device_buffer_never_goes_through_the_host(gpu):
     with pytest.raises(ValueError, match="buffer in host memory; got 'cuda'"):
         ff.fill(np.empty(9), ff.normal(), seed=0, backend="cuda")
     assert ff.select_backend(array) == ("cuda", "the buffer lies on a CUDA device")
-    assert ff.backends()[2] == ("cuda", True, None)
+    assert ff.backends()[2] == ("cuda", True, None, None)

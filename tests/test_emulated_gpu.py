@@ -9,7 +9,7 @@ from cuda_on_cpu.usable import SITE
 from processes import TESTS, child
 
 PROGRAM = """
-assert ff.backends()[2] == ("cuda", True, None), ff.backends()
+assert ff.backends()[2] == ("cuda", True, None, None), ff.backends()
 assert type(ff.draw(0, LAW, seed=0, device="auto")).__module__.startswith("cupy")
 assert type(ff.draw(0, LAW, seed=0)) is np.ndarray
 from fanfill.cli import main

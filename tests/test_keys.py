@@ -26,10 +26,11 @@ PROGRAM = """
 import hashlib, json, os, sys
 import numpy as np
 from fanfill_kernels import cpu
-kernel = cpu.kernels("uniform", "bfloat16").run
+kernel = cpu.kernels("uniform_clamped", "bfloat16").run
 exec(os.environ.get("EDIT", ""))
 out = np.empty(5000, np.uint16)
-kernel(out, 3, (1, 2, 3, 4), (np.float32(1.0), np.float32(1.0)))
+one = np.float32(1.0)
+kernel(out, 3, (1, 2, 3, 4), (one, -one, one))
 print(json.dumps([hashlib.sha256(out.tobytes()).hexdigest(), "numba" not in sys.modules, cpu.__file__]))
 """
 UNIT = ("arithmetic.py", "UNIT = np.float32(2.0**-31)", "UNIT = np.float32(2.0**-32)")
@@ -146,7 +147,7 @@ def every_kernel() -> list[cpu.Compiled]:
     found = [
         kernel
         for dtype in forms.STORES
-        for form in (forms.DOUBLE if dtype == "float64" else forms.SINGLE)
+        for form in forms.forms_of(dtype)
         if (form == "words") == (dtype == "uint32")
         for kernel in cpu.loops_of(form, dtype)
     ]

@@ -87,7 +87,7 @@ def test_every_host_backend_passes_in_every_layout():
 def test_the_command_passes_and_says_so(few, capsys):
     assert main(["selftest", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^24 fills in 4 layouts, stream version 1, .* s: all as committed$", out, re.MULTILINE)
+    assert re.search(r"^24 fills in 4 layouts, stream version 2, .* s: all as committed$", out, re.MULTILINE)
     assert re.search(r"^he_normal +4 right *$", out, re.MULTILINE)
     assert out.count("\nwords ") == 2
     assert "WRONG" not in out
@@ -117,7 +117,7 @@ def test_json_holds_the_same(few, wrong_numpy, capsys):
             "layout": "contiguous",
         }.items()
     )
-    assert found["stream"] == 1
+    assert found["stream"] == 2
     assert found["seconds"] > 0
 
 

@@ -50,7 +50,7 @@ for made, lanes in cases:
         assert_same("run", 4 * loops.GROUP + 7, 1)
         assert_same("box", 1800, 6, np.array([45, 40]), np.array([43, 1]))
         assert_same("box", 600, 2, np.array([600]), np.array([9]))
-assert len(forms) == 6
+assert len(forms) == 7
 
 for steps in ((1, 1), (1, 2), (1, -1), (-1, 1)):
     for shape in ((40, 35), (40, 3)):

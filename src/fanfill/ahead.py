@@ -26,7 +26,11 @@ _ARGUMENTS: dict[str, tuple[dict[str, Any], ...]] = {
     "constant": ({"value": 1.0},),
     "normal": ({},),
     "truncated_normal": ({}, {"lower": -3.0, "upper": 3.0}),
-    "uniform": ({"low": -1.0, "high": 1.0}, {"low": 0.0, "high": 1.0}),
+    "uniform": (
+        {"low": -1.0, "high": 1.0},
+        {"low": -1.0, "high": 1.0, "endpoint": False},
+        {"low": 0.0, "high": 1.0},
+    ),
     "variance_scaling": tuple({"distribution": name} for name in ("normal", "truncated_normal", "uniform")),
 }
 _WORDS = ("words", "uint32")

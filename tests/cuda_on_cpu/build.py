@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import os
 import subprocess
 import tempfile
@@ -44,10 +45,16 @@ class TrapRecord(ctypes.Structure):
 
 
 ARGUMENTS = (ctypes.POINTER(Launch), ctypes.c_uint64, ctypes.c_uint64, ctypes.POINTER(TrapRecord))
-folder = tempfile.TemporaryDirectory(prefix="ptx-")
-atexit.register(folder.cleanup)  # before it is collected, which would be a warning
 functions: dict[str, Any] = {}
 lock = threading.Lock()
+
+
+@functools.cache
+def folder() -> str:
+    """Where this process compiles: made when something is."""
+    made = tempfile.TemporaryDirectory(prefix="ptx-")
+    atexit.register(made.cleanup)  # before it is collected, which would be a warning
+    return made.name
 
 
 def distinct() -> int:
@@ -74,7 +81,7 @@ def compile_together(sources: dict[str, str], workers: int, optimize: bool) -> N
 
 def library_of(texts: Iterable[str], optimize: bool) -> ctypes.CDLL:
     """A shared library of C functions."""
-    handle, source = tempfile.mkstemp(".c", dir=folder.name)
+    handle, source = tempfile.mkstemp(".c", dir=folder())
     with os.fdopen(handle, "w") as file:
         file.write("\n".join([RUNTIME.read_text(), *texts]))
     target = source[:-2] + ".so"

@@ -54,6 +54,14 @@ def _tried() -> str | None:
 def _broken(error: Exception) -> str:
     """What to say of a Numba that does not import or compile."""
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name in ("numba", "llvmlite"):
+        place = system.without_numba()
+        if place is not None:
+            return (
+                f"Numba cannot be imported ({text}), and PyPI has none for {place}; set "
+                "FANFILL_BACKEND=numpy to choose NumPy, which draws the same bits"
+            )
+        return f"Numba cannot be imported ({text}); pip install numba"
     known = getattr(sys.modules.get("numba"), "__version__", None)
     if known is not None:
         return (
@@ -61,12 +69,6 @@ def _broken(error: Exception) -> str:
             f"{TESTED}, or reinstall numba and llvmlite"
         )
     if isinstance(error, ImportError):
-        place = system.without_numba()
-        if place is not None:
-            return (
-                f"Numba cannot be imported ({text}), and PyPI has none for {place}; set "
-                "FANFILL_BACKEND=numpy to choose NumPy, which draws the same bits"
-            )
         return f"Numba cannot be imported ({text}); pip install numba"
     return f"importing Numba failed ({type(error).__name__}: {text}); reinstall numba and llvmlite"
 
