@@ -212,7 +212,7 @@ def test_ctrl_c_while_a_fork_waits_is_printed_as_cpython_does_and_the_fork_goes_
 
 
 # A first fill on another thread, which is held in the middle of importing a module until the main thread's
-# fork has ended or has waited for a second; then the child needs that module.
+# fork has ended, or has waited for so many seconds; then the child needs that module.
 FIRST_IMPORTS = """
 warnings.simplefilter("ignore", DeprecationWarning)
 importing, forked = threading.Event(), threading.Event()
@@ -220,7 +220,7 @@ class Held:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r} and threading.current_thread() is filler:
             importing.set()
-            forked.wait(1.0)
+            forked.wait({seconds})
 sys.meta_path.insert(0, Held())
 def fill():
     return ff.fill(np.empty(100, np.float32), LAW, seed=3, name="a", backend={backend!r}).tobytes()
@@ -255,11 +255,11 @@ filler.join()
     ],
 )
 def test_a_fork_waits_for_the_modules_that_a_first_fill_imports(module: str, backend: str) -> None:
-    child(FIRST_IMPORTS.format(module=module, backend=backend))
+    child(FIRST_IMPORTS.format(module=module, backend=backend, seconds=1))
 
 
 def test_a_fork_in_the_middle_of_an_import_that_nobody_guards_hangs() -> None:
-    unguarded = FIRST_IMPORTS.format(module="colorsys", backend="numpy").replace(
+    unguarded = FIRST_IMPORTS.format(module="colorsys", backend="numpy", seconds=60).replace(
         "def fill():", "def fill():\n    import colorsys"
     )
     assert_fails(unguarded, "hung")

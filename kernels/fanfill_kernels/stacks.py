@@ -23,6 +23,10 @@ KERNEL = 1 << 16
 COMPILER = 1 << 19
 STARTED = 1 << 20  # what a thread that is started here has at least
 
+# Seconds. A signal that comes between Python's last look for one and the system's wait for a lock does not end
+# that wait, in any program: its handler would run only when the work is done, or at the next signal.
+UNNOTICED = 0.1
+
 _forks = 0  # between this process and the first one
 _gates: list[Any] = []  # where somebody waits for a worker
 
@@ -130,7 +134,7 @@ def aside(
                 turns[:], started, process = [None], False, _forks
             started = started or start(run)
             if started:
-                gate.acquire()
+                gate.acquire(timeout=UNNOTICED)
             elif size() < stack:
                 errors.append(_refusal(stack))
             else:
