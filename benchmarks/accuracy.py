@@ -55,8 +55,8 @@ from reference import (
 
 import fanfill as ff
 from fanfill import initializers as init
+from fanfill.distributions import recipe
 from fanfill.machine import cpu_model
-from fanfill.recipes import recipe
 
 INF = math.inf
 CHUNK = {"float32": 1 << 18, "float64": 1000}

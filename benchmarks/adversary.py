@@ -29,9 +29,9 @@ from reference import (
 )
 
 from fanfill import initializers as init
-from fanfill.recipes import recipe
+from fanfill.distributions import recipe
 from fanfill_kernels import arithmetic
-from fanfill_kernels.compiler import operation
+from fanfill_kernels.compile.compiler import operation
 
 SLICES = 1024
 WORDS = 2**32

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from fanfill import nvrtc
+from fanfill.cuda import nvrtc
 from fanfill_kernels import cuda
 
 TABLE = Path(__file__).parents[1] / "tests" / "data" / "cuda_instructions.json"

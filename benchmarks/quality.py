@@ -27,7 +27,7 @@ from quality_report import Row, departures, power, rate, setting, table, tails
 from quality_sources import PEERS, Stream, fanfill_stream, peer_streams
 from quality_tally import tallied
 
-from fanfill.threads import usable_cpus
+from fanfill.cpu.threads import usable_cpus
 
 KINDS = ("uniform", "normal", "truncated")
 NARROW = ("float16", "float8_e4m3fn", "float8_e5m2")

@@ -11,11 +11,11 @@ from quality_laws import Array, Law
 from quality_sources import SEED, fanfill_source
 from quality_tally import BLOCK, PASSES, Draw, Source, tallied
 
-from fanfill.recipes import recipe
+from fanfill.distributions import recipe
 from fanfill_kernels import arithmetic, philox
-from fanfill_kernels.cpu import kernels
-from fanfill_kernels.forms import STORES, form_of
-from fanfill_kernels.rebinding import rebind
+from fanfill_kernels.compile.cpu import kernels
+from fanfill_kernels.compile.rebinding import rebind
+from fanfill_kernels.formats import STORES, form_of
 
 UNIFORM = Law("uniform", 1.0, "float32")
 NORMAL = Law("normal", 1.0, "float32")

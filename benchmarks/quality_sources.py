@@ -11,9 +11,9 @@ import numpy as np
 from quality_laws import Array, Law
 from quality_tally import BLOCK, Draw, Source
 
+from fanfill.distributions import recipe
 from fanfill.fill import substream
-from fanfill.recipes import recipe
-from fanfill_kernels.cpu import kernels
+from fanfill_kernels.compile.cpu import kernels
 
 SEED = 20_251
 NAME = 1_000

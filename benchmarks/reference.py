@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from fanfill.recipes import Recipe
-from fanfill_kernels.forms import form_of
+from fanfill_kernels.formats import form_of
 
 Array = np.ndarray[Any, Any]
 DIGITS = 50
@@ -49,7 +49,7 @@ def extreme_words(bits: int) -> Array:
 def kernel_values(made: Recipe, *words: Array) -> Any:
     """What the kernels of a recipe make of words: one array, or two for a form that takes words in pairs."""
     form = form_of(made.form, made.dtype)
-    with np.errstate(all="ignore"):  # as in fanfill_kernels.blocks: integers wrap on purpose
+    with np.errstate(all="ignore"):  # as in fanfill_kernels.blocks.replay: integers wrap on purpose
         if form.arguments is None:
             return form.function(*words, made.params)
         (single,) = words

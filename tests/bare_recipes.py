@@ -2,9 +2,10 @@
 
 import math
 
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
 from fanfill.initializers import Initializer
-from fanfill.recipes import Recipe, recipe
+from fanfill.recipes import Recipe
 
 INF = math.inf
 DTYPES = list(STORAGES)

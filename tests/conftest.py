@@ -50,9 +50,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> str:
     """A machine without a GPU, whatever this one has; the reason that the backend gives."""
-    from fanfill.backends import cuda
+    from fanfill.cuda import backend as cuda_backend
 
-    monkeypatch.setattr(cuda, "_found", lambda: NO_GPU)
+    monkeypatch.setattr(cuda_backend, "_found", lambda: NO_GPU)
     return NO_GPU
 
 

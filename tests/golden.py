@@ -1,4 +1,4 @@
-"""Rewrites the golden hashes of ``fanfill.golden``, by the NumPy backend; run as a script.
+"""Rewrites the golden hashes of ``fanfill.selftest.golden``, by the NumPy backend; run as a script.
 
 A deliberate act, for a change of the stream that ``docs/stream.md`` and the changelog name.
 """
@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 import fanfill as ff
-from fanfill import golden
-from fanfill.arguments import dtype_of
-from fanfill.dtypes import STORAGES
+from fanfill.dtypes import STORAGES, dtype_of
+from fanfill.selftest import golden
 
-FILE = Path(ff.__file__).parent / "data" / "golden.json"
+FILE = Path(golden.__file__).with_name("golden.json")
 
 DTYPES = {name: dtype_of(name).type for name in STORAGES}
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from form_laws import KEY, LAWS
 
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import blocks, cpu
-from fanfill_kernels.forms import forms_of
+from fanfill.recipes import Recipe
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.compile import cpu
+from fanfill_kernels.formats import forms_of
 
 # "changed" records its program anew at each call, and so sees a constant that a test has changed.
 KERNELS = {"numba": cpu.kernels, "numpy": functools.cache(blocks.kernels), "changed": blocks.kernels}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fanfill as ff
-from fanfill import threads as pool
+from fanfill.cpu import threads as pool
 
 LOOKS = 10
 MIB = 1 << 20

@@ -154,7 +154,7 @@ def first_fills() -> int:
     cases = ("small", "wide")
     filler = threading.Thread(target=lambda: fill_all(cases=cases))
     filler.start()
-    while "fanfill_kernels.cpu" not in sys.modules:
+    while "fanfill_kernels.compile.cpu" not in sys.modules:
         time.sleep(0.0005)
     done = fork_and_fill(cases)
     while filler.is_alive():

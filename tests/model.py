@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 import fanfill as ff
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
-from fanfill_kernels.forms import STORES, form_of
+from fanfill_kernels.formats import STORES, form_of
 
 WORD = 2**32 - 1
 

@@ -32,8 +32,10 @@ from reference import (
 )
 
 from fanfill import initializers as init
-from fanfill.recipes import recipe
-from fanfill_kernels import arithmetic, arithmetic64, blocks, cpu
+from fanfill.distributions import recipe
+from fanfill_kernels import arithmetic, arithmetic64
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.compile import cpu
 
 BACKENDS = {"numba": cpu.kernels, "numpy": blocks.kernels}
 KEY = (0x9E3779B9, 0x7F4A7C15, 0xF39CC060, 0x5CEDC834)

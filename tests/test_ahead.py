@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from processes import assert_fails, child
 
-from fanfill_kernels import ahead, cache, keys, probe
-from fanfill_kernels.keys import Target
-from fanfill_kernels.undivided import undivided
+from fanfill_kernels.compile import ahead, probe
+from fanfill_kernels.process.undivided import undivided
+from fanfill_kernels.store import cache, keys
+from fanfill_kernels.store.keys import Target
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
 

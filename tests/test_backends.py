@@ -115,7 +115,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
 
 def test_device_buffers_need_a_device_backend_and_never_go_through_the_host(monkeypatch):
     cuda = registry.get("cuda")._replace(unusable=lambda: "no device; get one")
-    monkeypatch.setattr(importlib.import_module("fanfill.backends.cuda"), "BACKEND", cuda)
+    monkeypatch.setattr(importlib.import_module("fanfill.cuda.backend"), "BACKEND", cuda)
     for call in (
         lambda: ff.select_backend(Cuda()),
         lambda: ff.fill(Cuda(), ff.normal(), seed=0),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fanfill as ff
-from fanfill import host
+from fanfill.cpu import run as cpu_run
 
 LAWS = (
     ff.uniform(-0.5, 0.5),
@@ -21,7 +21,7 @@ LAWS = (
 )
 BACKENDS = ("numba", "numpy")
 # Above what the calling thread keeps to itself, so that helpers really work; not a multiple of anything.
-LARGE = (3, 5 * host.SMALL // 3 + 7)
+LARGE = (3, 5 * cpu_run.SMALL // 3 + 7)
 
 
 def drawn(law: ff.Initializer, shape: tuple[int, ...], dtype: str, **options: object) -> np.ndarray:

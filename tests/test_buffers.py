@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanfill import buffers, device_buffers
+from fanfill.cpu import buffers
+from fanfill.cuda import buffers as device_buffers
 
 
 def assert_views(buffer, owner=None):

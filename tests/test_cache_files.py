@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import assert_ends, assert_right, python, run, start
 
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="files as Linux has them")
 
@@ -39,7 +39,7 @@ def descriptors() -> Iterator[None]:
 def test_a_fifo_is_neither_waited_for_nor_read(folder: Path) -> None:
     os.mkfifo(folder / "a.bin", 0o600)
     program = """
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 assert cache.load("a") is None
 assert cache.entries() == cache.clear() == []
 cache.store("a", b"code")
@@ -174,7 +174,7 @@ def test_clearing_a_folder_that_is_not_used_is_an_error(folder: Path) -> None:
 
 BUSY = """
 import sys, random, time
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 cache.LIMIT = 20 * 2000
 chance = random.Random(int(sys.argv[1]))
 until, loaded = time.monotonic() + 3.0, 0

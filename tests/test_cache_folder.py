@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import BEGIN, END, assert_fails, assert_right, child, fanfill, run
 
-from fanfill_kernels import cache, place
+from fanfill_kernels.store import cache, place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="links, owners and modes as Linux has them")
 
@@ -148,7 +148,7 @@ def test_a_named_folder_that_may_not_be_read_is_said_too(folder: Path, tmp_path:
     cache.store("a", b"code")
     program = """
 import os, sys
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 os.setgid(65534)
 os.setuid(65534)
 print(cache.passed_over(), cache.load("a"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fanfill import cgroup, machine, threads
+from fanfill import cgroup, machine
+from fanfill.cpu import threads
 
 V2 = b"42 31 0:38 %s %s rw,relatime - cgroup2 cgroup2 rw\n"
 V1 = b"32 31 0:29 %s %s rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"

@@ -11,7 +11,7 @@ import pytest
 from command_line import Capture, assert_refused
 
 from fanfill.cli import main
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ def assert_soon(condition, seconds: float = 60.0) -> None:
 PREPARED = """
 import dataclasses
 from fanfill import report
-from fanfill_kernels import cpu
+from fanfill_kernels.compile import cpu
 
 job = report.Job(LAW, (3_000_000,), "float32", 3, 0, "numba", 2)
 report.prepare(job, np.dtype("float32"))

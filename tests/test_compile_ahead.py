@@ -23,8 +23,8 @@ import fanfill as ff
 from fanfill import ahead
 from fanfill.cli import main
 from fanfill.dtypes import STORAGES
-from fanfill_kernels import cache
-from fanfill_kernels.forms import forms_of
+from fanfill_kernels.formats import forms_of
+from fanfill_kernels.store import cache
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="users and modes as Linux has them")
 WORDS = ("compile", "--dtypes", "float32", "--initializers", "normal", "--json")
@@ -76,12 +76,13 @@ def fills(law, backend):
 wanted = fills(ff.normal(), "numpy")
 if not sys.argv[1:]:
     if os.getuid() == 0:  # who may write anywhere; another user may perhaps not read the interpreter's files
-        from fanfill_kernels import cpu, keys, probe
+        from fanfill_kernels.compile import cpu, probe
+        from fanfill_kernels.store import keys
         keys.of_compiler()
         os.setgid(65534)
         os.setuid(65534)
     assert not os.access(os.environ["HOME"], os.W_OK)
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 assert cache.refused() is None and cache.passed_over() is None
 assert fills(ff.normal(), None) == wanted
 if sys.argv[1:]:
@@ -214,9 +215,9 @@ def test_what_cannot_be_compiled_is_refused(
 def test_without_a_gpu_its_architecture_must_be_named(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from fanfill.backends import cuda
+    from fanfill.cuda import backend as cuda_backend
 
-    monkeypatch.setattr(cuda, "_found", lambda: "there is none")
+    monkeypatch.setattr(cuda_backend, "_found", lambda: "there is none")
     assert_refused(
         capsys,
         "--device cuda: .*there is none; to compile without a GPU name its architecture, as in cuda:sm_90",

@@ -13,10 +13,10 @@ from cuda_on_cpu.arrays import LAWS, assert_same, on_host
 from cuda_on_cpu.fixtures import compilations, cubins, emulated, gpu, no_cubins  # noqa: F401
 
 import fanfill as ff
-from fanfill import nvrtc
-from fanfill.backends import cuda
-from fanfill_kernels import cache
+from fanfill.cuda import backend as cuda_backend
+from fanfill.cuda import nvrtc
 from fanfill_kernels.cuda import choice, source
+from fanfill_kernels.store import cache
 
 
 def test_one_compilation_an_architecture_and_one_load_a_device(emulated, no_cubins, monkeypatch):
@@ -142,14 +142,14 @@ def test_progress_is_told_once_and_threads_are_checked_and_change_nothing(gpu):
 def test_a_fill_in_a_signal_handler_while_its_thread_loads_the_same_kernel(emulated, monkeypatch):
     gpu = emulated(90)
     buffers = [cupy.empty(40, np.float32) for _ in range(2)]
-    image, ended = cuda._image, []
+    image, ended = cuda_backend._image, []
 
     def struck(*arguments):
-        monkeypatch.setattr(cuda, "_image", image)
+        monkeypatch.setattr(cuda_backend, "_image", image)
         ff.fill(buffers[1], ff.normal(), seed=1)
         return image(*arguments)
 
-    monkeypatch.setattr(cuda, "_image", struck)
+    monkeypatch.setattr(cuda_backend, "_image", struck)
     thread = threading.Thread(
         target=lambda: ended.append(ff.fill(buffers[0], ff.normal(), seed=1)), daemon=True
     )

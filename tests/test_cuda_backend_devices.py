@@ -137,7 +137,7 @@ def test_torch_tensors_that_are_refused(tensor):
     with pytest.raises(
         TypeError, match=r"expected a dense torch tensor; got one of layout torch\.sparse_coo"
     ):
-        importlib.import_module("fanfill.device_buffers")._torch_target(sparse, torch)
+        importlib.import_module("fanfill.cuda.buffers")._torch_target(sparse, torch)
     freed = torch.zeros(4, 5).as_subclass(type(made))
     freed.untyped_storage().resize_(72)
     with pytest.raises(

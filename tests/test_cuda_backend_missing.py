@@ -13,8 +13,9 @@ from cuda_on_cpu.arrays import assert_same, on_host
 from cuda_on_cpu.fixtures import compilations, cubins, emulated, gpu, no_cubins  # noqa: F401
 
 import fanfill as ff
-from fanfill import nvrtc, selftest
-from fanfill.backends import cuda
+from fanfill import selftest
+from fanfill.cuda import backend as cuda_backend
+from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels.cuda import choice
 
@@ -68,9 +69,9 @@ def cupy_with(count, driver=12040, runtime=12090):
 @pytest.fixture
 def asked_anew(monkeypatch):
     """A backend that has not looked for CuPy yet."""
-    cuda._found.cache_clear()
+    cuda_backend._found.cache_clear()
     yield monkeypatch
-    cuda._found.cache_clear()
+    cuda_backend._found.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_cupy_that_breaks_on_import(asked_anew, tmp_path):
 
 
 def test_the_real_cupy_of_a_machine_without_a_driver(asked_anew):
-    if not isinstance(cuda._found(), str):
+    if not isinstance(cuda_backend._found(), str):
         pytest.skip("this machine has a CUDA device")
     assert_unavailable("no NVIDIA driver was found")
 
@@ -154,7 +155,7 @@ def test_nvrtc_is_no_newer_than_the_driver(emulated, no_cubins, monkeypatch):
         return real(self, *arguments)
 
     monkeypatch.setattr(nvrtc.Compiler, "compile", compile)
-    monkeypatch.setattr(cuda, "_found", lambda: gpu.driver._replace(version=lambda: 12020))
+    monkeypatch.setattr(cuda_backend, "_found", lambda: gpu.driver._replace(version=lambda: 12020))
     if min(compiler.version[0] for compiler in nvrtc.compilers()) > 12:
         assert_unavailable("NVRTC")
         return

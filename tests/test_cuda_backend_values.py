@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fanfill as ff
-from fanfill import device as device_runs
-from fanfill import golden, selftest
-from fanfill.arguments import dtype_of
-from fanfill.backends import cuda
-from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
+from fanfill import selftest
+from fanfill.cuda import backend as cuda_backend
+from fanfill.cuda import run as device_runs
+from fanfill.distributions import recipe
+from fanfill.dtypes import STORAGES, dtype_of
+from fanfill.selftest import golden
 from fanfill_kernels.cuda import source
 
 
@@ -41,7 +41,7 @@ def test_a_wrong_bit_and_a_byte_beside_the_buffer_are_seen(gpu, monkeypatch, pla
         gpu.launch(*arguments)
         gpu.latest.bytes(gpu.latest.pointer, gpu.latest.size)[selftest.GUARD + place] ^= 1
 
-    monkeypatch.setattr(cuda, "_found", lambda: gpu.driver._replace(launch=launch))
+    monkeypatch.setattr(cuda_backend, "_found", lambda: gpu.driver._replace(launch=launch))
     case = golden.Case("normal", "float32", "small")
     assert re.match(problem, selftest.check(selftest.Subject("cuda", 0), case, "contiguous"))
 

@@ -11,11 +11,11 @@ from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
 
 import fanfill as ff
 from fanfill import selftest
-from fanfill.backends import cuda as backend
 from fanfill.bench import cuda, report, suite
 from fanfill.bench.measure import Case
 from fanfill.cli import bench as benching
 from fanfill.cli import main
+from fanfill.cuda import backend
 from fanfill.errors import BackendUnavailableError
 
 

@@ -15,7 +15,7 @@ from cuda_on_cpu import compiled
 from cuda_on_cpu.compiled import TARGETS
 from cuda_on_cpu.shim import NAMES
 
-from fanfill import nvrtc
+from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
 

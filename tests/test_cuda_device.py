@@ -120,7 +120,7 @@ def test_torch_tensors(name):
     with torch.cuda.stream(torch.cuda.Stream()) as _:
         ff.fill(tensor.t(), law, seed=1, name="w")
         torch.cuda.current_stream().synchronize()
-    from fanfill.arguments import dtype_of
+    from fanfill.dtypes import dtype_of
 
     expected = on_host(law, SHAPE[::-1], dtype_of(name))
     assert tensor.t().contiguous().view(torch.uint8).cpu().numpy().tobytes() == expected.tobytes()

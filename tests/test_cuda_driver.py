@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fanfill import driver as drivers
+from fanfill.cuda import driver as drivers
 
 
 class Status(RuntimeError):

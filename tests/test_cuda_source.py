@@ -9,10 +9,11 @@ import pytest
 from cuda_on_cpu.shim import COMPUTED, Shim
 
 import fanfill as ff
-from fanfill.recipes import recipe
-from fanfill_kernels import blocks, cuda
+from fanfill.distributions import recipe
+from fanfill_kernels import cuda
+from fanfill_kernels.blocks import replay as blocks
 from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, SIZES, THREADS, launches
-from fanfill_kernels.forms import STORES, form_of
+from fanfill_kernels.formats import STORES, form_of
 
 INF = math.inf
 LAWS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fanfill_kernels import cache, objects
+from fanfill_kernels.store import cache, objects
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_file_that_others_may_write_or_that_is_a_link_is_not_read(folder: Path
 
 
 def test_object_code_without_the_function_is_refused() -> None:
-    from fanfill_kernels import cpu
+    from fanfill_kernels.compile import cpu
 
     code = cpu.kernels("words", "uint32").run.compile()
     assert code.object_code is not None

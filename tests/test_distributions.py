@@ -13,10 +13,11 @@ import pytest
 from scipy import special, stats
 
 from fanfill import initializers as init
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
-from fanfill_kernels import arithmetic, cpu, philox
-from fanfill_kernels.rebinding import rebind
+from fanfill_kernels import arithmetic, philox
+from fanfill_kernels.compile import cpu
+from fanfill_kernels.compile.rebinding import rebind
 
 COUNT = 2**21
 # A z-score of 4.4 and a P-value of 1e-5 are one level. Seeds are fixed: what passes once passes for ever.

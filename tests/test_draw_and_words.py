@@ -32,7 +32,7 @@ def test_draw_allocates_in_c_order_and_fills():
 def test_draw_allocates_on_the_cpu_unless_told_otherwise(monkeypatch):
     """Also where a GPU is usable: a program gets no arrays of another kind on another machine."""
     cuda = get("cuda")._replace(unusable=lambda: None, empty=lambda *_: pytest.fail("asked for a GPU"))
-    monkeypatch.setattr(importlib.import_module("fanfill.backends.cuda"), "BACKEND", cuda)
+    monkeypatch.setattr(importlib.import_module("fanfill.cuda.backend"), "BACKEND", cuda)
     assert type(ff.draw(3, ff.normal(), seed=0)) is np.ndarray
     assert inspect.signature(ff.draw).parameters["device"].default == "cpu"
     with pytest.raises(pytest.fail.Exception, match="asked for a GPU"):

@@ -18,7 +18,7 @@ with contextlib.redirect_stdout(io.StringIO()) as out:
     assert main(["info"]) == 0
 assert "emulated sm_90" in out.getvalue(), out.getvalue()
 from types import SimpleNamespace
-from fanfill.backends import cuda
+from fanfill.cuda import backend as cuda
 runtime = SimpleNamespace(getDeviceCount=lambda: 0, CUDARuntimeError=OSError)
 assert "no device" in cuda.find(SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
 """

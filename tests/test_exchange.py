@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fanfill as ff
-from fanfill import buffers, exchange
+from fanfill.cpu import buffers, exchange
 
 LAW = ff.normal()
 

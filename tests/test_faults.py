@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import assert_fails, child
 
-from fanfill import threads
+from fanfill.cpu import threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
 
@@ -24,7 +24,7 @@ def test_the_check_of_bits_can_fail() -> None:
 
 THREADS_THAT_DIE = """
 import ctypes
-from fanfill import threads
+from fanfill.cpu import threads
 def helpers():
     return list(threads._pool.staff.values())
 def throw_into(ident):
@@ -184,7 +184,7 @@ def test_a_real_cgroup_quota_is_found_and_filled_under() -> None:
 Path({str(folder / "cgroup.procs")!r}).write_text(str(os.getpid()))
 right(threads=None)
 right(threads=3)
-from fanfill import threads
+from fanfill.cpu import threads
 assert (ff.get_threads(), threads.why()) == (1, "CPU quota of this process's cgroup"), threads.why()
 """
     unset = dict.fromkeys(("FANFILL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from processes import Ended, assert_ends, assert_refused, assert_whole, fanfill, fill, python, start
 
-from fanfill import npy
+from fanfill.files import npy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
 

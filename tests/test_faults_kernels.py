@@ -87,7 +87,7 @@ right_turned(40)
 # On this thread, and shared among several.
 for n, law in ((3000, LAW), (70_000, ff.uniform(-1, 1))):
     assert draw(n, law=law, backend="numba") == draw(n, law=law, backend="numpy")
-assert "fanfill_kernels.compiler" not in sys.modules
+assert "fanfill_kernels.compile.compiler" not in sys.modules
 """
 
 
@@ -107,7 +107,7 @@ NO_WRITE_ACCESS = """
 os.environ["FANFILL_CACHE_DIR"] = "/dev/null/kept"
 right()  # imports everything: the next user may perhaps not enter the folders where it lies
 del os.environ["FANFILL_CACHE_DIR"]
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 os.chdir("/")
 os.setgroups([])
 os.setgid(65534)
@@ -131,7 +131,8 @@ def test_a_user_who_may_write_nowhere_gets_the_right_bits_and_is_told_why_nothin
 
 READ_ONLY = """
 import sysconfig
-from fanfill_kernels import cache, cpu
+from fanfill_kernels.store import cache
+from fanfill_kernels.compile import cpu
 packages = sysconfig.get_path("purelib"), Path(ff.__file__).parent, Path(cpu.__file__).parent
 for place in (os.environ["HOME"], cache.folder().parent, *packages, "/tmp", "."):
     try:
@@ -214,10 +215,10 @@ for fault in (vanish, spoil, cut_short, open_to_all, become_a_file):
         folder.unlink()
     elif fault is open_to_all:
         folder.chmod(0o700)
-    from fanfill_kernels import cpu
+    from fanfill_kernels.compile import cpu
     cpu.kernels.cache_clear()
     cpu.loops_of.cache_clear()
-    from fanfill.backends import numba
+    from fanfill.cpu import numba
     numba._kernels.cache_clear()
     sys.modules["fanfill.fill"]._plans.clear()
     right()  # loaded anew, or compiled and stored

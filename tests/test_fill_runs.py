@@ -16,8 +16,8 @@ from reference_fills import BACKENDS, bits, reference
 
 import fanfill as ff
 
-host = importlib.import_module("fanfill.host")
-threads = importlib.import_module("fanfill.threads")
+host = importlib.import_module("fanfill.cpu.run")
+threads = importlib.import_module("fanfill.cpu.threads")
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -82,7 +82,7 @@ for backend in ("numba", "numpy"):
     assert found == wanted, [case for case in wanted if found[case] != wanted[case]]
 if when == "before":  # helpers were started after the switch, and have it too
     on_helpers = set()
-    from fanfill import threads
+    from fanfill.cpu import threads
     def work(number):
         time.sleep(0.001)
         on_helpers.add(flushes())

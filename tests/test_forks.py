@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="fork
 
 BEGIN = """
 import signal
-from fanfill_kernels import forks, stacks
-from fanfill_kernels.undivided import undivided, whole
+from fanfill_kernels.process import forks, stacks
+from fanfill_kernels.process.undivided import undivided, whole
 warnings.simplefilter("ignore", DeprecationWarning)
 main = threading.main_thread().ident
 def code(child):
@@ -106,7 +106,7 @@ def test_the_thread_that_works_may_fork_itself() -> None:
 
 FILL_WITHIN = """
 wanted = draw(1000, backend="numpy", threads=1)
-from fanfill_kernels import cpu
+from fanfill_kernels.compile import cpu
 run = cpu.kernels("normal", "float32").run
 assert undivided(lambda: draw(1000, backend="numba")) == wanted
 assert run._call is None  # the backend has compiled its tiny kernel, but not this one
@@ -247,11 +247,11 @@ filler.join()
     ("module", "backend"),
     [
         ("hashlib", "numpy"),
-        ("fanfill.backends.numpy", "numpy"),
-        ("fanfill_kernels.tape", "numpy"),
-        ("fanfill.backends.numba", "numba"),
-        ("fanfill_kernels.undivided", "numba"),
-        ("fanfill_kernels.cpu", "numba"),
+        ("fanfill.cpu.numpy", "numpy"),
+        ("fanfill_kernels.blocks.tape", "numpy"),
+        ("fanfill.cpu.numba", "numba"),
+        ("fanfill_kernels.process.undivided", "numba"),
+        ("fanfill_kernels.compile.cpu", "numba"),
     ],
 )
 def test_a_fork_waits_for_the_modules_that_a_first_fill_imports(module: str, backend: str) -> None:

@@ -18,7 +18,7 @@ PROGRAM = """
 import hashlib, sys
 import numpy as np
 import fanfill as ff
-from fanfill import golden
+from fanfill.selftest import golden
 from fanfill_kernels.cuda.choice import source_of
 
 assert getattr(sys, "frozen", False)

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fanfill as ff
-from fanfill import host
+from fanfill.cpu import run as cpu_run
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
 
 POISON = 0xA5
 GUARD = 96  # bytes, before and behind
@@ -185,7 +185,11 @@ def called(case: Case, buffer: Any, **changed: Any) -> None:
         arguments["progress"] = lambda done, total: reports.append((done, total))
         law = NAMED.get(law, law)
     law = changed.pop("initializer", law)
-    with mock.patch.multiple(host, SMALL=0) if case.cut else mock.patch.multiple(host, SMALL=host.SMALL):
+    with (
+        mock.patch.multiple(cpu_run, SMALL=0)
+        if case.cut
+        else mock.patch.multiple(cpu_run, SMALL=cpu_run.SMALL)
+    ):
         assert ff.fill(buffer, law, **(arguments | changed)) is buffer
     total = math.prod(case.shape)
     assert reports == sorted(reports)

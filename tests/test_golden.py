@@ -10,9 +10,9 @@ import pytest
 from test_philox import KNOWN, hexadecimal, words_from
 
 import fanfill as ff
-from fanfill import golden
 from fanfill.dtypes import STORAGES
 from fanfill.fill import substream
+from fanfill.selftest import golden
 
 EXPECTED = golden.expected()
 
@@ -91,8 +91,7 @@ def test_the_script_writes_what_is_committed(tmp_path, monkeypatch: pytest.Monke
 
 
 def test_the_list_of_cases_loads_no_backend() -> None:
-    code = (
-        "import sys, fanfill.golden; print([m for m in ('numba', 'cupy', 'ml_dtypes') if m in sys.modules])"
-    )
+    code = "import sys; from fanfill.selftest import golden\n"
+    code += "print([m for m in ('numba', 'cupy', 'ml_dtypes') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stderr

@@ -109,7 +109,7 @@ def test_second_names_are_the_same_objects():
 
 
 def test_the_functions_that_share_a_name_with_a_module_are_functions():
-    import fanfill.backends.numpy
+    import fanfill.cpu.numpy
     import fanfill.fill
 
     for name in ("backends", "fans", "fill"):

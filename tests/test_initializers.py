@@ -11,8 +11,7 @@ import pytest
 
 import fanfill as ff
 from fanfill import initializers
-from fanfill.arguments import dtype_of
-from fanfill.dtypes import STORAGES
+from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.fans import gain
 from fanfill.initializers import (
     Initializer,

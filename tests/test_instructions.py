@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fanfill import machine
-from fanfill_kernels.compiler import registers
+from fanfill_kernels.compile.compiler import registers
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "instructions.py"
 COMPILED = [

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fanfill import initializers as init
-from fanfill.arguments import dtype_of
-from fanfill.dtypes import STORAGES
-from fanfill.recipes import ends, recipe
+from fanfill.distributions import recipe
+from fanfill.dtypes import STORAGES, dtype_of
+from fanfill.recipes import ends
 from fanfill_kernels import arithmetic
-from fanfill_kernels.forms import STORES, form_of
+from fanfill_kernels.formats import STORES, form_of
 
 EXTREME = [0, 1, 2, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1]
 INTERVALS = [(-1.0, 1.0), (-0.1, 0.1), (-1 / 3, 1 / 3), (-math.sqrt(0.003), math.sqrt(0.003))]

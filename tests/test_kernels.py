@@ -16,12 +16,14 @@ from kernel_runs import GUARD, RECIPES, assert_guards_untouched, assert_same_byt
 from numba import njit
 
 from fanfill import initializers as init
-from fanfill.recipes import recipe
-from fanfill_kernels import arithmetic, arithmetic64, blocks, boxes, narrow, philox
-from fanfill_kernels.compiler import operation, registers
-from fanfill_kernels.forms import form_of, forms_of
-from fanfill_kernels.rebinding import rebind
-from fanfill_kernels.tape import ALIGNED
+from fanfill.distributions import recipe
+from fanfill_kernels import arithmetic, arithmetic64, narrow, philox
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.blocks.tape import ALIGNED
+from fanfill_kernels.compile import boxes
+from fanfill_kernels.compile.compiler import operation, registers
+from fanfill_kernels.compile.rebinding import rebind
+from fanfill_kernels.formats import form_of, forms_of
 
 BACKENDS = ("numba", "numpy")
 OTHER_CUTS = {

@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanfill_kernels import arithmetic, cpu, forms, keys, loops
-from fanfill_kernels import scatter as scattering
-from fanfill_kernels.keys import Target
+from fanfill_kernels import arithmetic, formats
+from fanfill_kernels.compile import cpu, loops
+from fanfill_kernels.compile import scatter as scattering
+from fanfill_kernels.store import keys
+from fanfill_kernels.store.keys import Target
 
 # One kernel of the cheapest form; EDIT runs once everything that is compiled has been imported.
 PROGRAM = """
 import hashlib, json, os, sys
 import numpy as np
-from fanfill_kernels import cpu
+from fanfill_kernels.compile import cpu
 kernel = cpu.kernels("uniform_clamped", "bfloat16").run
 exec(os.environ.get("EDIT", ""))
 out = np.empty(5000, np.uint16)
@@ -34,7 +36,7 @@ kernel(out, 3, (1, 2, 3, 4), (one, -one, one))
 print(json.dumps([hashlib.sha256(out.tobytes()).hexdigest(), "numba" not in sys.modules, cpu.__file__]))
 """
 UNIT = ("arithmetic.py", "UNIT = np.float32(2.0**-31)", "UNIT = np.float32(2.0**-32)")
-LOGIC = ("trace.py", '("or_", "or_", None)', '("and_", "and_", None)')
+LOGIC = ("compile/trace.py", '("or_", "or_", None)', '("and_", "and_", None)')
 EDIT = "p = {!r}; s = open(p).read(); assert {!r} in s; open(p, 'w').write(s.replace({!r}, {!r}))"
 
 
@@ -134,7 +136,7 @@ def test_a_process_that_was_upgraded_while_it_ran_stores_nothing_under_the_new_v
     original, _ = draw(copy.parent, cache)
     assert original != upgraded
     # Its arithmetic was the old one; its compiler, which it imported afterwards, the new one.
-    assert drawn == {"arithmetic.py": original, "trace.py": upgraded}[name]
+    assert drawn == {"arithmetic.py": original, "compile/trace.py": upgraded}[name]
 
 
 # What is in a key
@@ -146,8 +148,8 @@ def every_kernel() -> list[cpu.Compiled]:
     """The kernels of all forms, dtypes and sizes of items."""
     found = [
         kernel
-        for dtype in forms.STORES
-        for form in forms.forms_of(dtype)
+        for dtype in formats.STORES
+        for form in formats.forms_of(dtype)
         if (form == "words") == (dtype == "uint32")
         for kernel in cpu.loops_of(form, dtype)
     ]
@@ -184,7 +186,7 @@ def test_no_path_and_no_line_is_in_a_key(monkeypatch: pytest.MonkeyPatch) -> Non
         (keys.llvmlite, "__version__", "9.9"),
         (keys, "numba_version", lambda: "9.9"),
         (keys, "target", lambda: Target("generic", "")),
-        (keys, "_noted", {"fanfill_kernels.trace": "another"}),
+        (keys, "_noted", {"fanfill_kernels.compile.trace": "another"}),
         (arithmetic, "UNIT", np.float32(2.0**-32)),
         (arithmetic, "UNIT", np.float64(2.0**-31)),
         (loops, "LINE", 128),
@@ -231,7 +233,7 @@ def test_a_value_of_which_no_key_can_be_made_is_refused() -> None:
 
 STATED = """
 import sys
-from fanfill_kernels import keys
+from fanfill_kernels.store import keys
 print(keys.numba_version(), "numba" in sys.modules)
 """
 

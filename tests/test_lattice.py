@@ -11,10 +11,10 @@ import pytest
 from reference_fills import BACKENDS
 
 import fanfill as ff
-from fanfill.arguments import dtype_of
-from fanfill.dtypes import STORAGES, round_nearest
-from fanfill.recipes import Lattice, lattice, recipe
-from fanfill_kernels.forms import STORES, form_of
+from fanfill.distributions import recipe
+from fanfill.dtypes import STORAGES, dtype_of, round_nearest
+from fanfill.recipes import Lattice, lattice
+from fanfill_kernels.formats import STORES, form_of
 
 INTERVALS = [(0, 1), (0, 2), (1, 2), (1, 3), (-1, 3), (0, 0.1), (5, 6.5), (-0.25, 0.75), (-7, 0), (0.1, 0.3)]
 INTERVALS += [(100, 101), (0, 1e-6), (-3e5, 1e6), (1e-3, 1e3), (-1e-20, 3e-20), (1000, 1000.001)]

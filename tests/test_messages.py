@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fanfill as ff
-from fanfill import messages, placement
+from fanfill import messages, regions
 from fanfill.arguments import number_of
 from fanfill.cli.fill import parse_axes, parse_name, parse_shape
 
@@ -177,9 +177,9 @@ def test_any_iterable_of_integers_is_a_shape_or_an_offset(row: Any) -> None:
 
 def test_tensors_are_iterables_and_those_without_axes_are_integers() -> None:
     torch = pytest.importorskip("torch")
-    assert placement.region((2, 3), torch.Size((4, 6)), torch.tensor([1, 3])).start == 9
+    assert regions.region((2, 3), torch.Size((4, 6)), torch.tensor([1, 3])).start == 9
     for flat in (np.array(5), torch.tensor(5), np.int8(5)):
-        assert placement.region((2,), (4, 6), flat) == placement.Region((4, 6), 5, (1,))
+        assert regions.region((2,), (4, 6), flat) == regions.Region((4, 6), 5, (1,))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from numba import njit
 
 from fanfill.dtypes import STORAGES
 from fanfill_kernels import narrow
-from fanfill_kernels.compiler import operation
-from fanfill_kernels.forms import STORES
-from fanfill_kernels.rebinding import rebind
+from fanfill_kernels.compile.compiler import operation
+from fanfill_kernels.compile.rebinding import rebind
+from fanfill_kernels.formats import STORES
 
 NARROW = {
     "float16": np.dtype(np.float16),

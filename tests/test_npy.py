@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fanfill import npy, system
+from fanfill import system
+from fanfill.files import npy
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 0, 2), (5, 4, 3)])

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from fanfill import system
-from fanfill.backends import numba
+from fanfill.cpu import numba
 
 # What a child begins with: nothing but NumPy and the standard library can be found.
 ALONE = """
@@ -35,7 +35,9 @@ import fanfill as ff
 
 # The dtypes of ml_dtypes are drawn as the integers that hold their bits.
 GOLDEN = """
-from fanfill import golden, host, placement
+from fanfill import regions
+from fanfill.cpu import run as host
+from fanfill.selftest import golden
 from fanfill.backends import get
 from fanfill.dtypes import STORAGES
 from fanfill.fill import _key
@@ -49,7 +51,7 @@ for case in golden.cases():
     else:
         place = golden.PLACES[case.place]
         buffer = np.empty(case.shape, STORAGES[case.dtype].lanes)
-        region = placement.region(place.shape, place.global_shape, place.offset)
+        region = regions.region(place.shape, place.global_shape, place.offset)
         made = recipe(golden.INITIALIZERS[case.initializer], region.shape, case.dtype)
         host.run(buffer, region, made, _key(golden.SEED, f"golden/{case.place}"), get("numpy"), 2)
     digest = hashlib.sha256(buffer.tobytes()).hexdigest()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from processes import assert_right, run
 
-from fanfill import nvrtc
+from fanfill.cuda import nvrtc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="paths in libraries as ELF has them")
 
 PROGRAM = """
 import ctypes, sys
-from fanfill import nvrtc
+from fanfill.cuda import nvrtc
 text = 'extern "C" __global__ void f(float* out) { out[threadIdx.x] = 1.0f; }'
 if sys.argv[2:]:
     nvrtc._BUILTINS = sys.argv[2]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from processes import assert_ends, assert_refused, assert_whole, fill, python, start
 
-from fanfill import npy
+from fanfill.files import npy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="links and modes as Linux has them")
 

@@ -29,9 +29,9 @@ FRAMEWORKS = ("torch", "jax", "keras", "dask")
 ALLOWED = {
     "typer": ("src/fanfill/cli/",),
     "rich": ("src/fanfill/cli/",),
-    "cupy": ("src/fanfill/backends/cuda.py",),
+    "cupy": ("src/fanfill/cuda/backend.py",),
     "PyInstaller": ("src/fanfill/_pyinstaller/",),
-    "numba": ("kernels/fanfill_kernels/numba_internals.py",),
+    "numba": ("kernels/fanfill_kernels/compile/numba_internals.py",),
     "fanfill": ("src/",),
     **{framework: (f"src/fanfill/{framework}.py", f"src/fanfill/{framework}/") for framework in FRAMEWORKS},
 }
@@ -76,13 +76,13 @@ def test_a_source_imports_only_what_its_room_may(path: str) -> None:
     [
         ("src/fanfill/fill.py", "import rich.console", "rich"),
         ("src/fanfill/report.py", "def f():\n    from typer import Option", "typer"),
-        ("src/fanfill/backends/numba.py", "import cupy", "cupy"),
-        ("src/fanfill/buffers.py", "import torch", "torch"),
-        ("src/fanfill/backends/numba.py", "import numba", "numba"),
-        ("kernels/fanfill_kernels/compiler.py", "from numba.core import compiler", "numba"),
+        ("src/fanfill/cpu/numba.py", "import cupy", "cupy"),
+        ("src/fanfill/cpu/buffers.py", "import torch", "torch"),
+        ("src/fanfill/cpu/numba.py", "import numba", "numba"),
+        ("kernels/fanfill_kernels/compile/compiler.py", "from numba.core import compiler", "numba"),
         ("src/fanfill/torch.py", "import jax", "jax"),
-        ("kernels/fanfill_kernels/cpu.py", "from fanfill.fans import gain", "fanfill"),
-        ("kernels/fanfill_kernels/cpu.py", "import ml_dtypes", "ml_dtypes"),
+        ("kernels/fanfill_kernels/compile/cpu.py", "from fanfill.fans import gain", "fanfill"),
+        ("kernels/fanfill_kernels/compile/cpu.py", "import ml_dtypes", "ml_dtypes"),
     ],
 )
 def test_the_import_check_can_fail(path: str, source: str, package: str) -> None:

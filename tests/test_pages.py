@@ -9,7 +9,8 @@ import pytest
 from processes import child
 
 import fanfill as ff
-from fanfill import pages, system
+from fanfill import system
+from fanfill.cpu import pages
 
 BYTES = 4 * pages.LEAST
 SMAPS = Path("/proc/self/smaps")
@@ -80,7 +81,8 @@ def test_the_request_stays_inside_the_buffer(monkeypatch):
 @pytest.mark.parametrize(("value", "asks"), [("0", False), ("1", True), (None, True)])
 def test_the_environment_switches_it_off(value, asks):
     child(
-        f"from fanfill import pages\nassert (pages._advise() is not None) is {asks}", FANFILL_HUGE_PAGES=value
+        f"from fanfill.cpu import pages\nassert (pages._advise() is not None) is {asks}",
+        FANFILL_HUGE_PAGES=value,
     )
 
 

@@ -11,9 +11,11 @@ from model import philox_block
 from numba import njit
 
 import fanfill as ff
-from fanfill_kernels import blocks, cpu, philox
-from fanfill_kernels.compiler import operation
-from fanfill_kernels.rebinding import rebind
+from fanfill_kernels import philox
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.compile import cpu
+from fanfill_kernels.compile.compiler import operation
+from fanfill_kernels.compile.rebinding import rebind
 
 WORD = 2**32 - 1
 NAMED_W = 0x20925082A2286B9E  # `printf w | b2sum -l 64` prints 9e6b28a282509220, the bytes from the lowest up

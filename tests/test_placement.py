@@ -11,7 +11,8 @@ from conftest import INDEX, MakeIndexBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fanfill import host, placement
+from fanfill import regions, tiling
+from fanfill.cpu import run as cpu_run
 
 KEY = (0, 0, 0, 0)
 
@@ -29,8 +30,8 @@ def expected_indices(shape, global_shape=None, offset=None):
 
 
 def assert_indices(view, backend, global_shape=None, offset=None, threads=1):
-    region = placement.region(view.shape, global_shape, offset)
-    host.run(view, region, INDEX, KEY, backend, threads)
+    region = regions.region(view.shape, global_shape, offset)
+    cpu_run.run(view, region, INDEX, KEY, backend, threads)
     np.testing.assert_array_equal(view.astype(np.uint64), expected_indices(view.shape, global_shape, offset))
 
 
@@ -86,14 +87,14 @@ def test_a_box_far_beyond_2_to_the_33_gets_its_indices(index_backend: MakeIndexB
     assert_indices(np.empty((2, 5, 2), np.uint64).copy(), backend, whole, (2**20 - 2, 2**21 - 5, 1))
     assert_indices(np.empty((2, 5, 2), np.uint64, order="F"), backend, whole, (2**19, 7, 0))
     last = np.empty((4,), np.uint64)
-    host.run(last, placement.region((4,), (2**32, 2**31), 2**63 - 4), INDEX, KEY, backend, 1)
+    cpu_run.run(last, regions.region((4,), (2**32, 2**31), 2**63 - 4), INDEX, KEY, backend, 1)
     assert last.tolist() == [2**63 - 4, 2**63 - 3, 2**63 - 2, 2**63 - 1]
 
 
 def test_a_flat_range_counts_elements_in_c_order(index_backend: MakeIndexBackend):
     backend, _ = index_backend()
     part = np.empty(10)
-    host.run(part, placement.region((10,), (6, 7), np.int64(30)), INDEX, KEY, backend, 1)
+    cpu_run.run(part, regions.region((10,), (6, 7), np.int64(30)), INDEX, KEY, backend, 1)
     assert part.tolist() == list(range(30, 40))
 
 
@@ -113,14 +114,14 @@ def test_one_unaligned_row_is_never_given_to_a_kernel(index_backend: MakeIndexBa
 
 
 def plan_of(view, global_shape=None, offset=None, chunk=1 << 16, tile=1 << 16):
-    region = placement.region(view.shape, global_shape, offset)
-    axes = placement.merge(view.shape, region.pitches, view.strides)
-    return placement.tiling(region.start, axes, view.itemsize, bool(view.flags.aligned), chunk, tile)
+    region = regions.region(view.shape, global_shape, offset)
+    axes = tiling.merge(view.shape, region.pitches, view.strides)
+    return tiling.tiling(region.start, axes, view.itemsize, bool(view.flags.aligned), chunk, tile)
 
 
 def test_a_contiguous_tensor_of_any_rank_is_one_axis():
     plan = plan_of(np.empty((16, 32, 64, 128), np.float32))
-    assert plan.axes == (placement.Axis(16 * 32 * 64 * 128, 1, 4),)
+    assert plan.axes == (tiling.Axis(16 * 32 * 64 * 128, 1, 4),)
     assert plan.in_place
     assert plan.tiles == 64
 
@@ -166,18 +167,18 @@ def test_no_tile_passes_its_budget(case, chunk, tile):
     _, view, whole, before = case
     plan = plan_of(view, whole, before, chunk, tile)
     assert math.prod(plan.extents) <= (chunk if plan.in_place else tile)
-    sizes = [math.prod(placement.piece(plan, k).shape) for k in range(plan.tiles)]
+    sizes = [math.prod(tiling.piece(plan, k).shape) for k in range(plan.tiles)]
     assert sum(sizes) == view.size
     assert min(sizes) > 0
 
 
 def test_one_tile_is_found_without_walking_the_others():
-    whole = placement.Axis(2**62, 1, 4)
-    plan = placement.tiling(5, (whole,), 4, True, 1 << 16, 1 << 16)
+    whole = tiling.Axis(2**62, 1, 4)
+    plan = tiling.tiling(5, (whole,), 4, True, 1 << 16, 1 << 16)
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        piece = placement.piece(plan, plan.tiles - 1)
+        piece = tiling.piece(plan, plan.tiles - 1)
         times.append(time.perf_counter() - began)
     assert min(times) < 0.1
     assert piece.start == 5 + 2**62 - (1 << 16)
@@ -231,14 +232,14 @@ def test_one_tile_is_found_without_walking_the_others():
 )
 def test_a_place_that_does_not_hold_the_buffer_is_refused(shape, global_shape, offset, error, message):
     with pytest.raises(error, match=message):
-        placement.region(shape, global_shape, offset)
+        regions.region(shape, global_shape, offset)
 
 
 def test_integers_may_be_numpys_and_ranks_of_one_may_be_bare():
-    region = placement.region((3,), np.int32(9), [np.uint64(4)])
-    assert region == placement.Region((9,), 4, (1,))
+    region = regions.region((3,), np.int32(9), [np.uint64(4)])
+    assert region == regions.Region((9,), 4, (1,))
     assert all(type(n) is int for n in (*region.shape, region.start))
 
 
 def test_empty_boxes_fit_at_the_very_end():
-    assert placement.region((0, 4), (4, 4), (4, 0)).start == 16
+    assert regions.region((0, 4), (4, 4), (4, 0)).start == 16

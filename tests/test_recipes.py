@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bare_recipes import DTYPES, INF, bare
 
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, Storage, round_down, round_nearest
 from fanfill.initializers import (
     Initializer,
@@ -19,7 +20,7 @@ from fanfill.initializers import (
     uniform,
     variance_scaling,
 )
-from fanfill.recipes import Recipe, recipe
+from fanfill.recipes import Recipe
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

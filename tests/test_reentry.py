@@ -10,7 +10,7 @@ import sys
 import pytest
 from processes import assert_fails, child
 
-from fanfill import threads
+from fanfill.cpu import threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and forks as Linux has them")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and for
 # which CPython runs signal handlers, the begins of functions and the ends of calls. It returns whether there
 # were as many.
 AT = """
-from fanfill import threads
+from fanfill.cpu import threads
 def at(point, strike, run):
     passed = [0]
     def hook(frame, event, argument):
@@ -100,7 +100,7 @@ def test_ctrl_c_at_any_point_stops_all_helpers_and_the_next_fill_is_whole() -> N
 
 FORK_WHILE_WAITING = """
 import os, signal
-from fanfill import threads
+from fanfill.cpu import threads
 main, go, children = threading.main_thread().ident, threading.Event(), []
 def work(number):
     if threading.get_ident() != main:

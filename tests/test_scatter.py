@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fanfill import host
 from fanfill.backends import put_by_numpy
-from fanfill.backends.numba import BACKEND
-from fanfill_kernels import cpu, scatter
-from fanfill_kernels.loops import LINE
+from fanfill.cpu import run as cpu_run
+from fanfill.cpu.numba import BACKEND
+from fanfill_kernels.compile import cpu, scatter
+from fanfill_kernels.compile.loops import LINE
 
 if TYPE_CHECKING:
     from fanfill.backends import Put
@@ -187,7 +187,7 @@ def columns_apart(count: int, rows: int, pitch: int, size: int, shift: int) -> t
 def test_wherever_columns_begin_they_are_written_past_the_caches_and_to_their_ends(
     monkeypatch: pytest.MonkeyPatch, size: int, count: int, rows: int
 ) -> None:
-    monkeypatch.setattr(host, "STREAM", 1)
+    monkeypatch.setattr(cpu_run, "STREAM", 1)
     asked = note_loops(monkeypatch)
     for shift in range(0, LINE, size):
         memory, view = columns_apart(count, rows, 112, size, shift)
@@ -199,10 +199,15 @@ def test_wherever_columns_begin_they_are_written_past_the_caches_and_to_their_en
 @pytest.mark.parametrize(
     ("rows", "size", "pitch", "streams"),
     [
-        (host.STREAM // 32 // 4, 4, host.STREAM // 32 // 4, True),
-        (host.STREAM // 32 // 4 - 1, 4, host.STREAM // 32 // 4, False),  # what a cache may hold
-        (host.STREAM // 32 // 4, 4, host.STREAM // 32 // 4 + 4, False),  # columns that begin within lines
-        (host.STREAM // 32 // 2, 2, host.STREAM // 32 // 2, False),  # squares of half lines
+        (cpu_run.STREAM // 32 // 4, 4, cpu_run.STREAM // 32 // 4, True),
+        (cpu_run.STREAM // 32 // 4 - 1, 4, cpu_run.STREAM // 32 // 4, False),  # what a cache may hold
+        (
+            cpu_run.STREAM // 32 // 4,
+            4,
+            cpu_run.STREAM // 32 // 4 + 4,
+            False,
+        ),  # columns that begin within lines
+        (cpu_run.STREAM // 32 // 2, 2, cpu_run.STREAM // 32 // 2, False),  # squares of half lines
     ],
 )
 def test_large_memory_is_written_past_the_caches_where_columns_are_whole_lines(

@@ -9,10 +9,11 @@ import re
 import numpy as np
 import pytest
 
-from fanfill import golden, selftest
+from fanfill import selftest
 from fanfill.backends import HostKernels
 from fanfill.cli import main
 from fanfill.dtypes import STORAGES
+from fanfill.selftest import golden
 
 registry = importlib.import_module("fanfill.backends")
 ALL = len(list(golden.cases())) * len(selftest.LAYOUTS)

@@ -13,7 +13,8 @@ import pytest
 from processes import child
 
 import fanfill as ff
-from fanfill_kernels import boxes, stacks
+from fanfill_kernels.compile import boxes
+from fanfill_kernels.process import stacks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size of a stack")
 

@@ -11,10 +11,11 @@ import pytest
 from form_laws import KEY
 from kernel_runs import GUARD, RECIPES, assert_guards_untouched, assert_same_bytes, lanes_of, run
 
-from fanfill import host, placement
+from fanfill import regions
 from fanfill.backends import HostKernels, get
-from fanfill_kernels import cpu, loops
-from fanfill_kernels.compiler import registers
+from fanfill.cpu import run as cpu_run
+from fanfill_kernels.compile import cpu, loops
+from fanfill_kernels.compile.compiler import registers
 
 COUNT = 3 * 4 * registers()["GROUP"] + 37
 # Blocks 2^32 - 5 and 2^32 - 4 of the substream are among the first: there lines and blocks part again.
@@ -53,7 +54,7 @@ def test_a_fill_streams_only_where_blocks_begin_with_lines() -> None:
     assert found == {(lead, start): (start - lead) % 4 == 0 for lead in range(16) for start in range(4)}
 
 
-@pytest.mark.parametrize(("nbytes", "streamed"), [(host.STREAM - 4, False), (host.STREAM, True)])
+@pytest.mark.parametrize(("nbytes", "streamed"), [(cpu_run.STREAM - 4, False), (cpu_run.STREAM, True)])
 def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -> None:
     calls: list[str] = []
 
@@ -68,11 +69,11 @@ def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -
         return HostKernels(noted("run"), noted("box"), noted("stream"))
 
     made, found = RECIPES["normal-float32"], np.empty(nbytes // 4, np.float32)
-    region = placement.region(found.shape)
-    host.run(found, region, made, KEY, get("numba")._replace(kernels=kernels), 2)
+    region = regions.region(found.shape)
+    cpu_run.run(found, region, made, KEY, get("numba")._replace(kernels=kernels), 2)
     assert set(calls) == {"stream" if streamed else "run"}
     expected = np.empty_like(found)
-    host.run(expected, region, made, KEY, get("numpy"), 2)
+    cpu_run.run(expected, region, made, KEY, get("numpy"), 2)
     assert_same_bytes(found, expected)
 
 
@@ -90,8 +91,8 @@ def test_all_stretches_but_the_first_begin_with_a_line() -> None:
     first = -memory.ctypes.data % loops.LINE // 4 + 4  # a line's fifth value
     out = memory[first % 16 :][:count]
     backend = get("numba")._replace(kernels=kernels, chunk=lambda *_: 2**20)
-    region = placement.region(out.shape)._replace(start=40)
-    host.run(out, region, RECIPES["normal-float32"], KEY, backend, 1)
+    region = regions.region(out.shape)._replace(start=40)
+    cpu_run.run(out, region, RECIPES["normal-float32"], KEY, backend, 1)
     assert len(seen) > 2
     assert sum(size for _, _, size in seen) == count
     done = 0

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from processes import child
 
-from fanfill import npy, system
+from fanfill import system
+from fanfill.files import npy
 
 # What Windows has not, and the first line's of it macOS neither.
 LACKED = (
@@ -32,7 +33,9 @@ for name in {lacked!r}:
         delattr(os, name)
 real, sys.platform = sys.platform, {platform!r}
 import fanfill as ff
-from fanfill import machine, npy, pages, system, threads
+from fanfill import machine, system
+from fanfill.files import npy
+from fanfill.cpu import pages, threads
 system.RENAMES_MAPPED = {platform == "darwin"}
 assert threads.usable_cpus() >= 1
 assert pages._advise() is None

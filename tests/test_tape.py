@@ -16,10 +16,10 @@ import pytest
 from form_laws import KEY, LAWS
 
 import fanfill as ff
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import recipe
-from fanfill_kernels import blocks
-from fanfill_kernels.tape import ALIGNED, Program, Replay, Tape
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.blocks.tape import ALIGNED, Program, Replay, Tape
 
 SIZE = 300_001
 

@@ -55,7 +55,7 @@ from numba import config
 from fanfill import initializers as init
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import recipe
-from fanfill_kernels import cpu
+from fanfill_kernels.compile import cpu
 
 forms = {
     "uniform": init.uniform(-0.3, 0.3),

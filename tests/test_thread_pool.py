@@ -12,8 +12,8 @@ import weakref
 import numpy as np
 import pytest
 
-from fanfill import threads
-from fanfill_kernels import stacks
+from fanfill.cpu import threads
+from fanfill_kernels.process import stacks
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from fanfill import system, threads
+from fanfill import system
+from fanfill.cpu import threads
 
 NAMES = ("FANFILL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -130,14 +131,14 @@ def test_without_a_cgroup_the_affinity_counts(tmp_path):
 def test_affinity_is_respected():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from fanfill import threads; print(threads.usable_cpus())"
+        "from fanfill.cpu import threads; print(threads.usable_cpus())"
     )
     assert run_python(code).stdout.strip() == "1"
 
 
 FORK = """
 import os, sys, threading, time
-from fanfill import threads
+from fanfill.cpu import threads
 def work(number):
     time.sleep(0.0005)
     return 1
@@ -179,7 +180,7 @@ def test_a_child_forked_during_a_fill_has_a_pool_of_its_own():
 
 FORK_INSIDE = """
 import os
-from fanfill import threads
+from fanfill.cpu import threads
 pid = os.getpid()
 def report(done):
     if os.getpid() == pid and not children:
@@ -207,7 +208,7 @@ def test_a_child_forked_by_a_report_gets_an_error_and_its_parent_goes_on():
 def test_sharing_works_at_interpreter_exit(started):
     code = f"""
 import atexit, concurrent.futures.thread
-from fanfill import threads
+from fanfill.cpu import threads
 def last():
     ran = []
     threads.share(50, lambda: lambda number: ran.append(number) or 1, 4)
@@ -222,6 +223,6 @@ atexit.register(last)
 
 def test_idle_helpers_hold_up_no_exit():
     result = run_python(
-        "from fanfill import threads; threads.share(50, lambda: lambda n: 1, 4); print('end')"
+        "from fanfill.cpu import threads; threads.share(50, lambda: lambda n: 1, 4); print('end')"
     )
     assert (result.stdout.strip(), result.stderr, result.returncode) == ("end", "", 0)

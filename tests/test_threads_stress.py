@@ -70,7 +70,7 @@ def test_threads_that_meet_on_empty_caches_draw_the_right_bits() -> None:
 
 def test_memory_that_threads_share_is_noticed() -> None:
     shared = """
-from fanfill_kernels import blocks
+from fanfill_kernels.blocks import replay as blocks
 
 arena = blocks.Workspace().arena
 def share(self):

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
-from fanfill import buffers, host  # noqa: E402
+from fanfill.cpu import buffers  # noqa: E402
+from fanfill.cpu import run as cpu_run  # noqa: E402
 
 LAW = ff.normal()
 FILLS = {
@@ -93,7 +94,7 @@ def test_a_fill_that_ends_early_has_moved_the_count(monkeypatch: pytest.MonkeyPa
     def stop(done: int, total: int) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(host, "SMALL", 64)
+    monkeypatch.setattr(cpu_run, "SMALL", 64)
     for dtype in (torch.float32, torch.bfloat16):
         layer = torch.nn.Linear(300, 300, dtype=dtype)
         before = layer.weight._version

@@ -213,7 +213,7 @@ def test_truncated_values_lie_within_the_absolute_bounds() -> None:
 
 def test_the_ends_that_a_kernel_clamps_to_are_the_bounds() -> None:
     """In float64 too, where mean + cut * std may pass the bound by its last bit, which few values show."""
-    from fanfill.recipes import recipe
+    from fanfill.distributions import recipe
     from fanfill.torch import laws
 
     generator = np.random.default_rng(1)

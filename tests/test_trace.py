@@ -12,10 +12,11 @@ from llvmlite import ir
 from numba import njit
 from numba.core.errors import TypingError
 
-from fanfill_kernels import lanes, objects
-from fanfill_kernels.compiler import compiled, operation
-from fanfill_kernels.rebinding import Body
-from fanfill_kernels.trace import Lane, Memory
+from fanfill_kernels import lanes
+from fanfill_kernels.compile.compiler import compiled, operation
+from fanfill_kernels.compile.rebinding import Body
+from fanfill_kernels.compile.trace import Lane, Memory
+from fanfill_kernels.store import objects
 
 I32 = np.array([0, 1, -1, 5, -7, 2**31 - 1, -(2**31)], np.int32)
 U64 = np.array([0, 1, 7, 2**32, 2**63, 2**64 - 1], np.uint64)

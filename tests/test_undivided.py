@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from processes import assert_fails, child
 
-from fanfill_kernels import stacks
-from fanfill_kernels.undivided import undivided
+from fanfill_kernels.process import stacks
+from fanfill_kernels.process.undivided import undivided
 
 
 class Struck(BaseException):

@@ -13,10 +13,11 @@ import sys
 import numpy as np
 from numba import config
 from fanfill import initializers as init
-from fanfill.backends.numba import BACKEND
+from fanfill.cpu.numba import BACKEND
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import blocks, cpu, loops
+from fanfill_kernels.blocks import replay as blocks
+from fanfill_kernels.compile import cpu, loops
 
 assert config.DISABLE_JIT
 key = (1, 2, 3, 2**32 - 1)
@@ -61,7 +62,7 @@ for steps in ((1, 1), (1, 2), (1, -1), (-1, 1)):
             BACKEND.scatter(target)(tuple(slice(0, n) for n in target.shape), values)
             assert (target == values.reshape(target.shape)).all()
             assert np.count_nonzero(memory) == target.size
-assert "fanfill_kernels.compiler" not in sys.modules
+assert "fanfill_kernels.compile.compiler" not in sys.modules
 print("the same", len(cases))
 """
 

@@ -26,6 +26,8 @@ MASK = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 ROUNDS = 10
 
+Key = tuple[int, int, int, int]  # seed and substream, each as two 32-bit words, the low one first
+
 
 def philox_pairs(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Return words (0, 1) and (2, 3) of the block with counter (c0, c1, c2, c3) and key (k0, k1) as two

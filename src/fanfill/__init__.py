@@ -1,10 +1,12 @@
 """fanfill: Xavier, He and kindred draws into any buffer, in parallel, with the same bits everywhere."""
 
 from fanfill.backends import backends, select_backend
+from fanfill.cpu.threads import get_threads, set_threads
 from fanfill.errors import BackendUnavailableError
 from fanfill.fans import fans, gain
 from fanfill.fill import draw, fill, words
 from fanfill.initializers import (
+    Initializer,
     constant,
     glorot_normal,
     glorot_uniform,
@@ -22,8 +24,6 @@ from fanfill.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from fanfill.laws import Initializer
-from fanfill.threads import get_threads, set_threads
 from fanfill_kernels import STREAM_VERSION, __version__
 
 __all__ = [

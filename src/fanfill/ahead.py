@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanfill import initializers
 from fanfill.backends import get
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
 from fanfill.errors import BackendUnavailableError
-from fanfill.recipes import recipe
 
 if TYPE_CHECKING:
-    from fanfill_kernels.keys import Target
+    from fanfill_kernels.store.keys import Target
 
 __all__ = ["Job", "Made", "carry_out", "environment", "job", "known_initializers"]
 
@@ -85,13 +85,13 @@ def job(
 
 def environment(processor: Target) -> dict[str, str]:
     """What must be set where kernels for a processor that was named are used."""
-    from fanfill_kernels import ahead
+    from fanfill_kernels.compile import ahead
 
     return ahead.environment(processor)
 
 
 def _processor(name: str) -> Target:
-    from fanfill_kernels.ahead import processor
+    from fanfill_kernels.compile.ahead import processor
 
     return processor(name)
 
@@ -124,7 +124,7 @@ def _on_cpu(work: Job) -> tuple[int, Iterator[Made]]:
     reason = get("numba").unusable()
     if reason is not None:
         raise BackendUnavailableError(f"backend 'numba' is not usable: {reason}")
-    from fanfill_kernels import ahead, cpu
+    from fanfill_kernels.compile import ahead, cpu
 
     if cpu.interpreted():
         raise BackendUnavailableError("expected Numba to compile; NUMBA_DISABLE_JIT is set; unset it")
@@ -139,14 +139,14 @@ def _on_cpu(work: Job) -> tuple[int, Iterator[Made]]:
 
 def _on_gpu(work: Job, architecture: int) -> tuple[int, Iterator[Made]]:
     """With each NVRTC that a driver may choose: of one CUDA or another."""
-    from fanfill import nvrtc
-    from fanfill.backends import cuda
-    from fanfill_kernels import cache
+    from fanfill.cuda import backend as cuda_backend
+    from fanfill.cuda import nvrtc
+    from fanfill_kernels.store import cache
 
     newest = [c.version[0] for c in nvrtc.compilers()] or [nvrtc.compiler().version[0]]
-    compilers = list(dict.fromkeys(cuda.compiler_for(major, architecture) for major in newest))
+    compilers = list(dict.fromkeys(cuda_backend.compiler_for(major, architecture) for major in newest))
     for compiler in compilers:
-        cuda.newest_known(compiler, architecture)
+        cuda_backend.newest_known(compiler, architecture)
     families = list(
         dict.fromkeys(
             f"constant_{8 * STORAGES[dtype].itemsize}" if form == "constant" else f"{form}_{dtype}"
@@ -158,7 +158,7 @@ def _on_gpu(work: Job, architecture: int) -> tuple[int, Iterator[Made]]:
         for compiler in compilers:
             for family in families:
                 began = perf_counter()
-                key, _, anew = cuda.kept(compiler, architecture, family)
+                key, _, anew = cuda_backend.kept(compiler, architecture, family)
                 if anew and cache.load(key) is None:
                     raise OSError(
                         f"expected to keep {family} in {cache.folder()}; got no file there: is it full, or "
@@ -201,10 +201,10 @@ def _architectures(device: str) -> tuple[int, ...]:
             "--device: expected cpu, cuda (the GPUs of this machine) or cuda:sm_NN (an architecture, here or "
             f"not), joined by commas; got {device!r}"
         )
-    from fanfill.backends import cuda
+    from fanfill.cuda import backend as cuda_backend
 
     try:
-        gpu = cuda.driver()
+        gpu = cuda_backend.driver()
     except BackendUnavailableError as error:
         raise BackendUnavailableError(
             f"--device cuda: {error}; to compile without a GPU name its architecture, as in cuda:sm_90"

@@ -1,34 +1,43 @@
-"""Arguments that come in several forms, brought into one."""
+"""What callers give, checked: numbers, shapes and offsets, each in the words of the argument it came as."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import math
+import operator
+from itertools import islice
+from math import prod
+from numbers import Real
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fanfill.backends import get
-from fanfill.buffers import Device
-from fanfill.dtypes import STORAGES, numpy_dtype
-from fanfill.initializers import initializer as initializer_named
-from fanfill.laws import Initializer
 from fanfill.messages import shown
 
-__all__ = ["device_of", "dtype_of", "initializer_of", "number_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LARGEST_TENSOR", "entries_of", "extended", "integer", "number_of", "real", "shape_of"]
+
+LARGEST_TENSOR = 2**63
+
+# NumPy's and torch's limit. An iterable without an end is told from a shape by it.
+_MOST_AXES = 64
 
 # Of a number in text that may be one: 2^64 has 20.
 _MOST_DIGITS = 40
 
 
-def initializer_of(given: object) -> Initializer:
-    """An initializer, or the one of a name."""
-    if isinstance(given, Initializer):
-        return given
-    if isinstance(given, str):
-        return initializer_named(given)
-    raise TypeError(
-        f"initializer: expected an Initializer, such as he_normal(), or its name; got {shown(given)}"
-    )
+def integer(value: object, what: str, low: int, limit: int, interval: str) -> int:
+    """Return ``value`` as a Python int in [low, limit), or raise. Booleans are not integers here."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{what}: expected an integer in {interval}; got {shown(value)} ({type(value).__name__})"
+        ) from None
+    if not low <= number < limit:
+        raise ValueError(f"{what}: expected an integer in {interval}; got {shown(number)}")
+    return number
 
 
 def number_of(digits: str, what: str) -> int:
@@ -40,28 +49,68 @@ def number_of(digits: str, what: str) -> int:
     return int(digits)
 
 
-def device_of(device: object, backend: str | None) -> tuple[Device, int | None]:
-    """The kind of device that ``draw`` is to allocate on, and the number if one is named."""
-    if device == "auto":
-        if backend is not None:
-            return get(backend).device, None
-        return "cuda" if get("cuda").unusable() is None else "cpu", None
-    if device == "cpu":
-        return "cpu", None
-    match = re.fullmatch(r"cuda(?::([0-9]+))?", device) if isinstance(device, str) else None
-    if match is None:
-        raise ValueError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got {shown(device)}")
-    return "cuda", None if match[1] is None else number_of(match[1], "device")
+def real(what: str, value: float) -> float:
+    """`value` as a finite float; `what` names it in errors."""
+    number = extended(what, value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite {what}; got {shown(value)}; give a finite number")
+    return number
 
 
-def dtype_of(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
-    """A NumPy dtype, of ml_dtypes by name."""
-    if isinstance(dtype, str) and dtype in STORAGES and not hasattr(np, dtype):
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise TypeError(
-                f"dtype: {shown(dtype)} needs ml_dtypes, which cannot be imported; pip install ml_dtypes"
-            ) from error
-        dtype = getattr(ml_dtypes, dtype)
-    return numpy_dtype(dtype)
+def extended(what: str, value: float) -> float:
+    """`value` as a float that may be infinite; -0.0 becomes 0.0, so that equal values stay one value."""
+    # The exact type first: asking an abstract class costs a third of a microsecond, and people write
+    # fill(w, he_normal(), seed=0) in loops over small tensors.
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"expected a real number as {what}; got {shown(value)}; give an int or a float")
+    try:
+        number = float(value) + 0.0
+    except OverflowError:
+        raise ValueError(f"expected a {what} within the range of float64; got an integer beyond it") from None
+    if math.isnan(number):
+        raise ValueError(f"expected a number as {what}; got nan; give a finite number")
+    return number
+
+
+def entries_of(value: int | Iterable[int], what: str) -> tuple[object, ...] | None:
+    """Return the entries of an iterable, unchecked; None for what has none, such as an integer.
+
+    Raises
+    ------
+    TypeError
+        If they are characters or bytes, or come in no order.
+    ValueError
+        If there are more than any tensor has axes.
+    """
+    if isinstance(value, str | bytes | bytearray | set | frozenset | dict):
+        raise TypeError(
+            f"{what}: expected an integer or a tuple of them; got {shown(value)} ({type(value).__name__})"
+        )
+    try:
+        entries = iter(value)  # type: ignore[arg-type]
+    except TypeError:  # arrays without axes are among these
+        return None
+    found: tuple[object, ...] = tuple(islice(entries, _MOST_AXES + 1))
+    if len(found) > _MOST_AXES:
+        raise ValueError(
+            f"{what}: expected at most {_MOST_AXES} axes; got more: {shown(found[:3])} and so on"
+        )
+    return found
+
+
+def shape_of(value: int | Iterable[int], what: str) -> tuple[int, ...]:
+    """Return a shape as a tuple of Python ints; a single integer is a shape of rank 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an entry is not an integer, is negative, or the product passes 2^63; as `entries_of`.
+    """
+    entries = entries_of(value, what)
+    shape = tuple(
+        integer(entry, what, 0, LARGEST_TENSOR + 1, "[0, 2**63]")
+        for entry in ((value,) if entries is None else entries)
+    )
+    if prod(shape) > LARGEST_TENSOR:
+        raise ValueError(f"{what}: expected at most 2**63 elements; got shape {shown(shape)}")
+    return shape

@@ -195,3 +195,16 @@ def _quantum(x: float | Fraction, s: Storage) -> tuple[int, int, int]:
         exponent -= 1
     q = max(exponent - s.precision + 1, s.least)
     return n << max(-q, 0), d << max(q, 0), q
+
+
+def dtype_of(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
+    """A NumPy dtype, of ml_dtypes by name."""
+    if isinstance(dtype, str) and dtype in STORAGES and not hasattr(np, dtype):
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise TypeError(
+                f"dtype: {shown(dtype)} needs ml_dtypes, which cannot be imported; pip install ml_dtypes"
+            ) from error
+        dtype = getattr(ml_dtypes, dtype)
+    return numpy_dtype(dtype)

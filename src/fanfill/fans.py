@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import NamedTuple
 
+from fanfill.arguments import real
 from fanfill.messages import shown
 
-__all__ = ["Axes", "Scaling", "axes_of", "extended", "fans", "gain", "real", "rectifier_scale", "shape_of"]
+__all__ = ["Axes", "Scaling", "axes_of", "fans", "gain", "rectifier_scale", "shape_of"]
 
 Axes = int | Sequence[int]
 
@@ -204,29 +204,6 @@ def rectifier_scale(what: str, slope: float) -> float:
             f"expected a {what} whose square is finite; got {slope!r}; slopes are of the order of 0.01"
         )
     return scale
-
-
-def real(what: str, value: float) -> float:
-    """`value` as a finite float; `what` names it in errors."""
-    number = extended(what, value)
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite {what}; got {shown(value)}; give a finite number")
-    return number
-
-
-def extended(what: str, value: float) -> float:
-    """`value` as a float that may be infinite; -0.0 becomes 0.0, so that equal values stay one value."""
-    # The exact type first: asking an abstract class costs a third of a microsecond, and people write
-    # fill(w, he_normal(), seed=0) in loops over small tensors.
-    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"expected a real number as {what}; got {shown(value)}; give an int or a float")
-    try:
-        number = float(value) + 0.0
-    except OverflowError:
-        raise ValueError(f"expected a {what} within the range of float64; got an integer beyond it") from None
-    if math.isnan(number):
-        raise ValueError(f"expected a number as {what}; got nan; give a finite number")
-    return number
 
 
 def shape_of(shape: Sequence[int]) -> tuple[int, ...]:

@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fanfill import buffers, device_buffers, host, imports, placement
-from fanfill import device as device_runs
-from fanfill import threads as pool
-from fanfill.arguments import device_of, dtype_of, initializer_of
-from fanfill.backends import Backend, DeviceBackend, resolve
-from fanfill.laws import Initializer
+from fanfill import arguments, imports, regions
+from fanfill.backends import Backend, DeviceBackend, device_of, resolve
+from fanfill.cpu import buffers
+from fanfill.cpu import run as cpu_run
+from fanfill.cpu import threads as pool
+from fanfill.cuda import buffers as device_buffers
+from fanfill.cuda import run as device_runs
+from fanfill.distributions import recipe
+from fanfill.dtypes import dtype_of
+from fanfill.initializers import Initializer, initializer_of
 from fanfill.messages import shown
-from fanfill.recipes import Recipe, recipe
+from fanfill.recipes import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+
+    from fanfill_kernels.philox import Key
 
 Buffer = TypeVar("Buffer")
 
@@ -36,7 +42,7 @@ _SEEDS = 2**64
 class _Plan(NamedTuple):
     """What a small fill needs: kernel, parameters, the dtype to view the buffer as (None: its own)."""
 
-    run: Callable[[NDArray[Any], int, host.Key, tuple[Any, ...]], None]
+    run: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
     params: tuple[Any, ...]
     lanes: np.dtype[Any] | None
 
@@ -161,14 +167,14 @@ def fill(
     engine = resolve("cpu", backend)
     view, storage, is_torch = buffers.as_lanes(buffer)
     _assert_axes(law, is_torch)
-    region = placement.region(view.shape, global_shape, offset)
+    region = regions.region(view.shape, global_shape, offset)
     made = recipe(law, region.shape, storage.name)
-    if view.size > host.SMALL and count is None:
+    if view.size > cpu_run.SMALL and count is None:
         count = pool.resolve(None)
     if is_torch:
         buffers.mark_written(buffer)
-    host.run(view, region, made, key, engine, count or 1, progress)
-    if plain and 0 < view.size <= host.SMALL:
+    cpu_run.run(view, region, made, key, engine, count or 1, progress)
+    if plain and 0 < view.size <= cpu_run.SMALL:
         _remember(initializer, buffer, view, made, engine)
     return buffer
 
@@ -176,7 +182,7 @@ def fill(
 def _fill_device(
     buffer: object,
     law: Initializer,
-    key: host.Key,
+    key: Key,
     engine: DeviceBackend,
     global_shape: int | Iterable[int] | None,
     offset: int | Iterable[int] | None,
@@ -186,7 +192,7 @@ def _fill_device(
     device_buffers.assert_storage(target)
     device_buffers.assert_fillable(target)
     _assert_axes(law, target.is_torch)
-    region = placement.region(target.shape, global_shape, offset)
+    region = regions.region(target.shape, global_shape, offset)
     made = recipe(law, region.shape, target.dtype)
     if target.is_torch:
         buffers.mark_written(buffer)
@@ -231,7 +237,7 @@ def draw(
         On the CPU; on a GPU it is a `cupy.ndarray`.
     """
     kind, number = device_of(device, backend)
-    sizes, numpy_dtype = placement.shape_of(shape, "shape"), dtype_of(dtype)
+    sizes, numpy_dtype = arguments.shape_of(shape, "shape"), dtype_of(dtype)
     array: Any
     if kind == "cuda":
         array = resolve("cuda", backend).empty(number, sizes, numpy_dtype)
@@ -267,7 +273,7 @@ def words(
         As `fill`; also if the words would pass word 2^63.
     """
     key = _key(seed, name)
-    first = placement.integer(start, "start", 0, placement.LARGEST_TENSOR, "[0, 2**63)")
+    first = arguments.integer(start, "start", 0, arguments.LARGEST_TENSOR, "[0, 2**63)")
     recipe = Recipe("words", "uint32", ())
     if buffers.device_of(buffer) == "cuda":
         engine = resolve("cuda", backend)
@@ -276,17 +282,17 @@ def words(
         device_buffers.assert_fillable(target)
         if target.is_torch:
             buffers.mark_written(buffer)
-        device_runs.run(target, placement.region(target.shape)._replace(start=first), recipe, key, engine)
+        device_runs.run(target, regions.region(target.shape)._replace(start=first), recipe, key, engine)
         return buffer
     host_engine = resolve("cpu", backend)
     array, is_torch = buffers.host_array(buffer, buffers.WORDS)
     _assert_words("uint32" if array.dtype == np.uint32 else str(array.dtype), array.shape, first)
     buffers.assert_fillable(array)
-    region = placement.region(array.shape)._replace(start=first)
+    region = regions.region(array.shape)._replace(start=first)
     threads = pool.resolve(None)
     if is_torch:
         buffers.mark_written(buffer)
-    host.run(array, region, recipe, key, host_engine, threads)
+    cpu_run.run(array, region, recipe, key, host_engine, threads)
     return buffer
 
 
@@ -295,7 +301,7 @@ def substream(name: str | int) -> int:
     if isinstance(name, str):
         hashlib = imports.module("hashlib")  # some ms that `import fanfill` need not pay
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-    return placement.integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
+    return arguments.integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
@@ -304,8 +310,8 @@ def _halves(name: str | int) -> tuple[int, int]:
     return number & _WORD, number >> 32
 
 
-def _key(seed: object, name: str | int) -> host.Key:
-    number = placement.integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
+def _key(seed: object, name: str | int) -> Key:
+    number = arguments.integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
     sub = substream(name)
     return number & _WORD, number >> 32, sub & _WORD, sub >> 32
 
@@ -325,13 +331,13 @@ def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
             f"expected a buffer of native uint32, which words are; got dtype {dtype}; fill() makes "
             "floating-point values"
         )
-    if first + prod(shape) > placement.LARGEST_TENSOR:
+    if first + prod(shape) > arguments.LARGEST_TENSOR:
         raise ValueError(f"start: expected words below word 2**63; got {prod(shape)} of them from {first} on")
 
 
 def _remember(law: object, buffer: Any, view: NDArray[Any], made: Recipe, engine: Backend) -> None:
     if len(_plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
         _plans.clear()
-    run = host.store if made.form == "constant" else engine.kernels(made.form, made.dtype).run
+    run = cpu_run.store if made.form == "constant" else engine.kernels(made.form, made.dtype).run
     lanes = None if view.dtype == buffer.dtype else view.dtype
     _plans[law, buffer.shape, buffer.dtype] = _Plan(run, made.params, lanes)

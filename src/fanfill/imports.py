@@ -9,7 +9,7 @@ import functools
 import importlib
 from typing import Any
 
-from fanfill_kernels import forks
+from fanfill_kernels.process import forks
 
 __all__ = ["module"]
 

@@ -1,4 +1,7 @@
-"""The initializers by name.
+"""What an initializer is, and the initializers by name.
+
+An `Initializer` is an immutable value: a distribution with its parameters, or with the rule by which fans
+scale it. It is hashed on every fill, to find its recipe, so the hash is computed once.
 
 One primitive for everything that scales with the fans, `variance_scaling`; every named initializer is one
 call of it, so that two names for the same law are equal values.
@@ -10,20 +13,29 @@ torch and the papers do not, and neither do these names unless told ``truncated=
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from fanfill.fans import Axes, Scaling, axes_of, extended, real, rectifier_scale
-from fanfill.laws import Initializer
+from fanfill.arguments import extended, real
+from fanfill.distributions import DISTRIBUTIONS
+from fanfill.distributions import distribution as distribution_named
+from fanfill.dtypes import storage_named
+from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
 from fanfill.messages import shown
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
+    "Initializer",
+    "Law",
     "constant",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
     "he_uniform",
     "initializer",
+    "initializer_of",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
@@ -37,7 +49,171 @@ __all__ = [
 ]
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
-_DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")
+_DISTRIBUTIONS = tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
+
+
+class Law(NamedTuple):
+    """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
+
+    ``uniform (low, high)``, ``half_open_uniform (low, high)``, ``normal (mean, std)``,
+    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``.
+    """
+
+    distribution: str
+    params: tuple[float, ...]
+
+
+class Initializer:
+    """How to fill a tensor: a distribution, and where it is fan-scaled, the rule for its variance.
+
+    Immutable; equal where distribution and parameters are; hashable; picklable; its `repr` evaluates back.
+    Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and the names built on the
+    first.
+
+    Attributes
+    ----------
+    distribution : str
+        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``
+        or ``"constant"``.
+    params : tuple of float
+        The parameters of a fixed distribution; empty for a fan-scaled one.
+    scaling : Scaling or None
+        The rule of a fan-scaled one.
+    default_axes : bool
+        Fan-scaled, with the input and output axes left at (-2, -1), the layout of Keras and JAX. On a torch
+        tensor, laid out (out, in, \\*k), these would be the wrong fans.
+    """
+
+    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling")
+
+    distribution: str
+    params: tuple[float, ...]
+    scaling: Scaling | None
+    default_axes: bool
+    _key: tuple[object, ...]
+    _hash: int
+
+    def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
+        record = distribution_named(distribution)
+        names = record.parameters
+        if scaling is not None and record.scaled is None:
+            scaled = ", ".join(name for name, other in DISTRIBUTIONS.items() if other.scaled)
+            raise ValueError(
+                f"expected a distribution that fans can scale, one of {scaled}; got {distribution!r}; leave "
+                "the scaling out"
+            )
+        if len(params) != (len(names) if scaling is None else 0):
+            raise ValueError(
+                f"expected of {distribution} the parameters {', '.join(names)}, or none but a scaling; got "
+                f"{shown(params)}; call the function of that name, or variance_scaling"
+            )
+        # The sign of a constant zero is drawn, and 0.0 == -0.0: so the key holds the signs beside the values.
+        key = (distribution, params, scaling, tuple(math.copysign(1.0, x) for x in params))
+        put = object.__setattr__
+        put(self, "distribution", distribution)
+        put(self, "params", params)
+        put(self, "scaling", scaling)
+        put(self, "default_axes", scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1))
+        put(self, "_key", key)
+        put(self, "_hash", hash(key))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"expected no assignment to an Initializer, which is immutable; got {name!r}; make another"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"expected no deletion from an Initializer, which is immutable; got {name!r}; make another"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Initializer):
+            return NotImplemented
+        return bool(self._key == other._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Initializer], tuple[str, tuple[float, ...], Scaling | None]]:
+        return Initializer, (self.distribution, self.params, self.scaling)
+
+    def __repr__(self) -> str:
+        if self.scaling is None:
+            literals = ", ".join(map(_literal, self.params))
+            if self.distribution == "half_open_uniform":
+                return f"uniform({literals}, endpoint=False)"
+            return f"{self.distribution}({literals})"
+        scale, mode, in_axis, out_axis, batch_axis = self.scaling
+        axes = "".join(
+            f", {name}={axis!r}"
+            for name, axis, default in (
+                ("in_axis", in_axis, -2),
+                ("out_axis", out_axis, -1),
+                ("batch_axis", batch_axis, ()),
+            )
+            if axis != default
+        )
+        return f"variance_scaling({scale!r}, {mode!r}, {self.distribution!r}{axes})"
+
+    def fans(self, shape: Sequence[int]) -> tuple[int, int]:
+        """fan_in and fan_out of a tensor of that shape, by this initializer's axes (the default ones if it
+        has none).
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fanfill.fans`.
+        """
+        if self.scaling is None:
+            return fans(shape)
+        return self.scaling.fans(shape)
+
+    def mean(self, shape: Sequence[int]) -> float:
+        """The mean of the distribution for a tensor of that shape, in float64."""
+        name, params = self.law(shape)
+        return DISTRIBUTIONS[name].mean(*params)
+
+    def std(self, shape: Sequence[int]) -> float:
+        """The standard deviation of the distribution for a tensor of that shape, in float64.
+
+        For `truncated_normal` that is less than its ``std``, which it states before the cut.
+
+        Raises
+        ------
+        ValueError
+            No fans for this shape (see `fanfill.fans`), or cuts that hold less than 2^-24 of the
+            distribution.
+        """
+        if self.scaling is not None:
+            return math.sqrt(self.scaling.variance(shape))
+        return DISTRIBUTIONS[self.distribution].std(*self.params)
+
+    def bounds(
+        self, shape: Sequence[int], dtype: str | type | np.dtype[Any] = "float64"
+    ) -> tuple[float, float]:
+        """The closed interval in which the values of a tensor of that shape and dtype lie.
+
+        Infinite for normals, rounded outward to float64 for truncated ones. The dtype matters to a constant
+        alone, also one that is a normal of std 0: its value is rounded to what the dtype stores. All other
+        values are rounded into the interval, whatever the dtype.
+
+        Raises
+        ------
+        ValueError
+            No fans for this shape (see `fanfill.fans`), or a constant beyond the dtype's largest value.
+        TypeError
+            A dtype that no tensor is filled with.
+        """
+        name, params = self.law(shape)
+        return DISTRIBUTIONS[name].bounds(storage_named(dtype), *params)
+
+    def law(self, shape: Sequence[int]) -> Law:
+        """The distribution for a tensor of that shape, by section 4 of the number contract."""
+        scaling, scaled = self.scaling, DISTRIBUTIONS[self.distribution].scaled
+        if scaling is None or scaled is None:
+            return Law(self.distribution, self.params)
+        return Law(self.distribution, scaled(lambda times: scaling.variance(shape, times=times)))
 
 
 def variance_scaling(
@@ -362,6 +538,17 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
     return function(**kwargs)
 
 
+def initializer_of(given: object) -> Initializer:
+    """An initializer, or the one of a name."""
+    if isinstance(given, Initializer):
+        return given
+    if isinstance(given, str):
+        return initializer(given)
+    raise TypeError(
+        f"initializer: expected an Initializer, such as he_normal(), or its name; got {shown(given)}"
+    )
+
+
 def _hint(name: object) -> str:
     from difflib import get_close_matches  # only ever wanted on the way to an error
 
@@ -399,3 +586,7 @@ def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:
             f"expected a {what} out of {', '.join(known)}; got {shown(value)}; choose one of these"
         )
     return known[known.index(value)]
+
+
+def _literal(x: float) -> str:
+    return repr(x) if math.isfinite(x) else f"float({str(x)!r})"

@@ -1,9 +1,9 @@
-"""From an initializer, a shape and a dtype to the numbers that a kernel gets: sections 4 and 5 of the number
-contract.
+"""From a distribution's parameters and a dtype to the numbers that a kernel gets: sections 6 and 7 of the
+number contract.
 
 Requirements this module answers:
 
-* every scalar that reaches a kernel is made here, once, exactly or in single float64 operations, and cached;
+* every scalar that reaches a kernel is made here, exactly or in single float64 operations;
 * all that the contract refuses is refused here, before anything is written;
 * no subnormal number reaches a kernel or can arise in one, so that flush-to-zero modes change nothing.
 """
@@ -12,18 +12,23 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fanfill.cdf import central_constants, interval, tail_constants
 from fanfill.dtypes import STORAGES, Storage, bits, round_down, round_nearest, round_up
 
-if TYPE_CHECKING:
-    from fanfill.laws import Initializer
-
-__all__ = ["Recipe", "ends", "recipe"]
+__all__ = [
+    "Recipe",
+    "constant",
+    "ends",
+    "half_open_uniform",
+    "lattice",
+    "normal",
+    "truncated_normal",
+    "uniform",
+]
 
 
 class Recipe(NamedTuple):
@@ -99,39 +104,6 @@ _LIMITS: dict[type, _Limits] = {
 _WHOLE, _PART = 0x4338000000000000, 0x4330000000000000
 
 
-@lru_cache(maxsize=4096)
-def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) -> Recipe:
-    """The recipe for a tensor.
-
-    Parameters
-    ----------
-    initializer : Initializer
-    shape : tuple of int
-        The whole tensor's shape.
-    dtype_name : str
-        A name of `fanfill.dtypes.STORAGES`.
-
-    Raises
-    ------
-    ValueError
-        All that section 5 refuses: a closed interval that holds no value of the dtype; a bound, a constant or
-        |mean| + 6.77 std (9.5 in float64) beyond the dtype's largest value; a nonzero std, half-width, bound
-        or |mean| below 2^-80 (2^-900 in float64); cuts that hold less than 2^-24. And what follows from its
-        ban of subnormals: a nonzero cut below 2^-46 sigma (2^-122 in float64).
-    """
-    s = STORAGES[dtype_name]
-    distribution, params = initializer.law(shape)
-    if distribution == "uniform":
-        return _uniform(s, *params, endpoint=True)
-    if distribution == "half_open_uniform":
-        return _uniform(s, *params, endpoint=False)
-    if distribution == "normal":
-        return _normal(s, *params)
-    if distribution == "truncated_normal":
-        return _truncated(s, *params)
-    return _constant(s, *params)
-
-
 def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction | float, Fraction | float]:
     """mean + lower * std and mean + upper * std, exactly; infinite where the cut is and std is not zero."""
     low, high = (
@@ -141,9 +113,20 @@ def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction 
     return low, high
 
 
-def _constant(s: Storage, value: float) -> Recipe:
+def constant(s: Storage, value: float) -> Recipe:
+    """Of one value, rounded to nearest even."""
     _within("a constant", value, s)
     return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
+
+
+def uniform(s: Storage, low: float, high: float) -> Recipe:
+    """Of the closed interval [low, high]."""
+    return _uniform(s, low, high, endpoint=True)
+
+
+def half_open_uniform(s: Storage, low: float, high: float) -> Recipe:
+    """Of [low, high), low < high."""
+    return _uniform(s, low, high, endpoint=False)
 
 
 def _uniform(s: Storage, low: float, high: float, *, endpoint: bool) -> Recipe:
@@ -153,7 +136,7 @@ def _uniform(s: Storage, low: float, high: float, *, endpoint: bool) -> Recipe:
     if low == high:
         # A point is an interval like any other: it must be a value of the dtype, and is not rounded to one.
         _inside(low, high, s)
-        return _constant(s, low)
+        return constant(s, low)
     least, greatest = _inside(low, high, s, endpoint)
     if low == -high:
         _not_tiny("a bound", high, s)
@@ -217,18 +200,20 @@ def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64
     return Lattice((_WHOLE + (origin >> 51), _PART + origin % 2**51), width, shift, 2.0**unit)
 
 
-def _normal(s: Storage, mean: float, std: float) -> Recipe:
+def normal(s: Storage, mean: float, std: float) -> Recipe:
+    """Of N(mean, std^2)."""
     _not_tiny("a mean", mean, s)
     _not_tiny("a std", std, s)
     reach = _LIMITS[s.compute].reach
     _within(f"|mean| + {float(reach)} std", abs(Fraction(mean)) + reach * Fraction(std), s)
     if std == 0.0:
-        return _constant(s, mean)
+        return constant(s, mean)
     return Recipe("normal", s.name, (s.compute(std), s.compute(mean)))
 
 
-def _truncated(s: Storage, mean: float, std: float, lower: float, upper: float) -> Recipe:
-    plain = _normal(s, mean, std)
+def truncated_normal(s: Storage, mean: float, std: float, lower: float, upper: float) -> Recipe:
+    """Of N(mean, std^2) within the cuts, in units of std."""
+    plain = normal(s, mean, std)
     if std == 0.0:
         return plain
     compute, c, limits = s.compute, STORAGES[s.compute.__name__], _LIMITS[s.compute]

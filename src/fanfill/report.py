@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import fanfill as ff
-from fanfill import host
+from fanfill.cpu import run as cpu_run
 
 __all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run"]
 
@@ -148,7 +148,7 @@ def prepare(job: Job, dtype: np.dtype[Any]) -> None:
     Whatever is wrong with the job is refused here, and the clock of the real fill sees neither a compiler nor
     the start of threads.
     """
-    enough = -(-host.STREAM // dtype.itemsize)  # to be filled by the kernel that fills the whole
+    enough = -(-cpu_run.STREAM // dtype.itemsize)  # to be filled by the kernel that fills the whole
     first = np.empty(min(math.prod(job.shape), enough), dtype)
     ff.fill(
         first,

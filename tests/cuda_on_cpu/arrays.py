@@ -8,7 +8,7 @@ import form_laws
 import numpy as np
 
 import fanfill as ff
-from fanfill.arguments import dtype_of
+from fanfill.dtypes import dtype_of
 
 LAWS = form_laws.LAWS | {"constant": ff.constant(0.25)}
 

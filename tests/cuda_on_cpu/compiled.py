@@ -4,7 +4,7 @@ import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from fanfill import nvrtc
+from fanfill.cuda import nvrtc
 from fanfill_kernels import cuda
 
 ARCHES = {12: (70, 75, 80, 86, 89, 90, 100, 120), 13: (75, 80, 86, 89, 90, 100, 120)}

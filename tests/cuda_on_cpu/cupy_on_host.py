@@ -3,7 +3,7 @@
 Real are `cupy.ndarray` (allocated here through ``cupy.cuda.set_allocator``), its views, dtypes and strides,
 and NVRTC. Emulated are devices, current device and streams, the loading of modules, and launches: what would
 be loaded as a cubin is looked into for the kernels' names, and the PTX that NVRTC makes of the same source
-runs on the CPU (`cuda_on_cpu.machine`). All of it stands behind `fanfill.driver.Driver`.
+runs on the CPU (`cuda_on_cpu.machine`). All of it stands behind `fanfill.cuda.driver.Driver`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cuda_on_cpu.machine import Module
-from fanfill import nvrtc
-from fanfill.driver import Driver
+from fanfill.cuda import nvrtc
+from fanfill.cuda.driver import Driver
 
 CANARY = 0xA5
 GUARD = 4096  # bytes of canary on both sides of an allocation

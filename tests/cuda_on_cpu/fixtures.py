@@ -15,8 +15,8 @@ import cupy
 import pytest
 
 from cuda_on_cpu.cupy_on_host import Machine
-from fanfill import nvrtc
-from fanfill.backends import cuda
+from fanfill.cuda import backend as cuda_backend
+from fanfill.cuda import nvrtc
 from fanfill_kernels.cuda import source
 
 
@@ -33,9 +33,9 @@ def emulated(monkeypatch: pytest.MonkeyPatch, cubins: Path) -> Iterator[Callable
     def make(*architectures: int) -> Machine:
         machine = Machine(architectures, source)
         machine.out_of_memory = lambda size: cupy.cuda.memory.OutOfMemoryError(size, 0, 0)
-        monkeypatch.setattr(cuda, "_found", lambda: machine.driver)
+        monkeypatch.setattr(cuda_backend, "_found", lambda: machine.driver)
         for cached in ("_functions", "_modules", "_images"):
-            monkeypatch.setattr(cuda, cached, {})
+            monkeypatch.setattr(cuda_backend, cached, {})
         cupy.cuda.set_allocator(machine.allocate)
         machines.append(machine)
         return machine

@@ -11,11 +11,13 @@ from form_laws import KEY, LAWS
 
 from cuda_on_cpu.machine import Module
 from fanfill import initializers as init
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import Recipe, recipe
-from fanfill_kernels import blocks, cuda
+from fanfill.recipes import Recipe
+from fanfill_kernels import cuda
+from fanfill_kernels.blocks import replay as blocks
 from fanfill_kernels.cuda import geometry
-from fanfill_kernels.forms import forms_of
+from fanfill_kernels.formats import forms_of
 
 # Parameters at the ends of what the contract accepts, of a least scalar s and a least cut c.
 EXTREMES = {

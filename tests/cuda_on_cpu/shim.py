@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fanfill_kernels.cuda.geometry import SIZES, Launch, packed
-from fanfill_kernels.forms import forms_of
+from fanfill_kernels.formats import forms_of
 
 HERE = Path(__file__).parent
 # One IEEE operation at a time here, too.

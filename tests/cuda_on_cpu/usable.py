@@ -36,7 +36,7 @@ def machine() -> Machine:
 
 
 def emulated_driver(cupy: Any, real: Any) -> Any:
-    """What `fanfill.driver.find` answers: the emulated device for CuPy itself, for a stand-in the truth."""
+    """What `fanfill.cuda.driver.find` answers: emulated for CuPy itself, the truth for a stand-in."""
     return machine().driver if cupy is sys.modules.get("cupy") and hasattr(cupy, "ndarray") else real(cupy)
 
 

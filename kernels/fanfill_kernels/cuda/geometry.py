@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fanfill_kernels.cuda import entry
-from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1
+from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
 
 THREADS = 256
 STORE = 16  # bytes of the widest store
@@ -58,7 +58,6 @@ SIZES = {
 }
 NOTHING = np.uint8(0)  # the parameters of a form that has none: an empty struct has one byte
 
-Key = tuple[int, int, int, int]
 Axes = Sequence[tuple[int, int, int]]
 
 
@@ -113,7 +112,7 @@ def launches(
     Parameters
     ----------
     form, dtype
-        Of ``fanfill_kernels.forms``, or the form "constant".
+        Of ``fanfill_kernels.formats``, or the form "constant".
     address, start
         Where the first element lies, and its index in the tensor.
     axes

@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fanfill as ff
-from fanfill import nvrtc
-from fanfill.backends import cuda as backend
 from fanfill.backends import resolve
 from fanfill.bench.measure import (
     BOUND,
@@ -38,8 +36,9 @@ from fanfill.bench.measure import (
 )
 from fanfill.bench.report import Row
 from fanfill.bench.suite import CONTESTS, Progress, unrepeated
-from fanfill.device_buffers import DeviceBuffer
-from fanfill.driver import Driver
+from fanfill.cuda import backend, nvrtc
+from fanfill.cuda.buffers import DeviceBuffer
+from fanfill.cuda.driver import Driver
 from fanfill.errors import BackendUnavailableError
 from fanfill.report import MEMSET_BYTE
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fanfill as ff
-from fanfill import host, placement
+from fanfill import regions
 from fanfill.arguments import number_of
 from fanfill.backends import default_host, resolve
+from fanfill.cpu import run as cpu_run
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe
 from fanfill.report import MEMSET_BYTE, MEMSET_PIECE
@@ -166,12 +167,12 @@ def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Call
 def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Callable[[], object]:
     engine = resolve("cpu", backend)
     if case.distribution == "words":
-        region = placement.region(buffer.shape)
+        region = regions.region(buffer.shape)
         recipe = Recipe("words", "uint32", ())
-        return lambda: host.run(buffer, region, recipe, (SEED, 0, 0, 0), engine, threads)
+        return lambda: cpu_run.run(buffer, region, recipe, (SEED, 0, 0, 0), engine, threads)
     law = LAWS[case.distribution]
     # As a user would call it: a small fill that names neither backend nor threads takes a shorter way.
-    usual = engine is default_host() and (case.values <= host.SMALL or threads == ff.get_threads())
+    usual = engine is default_host() and (case.values <= cpu_run.SMALL or threads == ff.get_threads())
     if usual:
         return lambda: ff.fill(buffer, law, seed=SEED)
     return lambda: ff.fill(buffer, law, seed=SEED, backend=backend, threads=threads)

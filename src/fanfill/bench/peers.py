@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanfill import threads
 from fanfill.bench.measure import BOUND, STD, Case, Entrant
+from fanfill.cpu import threads
 
 __all__ = ["PEERS", "entrants"]
 

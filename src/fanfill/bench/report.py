@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fanfill as ff
-from fanfill import machine, threads
+from fanfill import machine
 from fanfill.bench.measure import itemsize, size_text
+from fanfill.cpu import threads
 
 __all__ = ["Change", "Result", "Row", "compare", "load", "save", "surroundings", "text_of"]
 

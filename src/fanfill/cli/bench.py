@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fanfill.arguments import device_of, number_of
+from fanfill.arguments import number_of
+from fanfill.backends import device_of
 from fanfill.bench import cuda, picture, report, suite
 from fanfill.bench.measure import parse_size
 from fanfill.cli.fill import progress_bar

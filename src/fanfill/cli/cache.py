@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 
 __all__ = ["command", "megabytes"]
 

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from fanfill import ahead
 from fanfill.cli.fill import progress_bar
-from fanfill_kernels import cache
+from fanfill_kernels.store import cache
 
 __all__ = ["chosen", "command"]
 

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import fanfill as ff
-from fanfill import machine, npy, report
+from fanfill import machine, report
 from fanfill.arguments import number_of
+from fanfill.files import npy
 
 __all__ = ["command", "parse_axes", "parse_name", "parse_shape", "render"]
 

@@ -9,8 +9,9 @@ from importlib import metadata
 import numpy as np
 
 import fanfill as ff
-from fanfill import machine, threads
+from fanfill import machine
 from fanfill.backends import BackendStatus
+from fanfill.cpu import threads
 
 __all__ = ["command"]
 
@@ -55,7 +56,7 @@ def usability(status: BackendStatus) -> str:
 
 def gpu_libraries() -> list[tuple[str, str]]:
     """CuPy and NVRTC, as far as they are there."""
-    from fanfill import nvrtc
+    from fanfill.cuda import nvrtc
 
     found = [(wheel, version(wheel)) for wheel in CUPY]
     compilers = [f"{c.version[0]}.{c.version[1]} ({c.path})" for c in nvrtc.compilers()]
@@ -69,9 +70,9 @@ def devices(usable: bool) -> list[tuple[str, str]]:
     """The CUDA devices."""
     if not usable:
         return []
-    from fanfill.backends import cuda
+    from fanfill.cuda import backend as cuda_backend
 
-    driver = cuda.driver()
+    driver = cuda_backend.driver()
     facts = [driver.facts(number) for number in range(driver.devices())]
     return [
         (f"cuda:{number}", ", ".join(f"{name} {fact}" for name, fact in found.items()))
@@ -89,7 +90,7 @@ def version(distribution: str) -> str:
 
 def cache_folder() -> str:
     """Where compiled kernels are kept."""
-    from fanfill_kernels import cache
+    from fanfill_kernels.store import cache
 
     why = cache.refused()
     return str(cache.folder()) if why is None else f"none: {cache.folder()} is not used: {why}"

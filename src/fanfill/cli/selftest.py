@@ -11,10 +11,10 @@ from time import perf_counter
 from rich.console import Console
 
 import fanfill as ff
-from fanfill import golden, machine, selftest
+from fanfill import machine, selftest
 from fanfill.cli.bench import table
 from fanfill.cli.fill import progress_bar
-from fanfill.selftest import Check, Subject
+from fanfill.selftest import Check, Subject, golden
 
 __all__ = ["command"]
 

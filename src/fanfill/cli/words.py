@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import fanfill as ff
 from fanfill import system
+from fanfill.arguments import LARGEST_TENSOR, integer
 from fanfill.cli import streams
-from fanfill.placement import LARGEST_TENSOR, integer
 
 __all__ = ["command"]
 

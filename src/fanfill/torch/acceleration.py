@@ -21,7 +21,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from fanfill.backends import get as backend_named
-from fanfill.recipes import recipe
+from fanfill.distributions import recipe
 from fanfill.torch import laws
 from fanfill.torch.drawing import draw_placed, place
 from fanfill.torch.seeding import Stream, from_generator, seed_of

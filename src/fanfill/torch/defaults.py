@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fanfill import initializers
-from fanfill.laws import Initializer
+from fanfill.initializers import Initializer
 from fanfill.torch.laws import TORCH_AXES
 
 __all__ = ["Draw", "default_draws"]

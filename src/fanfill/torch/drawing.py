@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fanfill.recipes import recipe
+from fanfill.distributions import recipe
 from fanfill.torch.seeding import stream
 from fanfill.torch.sharding import Placed, is_dtensor, parts, placed
 from fanfill.torch.tensors import STORAGE_NAMES, assert_fillable, fill_memory, has_no_values
 
 if TYPE_CHECKING:
-    from fanfill.laws import Initializer
+    from fanfill.initializers import Initializer
 
 __all__ = ["draw", "draw_placed", "place"]
 

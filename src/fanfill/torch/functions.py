@@ -32,7 +32,7 @@ from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.sharding import is_dtensor
 
 if TYPE_CHECKING:
-    from fanfill.laws import Initializer
+    from fanfill.initializers import Initializer
 
 __all__ = [
     "kaiming_normal_",

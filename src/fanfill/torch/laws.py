@@ -18,7 +18,7 @@ from torch.nn import init
 
 from fanfill import initializers
 from fanfill.dtypes import STORAGES, Storage, round_down, round_up
-from fanfill.laws import Initializer
+from fanfill.initializers import Initializer
 from fanfill.torch.tensors import STORAGE_NAMES
 
 __all__ = ["kaiming", "normal", "torch_trunc_normal", "trunc_normal", "uniform", "xavier"]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from fanfill import initializers
-from fanfill.laws import Initializer
+from fanfill.distributions import recipe
+from fanfill.initializers import Initializer
 from fanfill.messages import shown
-from fanfill.recipes import recipe
 from fanfill.torch.defaults import Draw, default_draws
 from fanfill.torch.drawing import draw_placed, place
 from fanfill.torch.laws import TORCH_AXES

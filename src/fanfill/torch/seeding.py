@@ -12,9 +12,9 @@ import threading
 
 import torch
 
+from fanfill.arguments import integer
 from fanfill.fill import substream
 from fanfill.messages import shown
-from fanfill.placement import integer
 
 __all__ = ["Stream", "from_generator", "seed_of", "stream"]
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fanfill import host, placement
+from fanfill import regions
 from fanfill.backends import default_host
-from fanfill.buffers import assert_stored, mark_written, overlaps
+from fanfill.cpu import run as cpu_run
+from fanfill.cpu.buffers import assert_stored, mark_written, overlaps
+from fanfill.cpu.threads import get_threads
+from fanfill.distributions import recipe
 from fanfill.fill import fill, substream
-from fanfill.recipes import recipe
-from fanfill.threads import get_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fanfill.laws import Initializer
+    from fanfill.initializers import Initializer
 
     Progress = Callable[[int, int], object]
 
@@ -146,13 +147,13 @@ def fill_memory(
     view = memory.view(integer).numpy().view(lanes)
     sub = substream(name)
     key = (seed & _WORD, seed >> 32, sub & _WORD, sub >> 32)
-    if 0 < view.size <= host.SMALL and not part and view.flags.carray:
-        run = host.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
+    if 0 < view.size <= cpu_run.SMALL and not part and view.flags.carray:
+        run = cpu_run.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
         run(view.reshape(-1), 0, key, made.params)
     else:
-        region = placement.region(view.shape, global_shape, offset)
-        threads = get_threads() if view.size > host.SMALL else 1
-        host.run(view, region, made, key, default_host(), threads, progress)
+        region = regions.region(view.shape, global_shape, offset)
+        threads = get_threads() if view.size > cpu_run.SMALL else 1
+        cpu_run.run(view, region, made, key, default_host(), threads, progress)
 
 
 def _refuse_dtype(dtype: torch.dtype) -> None:

@@ -1,12 +1,12 @@
 """Reports an emulated CUDA device as usable in any process that has this folder in PYTHONPATH.
 
-It imports nothing of weight, and nothing of fanfill: `fanfill.backends.cuda` is changed when it is imported.
+It imports nothing of weight, and nothing of fanfill: `fanfill.cuda.backend` is changed when it is imported.
 """
 
 import os
 import sys
 
-BACKEND = "fanfill.backends.cuda"
+BACKEND = "fanfill.cuda.backend"
 
 
 class Finder:

@@ -1,0 +1,157 @@
+"""Kernels that are compiled before they are needed, for this machine's processor or for another.
+
+Numba makes one code generator a process, for the processor that the environment names. So those for another
+are compiled by a process of their own, which runs none of them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import NamedTuple
+
+from llvmlite import binding
+
+from fanfill_kernels.compile import cpu
+from fanfill_kernels.compile import scatter as scattering
+from fanfill_kernels.compile.cpu import Compiled
+from fanfill_kernels.store import cache, keys
+from fanfill_kernels.store.keys import Target
+
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from fanfill_kernels.compile import ahead; ahead.keep_for_another(sys.argv[2])"
+)
+_ADDITION = """
+define <16 x i32> @f(<16 x i32> %a, <16 x i32> %b) {
+  %c = add <16 x i32> %a, %b
+  ret <16 x i32> %c
+}
+"""
+
+
+class Kept(NamedTuple):
+    """A kernel that lies in the cache: its key, and whether it was compiled now, in how many seconds."""
+
+    key: str
+    compiled: bool
+    seconds: float
+
+
+def environment(goal: Target) -> dict[str, str]:
+    """What a process must be told to compile for a processor, and to find what was compiled for it."""
+    return {"NUMBA_CPU_NAME": goal.name, "NUMBA_CPU_FEATURES": goal.features}
+
+
+def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) -> list[Compiled]:
+    """The kernels of forms and dtypes, and those that copy items of so many bytes to strided memory."""
+    found = []
+    for form, dtype in forms:
+        loops = cpu.loops_of(form, dtype)
+        found += [loop for loop in loops if loop is not loops.streaming or cpu.streams(dtype)]
+    for itemsize in itemsizes:
+        copies = [(function, False) for function in (scattering.reverse, scattering.turn, scattering.weave)]
+        if itemsize >= 4:  # narrower columns are no whole cache lines
+            copies.append((scattering.turn, True))
+        found += [cpu.scatter(itemsize, *copy) for copy in copies]
+    return found
+
+
+def keep(kernels: Iterable[Compiled]) -> Iterator[Kept]:
+    """Compile those kernels that are not kept yet, one by one.
+
+    Raises
+    ------
+    OSError
+        If one cannot be kept.
+    """
+    for kernel in kernels:
+        began = perf_counter()
+        key = kernel.key()
+        missing = cache.load(key) is None
+        if missing:
+            kernel.keep()
+            if cache.load(key) is None:
+                raise OSError(
+                    f"expected to keep {kernel.name} in {cache.folder()}; got no file there: is it full, or "
+                    "may it not be written?"
+                )
+        yield Kept(key, missing, perf_counter() - began)
+
+
+def keep_for(goal: Target, forms: Iterable[tuple[str, str]], itemsizes: Iterable[int]) -> Iterator[Kept]:
+    """Do so for another processor: `keep` of `kernels_of`, in a process of its own.
+
+    Raises
+    ------
+    RuntimeError
+        If that process fails.
+    """
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), json.dumps([[*forms], [*itemsizes]])]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            env=os.environ | environment(goal),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                yield Kept(*json.loads(line))
+        except BaseException:
+            child.kill()
+            raise
+        if child.wait():
+            errors.seek(0)
+            last = (errors.read().strip() or "nothing").splitlines()[-1]
+            raise RuntimeError(
+                f"expected a process that compiles for {goal.name} to end well; got exit code "
+                f"{child.returncode}, and {last}"
+            )
+
+
+def keep_for_another(wanted: str) -> None:
+    """Compile for the processor that the environment names; a line of JSON for each kernel."""
+    forms, itemsizes = json.loads(wanted)
+    proof = keys.of_compiler()
+    for kept in keep(kernels_of([(form, dtype) for form, dtype in forms], itemsizes)):
+        sys.stdout.write(json.dumps(kept) + "\n")
+        sys.stdout.flush()
+    cpu.remember(proof)  # whoever starts this process has tried the compiler out
+
+
+def processor(name: str) -> Target:
+    """A processor by LLVM's name for it, with the features that the width of vectors is chosen by.
+
+    Raises
+    ------
+    ValueError
+        If LLVM knows no processor of that name among those of this machine's kind.
+    """
+    # LLVM says on the standard error that it does not know a name, and goes on.
+    program = f"from fanfill_kernels.compile import ahead; print(ahead.assembly({name!r}))"
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {program}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode or "not a recognized processor" in done.stderr:
+        raise ValueError(
+            f"expected a processor that LLVM knows for {binding.get_default_triple()}, such as "
+            f"{binding.get_host_cpu_name()}; got {name!r}; llc -mcpu=help lists them"
+        )
+    wide = set(re.findall(r"%([yz])mm", done.stdout))
+    return Target(name, "+avx512f" if "z" in wide else "+avx2" if "y" in wide else "")
+
+
+def assembly(name: str) -> str:
+    """A vector addition for a processor: its registers show which vectors it has."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(cpu=name)
+    return str(machine.emit_assembly(binding.parse_assembly(_ADDITION)))

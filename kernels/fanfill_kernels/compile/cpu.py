@@ -1,0 +1,209 @@
+"""Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
+
+A compiled kernel is kept on disk (``cache.py``) under a name that carries a digest of what it is made from
+(``keys.py``), and comes back without Numba being imported (``objects.py``).
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from fanfill_kernels.compile import boxes, loops
+from fanfill_kernels.compile import scatter as scattering
+from fanfill_kernels.compile.rebinding import Body, Bound, rebind
+from fanfill_kernels.formats import LANES, STORES, Form, Kernels, form_of
+from fanfill_kernels.process.undivided import inside, undivided
+from fanfill_kernels.store import cache as disk
+from fanfill_kernels.store import keys, objects
+from fanfill_kernels.store.keys import Target
+from fanfill_kernels.store.objects import Layout
+
+_KEY = ("u8",) * 4
+_libraries: list[Any] = []  # compiled code lives as long as its library
+_proofs: set[str] = set()  # digests of what has compiled the kernel of ``probe.py``, which ran
+
+
+def interpreted() -> bool:
+    """Whether Numba's switch to run everything as Python is on."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+def proven() -> bool:
+    """Whether what compiles here has been tried out before: then Numba need not be imported."""
+    proof = keys.of_compiler()
+    if disk.load(f"proof-{proof}") is not None:
+        _proofs.add(proof)
+    return proof in _proofs
+
+
+def remember(proof: str) -> None:
+    """Keep in mind that what has this digest was tried out, unless it has been replaced meanwhile."""
+    if keys.of_compiler() == proof:
+        _proofs.add(proof)
+        disk.store(f"proof-{proof}", b"")
+
+
+class Compiled:
+    """A function of the arguments that ``layout`` describes, compiled when it is first called."""
+
+    def __init__(
+        self, name: str, layout: Layout, function: Any, bound: Bound, constants: dict[str, Any] | None = None
+    ) -> None:
+        self.name, self.layout = name, layout
+        self._function, self._bound, self._constants = function, bound, constants or {}
+        self._call: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        (self._call or self._made())(*arguments)
+
+    def compile(self) -> Any:
+        """Compile it anew: its `numba_internals.Code`."""
+        try:
+            from fanfill_kernels.compile.compiler import compiled
+
+            return compiled(self._function, self._bound, self._constants, self.name, self.layout)
+        except MemoryError:
+            raise
+        except Exception as error:  # a Numba that broke since it compiled the kernels that are stored
+            raise RuntimeError(
+                f"expected the Numba that compiled other kernels here to compile {self.name}; got "
+                f"{type(error).__name__}: {error}; reinstall numba and llvmlite, or set FANFILL_BACKEND=numpy"
+            ) from error
+
+    def key(self, goal: Target | None = None) -> str:
+        """Under which its code is kept, for this machine's processor or the one that is named."""
+        digest = keys.of_kernel(self._function, self._bound, self._constants, self.layout, goal)
+        return f"{self.name}-{digest}"
+
+    def keep(self) -> str:
+        """Compile it for the processor that Numba compiles for, and keep it without running it; its key."""
+        return undivided(self._compiled_and_kept)[0]
+
+    def _made(self) -> Callable[..., None]:
+        if inside():  # for this call alone
+            return self._interpreted()
+        return undivided(self._made_once)
+
+    def _made_once(self) -> Callable[..., None]:
+        if self._call is None:
+            code = not interpreted()
+            self._call = objects.caller(self._address(), self.layout) if code else self._interpreted()
+        return self._call
+
+    def _interpreted(self) -> Callable[..., None]:
+        bare = rebind(self._function, self._bound, **self._constants)
+        return lambda *arguments: bare(arguments)
+
+    def _address(self) -> int:
+        """Where its code is: brought from disk, or compiled and kept there."""
+        objects.assert_executable()
+        stored = disk.load(self.key())
+        if stored is not None:
+            symbol, _, code = stored.partition(b"\0")
+            return objects.load(symbol.decode(), code)
+        return self._compiled_and_kept()[1]
+
+    def _compiled_and_kept(self) -> tuple[str, int]:
+        key = self.key()
+        made = self.compile()
+        _libraries.append(made.library)
+        # A key that has changed names what this process has not compiled, or not all of it.
+        if made.object_code is not None and self.key() == key:
+            disk.store(key, made.symbol.encode() + b"\0" + made.object_code)
+            for proof in _proofs:  # which may have gone with other kernels
+                remember(proof)
+        return key, int(made.address)
+
+
+class Stream:
+    """The kernel ``stream``: one of two, since what streams must begin its blocks with cache lines."""
+
+    def __init__(self, streaming: Compiled, run: Compiled, steps: int) -> None:
+        self.streaming, self.run, self.steps = streaming, run, steps
+
+    def __call__(self, out: Any, start: int, *arguments: Any) -> None:
+        fits = loops.can_stream(out, start, self.steps)
+        (self.streaming if fits else self.run)(out, start, *arguments)
+
+
+def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
+    """What stands for the placeholders of the loops for one form and dtype, and their constants."""
+    long = dtype == "float64"
+    basic: Bound = {
+        loops.store: STORES[dtype],
+        loops.pair if form.paired else loops.value: form.function,
+        loops.arguments: form.arguments,
+    }
+    short_words = loops.short_arguments if form.arguments else loops.short_words
+    parts = {
+        loops.words: loops.long_words if long else short_words,
+        loops.values: loops.twins if form.paired else loops.singles,
+        boxes.picked: boxes.whole if long else boxes.one_half,
+        boxes.element: boxes.twin if form.paired else boxes.single,
+    }
+    stands = {placeholder: rebind(part, basic) for placeholder, part in parts.items()}
+    stands[loops.write] = rebind(loops.write, stands, TURNS=form.turns)
+    constants: dict[str, Any] = {"STEPS": 2 if long else 4}
+    return {body: Body(rebind(body, stands, **constants)) for body in _BODIES}, constants
+
+
+_BODIES = (loops.make_group, boxes.make_listed_group, boxes.make_elements, boxes.list_element)
+
+
+class Loops(NamedTuple):
+    """The compiled loops of one form and dtype: two for consecutive elements, two for boxes."""
+
+    run: Compiled
+    streaming: Compiled
+    runs: Compiled
+    elements: Compiled
+
+
+@cache
+def loops_of(form: str, dtype: str) -> Loops:
+    """The loops that fill arrays of the dtype's lanes with values of the form."""
+    made = form_of(form, dtype)
+    bound, constants = _bind(made, dtype)
+    bound |= {boxes.advance: boxes.advance}
+    number = "f8" if dtype == "float64" else "f4"
+    out = f"[{LANES[dtype]}]"
+    last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
+    name = f"{form}_{dtype}"
+    runs, elements = boxes.fill_runs, boxes.fill_elements
+    whole = (out, "i8", *last)
+    return Loops(
+        Compiled(f"run_{name}", whole, loops.fill, bound, constants),
+        Compiled(f"stream_{name}", whole, loops.fill, bound, constants | {"STREAM": True}),
+        Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
+        Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
+    )
+
+
+@cache
+def kernels(form: str, dtype: str) -> Kernels:
+    """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
+    made = loops_of(form, dtype)
+    return Kernels(
+        made.run,
+        boxes.box_by(made.runs, made.elements),
+        Stream(made.streaming, made.run, 2 if dtype == "float64" else 4) if streams(dtype) else made.run,
+    )
+
+
+def streams(dtype: str) -> bool:
+    """Whether values of the dtype go past the caches: LLVM narrows to 8 bits as it stores, and such a store
+    does not.
+    """
+    return LANES[dtype] != "u1"
+
+
+@cache
+def scatter(itemsize: int, function: Any, stream: bool = False) -> Any:
+    """One of the loops of ``scatter.py``, for values of that many bytes."""
+    items = f"[u{itemsize}]"
+    kinds = {"memory": items, "values": items, "bases": "[i8]", "offsets": "[i8]"}
+    layout = tuple(kinds.get(name, "i8") for name in scattering.ARGUMENTS[function.__name__])
+    bound = {helper: helper for helper in (scattering.move_row, scattering.move_rows)}
+    name = f"{function.__name__}_{'past_' * stream}{8 * itemsize}"
+    return Compiled(name, layout, function, bound, {"STREAM": stream})

@@ -1,0 +1,294 @@
+"""What may be filled, and how it is seen.
+
+A buffer is anything whose memory the caller owns and NumPy can view without a copy. This module answers three
+questions about one before a single byte is written: on which device it lies, which floating-point type it
+stores, and whether each element has memory of its own. Frameworks are recognised through ``sys.modules``: an
+object of a package that nobody has imported cannot exist.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from fanfill.cpu.exchange import array_of_dlpack, array_of_interface, array_of_memory, span
+from fanfill.dtypes import Storage, storage_of
+from fanfill.messages import type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+Device = Literal["cpu", "cuda"]
+
+# DLPack's device codes: CPU and pinned host memory; CUDA and CUDA managed memory.
+_DLPACK_HOST = (1, 3)
+_DLPACK_CUDA = (2, 13)
+
+# Of torch's dtypes those that NumPy has, too, for fills and for words.
+_DRAWN = ("float32", "float64", "float16")
+WORDS = ("uint32",)
+
+# Nodes that the search for a collision may visit. Views that slicing, transposing, diagonals and sliding
+# windows make need a few dozen; the problem itself is NP-hard, so that somebody can always build strides that
+# need more. Those are refused.
+_SEARCH_LIMIT = 100_000
+
+
+class Lanes(NamedTuple):
+    """A buffer as the kernels see it: same shape and strides, elements as plain machine words."""
+
+    view: NDArray[Any]
+    storage: Storage
+    is_torch: bool
+
+
+def device_of(buffer: object) -> Device:
+    """Say where a buffer's memory is.
+
+    Parameters
+    ----------
+    buffer
+        Any object that `fanfill.fill` may be given.
+
+    Returns
+    -------
+    "cpu" or "cuda"
+
+    Raises
+    ------
+    TypeError
+        If the object is not a buffer, or lies on a device of another kind.
+    """
+    if isinstance(buffer, np.ndarray):
+        return "cpu"
+    torch = torch_of(buffer)
+    if torch is not None:
+        kind = str(buffer.device.type)  # type: ignore[attr-defined]
+        if kind not in ("cpu", "cuda"):
+            raise TypeError(
+                f"expected a buffer in host memory or on a CUDA device; got a torch tensor on device {kind!r}"
+            )
+        return "cuda" if kind == "cuda" else "cpu"
+    if is_cupy(buffer) or hasattr(buffer, "__cuda_array_interface__"):
+        return "cuda"
+    # A NumPy scalar offers both protocols below, on a copy of its value: what is written there is lost.
+    if not isinstance(buffer, np.generic):
+        if hasattr(buffer, "__array_interface__") or _memory(buffer) is not None:
+            return "cpu"
+        if hasattr(buffer, "__dlpack_device__"):
+            code = int(buffer.__dlpack_device__()[0])
+            if code in _DLPACK_HOST or code in _DLPACK_CUDA:
+                return "cpu" if code in _DLPACK_HOST else "cuda"
+            raise TypeError(
+                f"expected a buffer in host memory or on a CUDA device; got one on DLPack device type {code}"
+            )
+    raise TypeError(
+        "expected a writable array: a numpy.ndarray, or an object with the buffer protocol, "
+        "__array_interface__ or DLPack; "
+        f"got {type_name(buffer)}; pass the array that holds its data"
+    )
+
+
+def as_lanes(buffer: object) -> Lanes:
+    """View a host buffer as an array of machine words that kernels can write.
+
+    Parameters
+    ----------
+    buffer
+        A `numpy.ndarray` (subclasses such as `numpy.memmap` included, masked arrays not), an object with the
+        writable buffer protocol, ``__array_interface__`` or CPU DLPack, or a torch CPU tensor of float32,
+        float64 or float16.
+
+    Returns
+    -------
+    Lanes
+        ``view`` shares the buffer's memory, with its shape and strides; float32 and float64 stay themselves,
+        16-bit types are seen as uint16 and 8-bit types as uint8.
+
+    Raises
+    ------
+    TypeError
+        If the object is not a buffer or does not hold one of the floating-point types.
+    ValueError
+        If it is read-only, its byte order is foreign, or its elements share memory.
+    """
+    array, is_torch = host_array(buffer)
+    storage = storage_of(array.dtype)
+    assert_fillable(array)
+    return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, is_torch)
+
+
+def host_array(buffer: object, torch_dtypes: tuple[str, ...] = _DRAWN) -> tuple[NDArray[Any], bool]:
+    """Return an ndarray on the buffer's own memory, never a copy, and whether it is a torch tensor.
+
+    Of a torch tensor's dtypes only those named are taken; the others' errors name them.
+    """
+    if isinstance(buffer, np.ndarray):
+        if type(buffer) is np.ndarray:
+            return buffer, False
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and isinstance(buffer, masked.MaskedArray):
+            raise TypeError(
+                "expected a plain array; got a numpy.ma.MaskedArray, whose mask says that some elements "
+                "must not be touched; "
+                "pass its .data to fill them all"
+            )
+        return buffer.view(np.ndarray), False
+    torch = torch_of(buffer)
+    if torch is not None:
+        return _torch_array(buffer, torch_dtypes), True
+    if device_of(buffer) != "cpu":
+        raise TypeError(f"expected a buffer in host memory; got a {type_name(buffer)} on a CUDA device")
+    interface = getattr(buffer, "__array_interface__", None)
+    if interface is not None:
+        return array_of_interface(buffer, interface), False
+    memory = _memory(buffer)
+    if memory is not None:
+        return array_of_memory(memory), False
+    return array_of_dlpack(buffer), False
+
+
+def assert_fillable(array: NDArray[Any]) -> None:
+    """Raise ValueError unless the array may be written and each of its elements has memory of its own."""
+    if not array.flags.writeable:
+        raise ValueError(
+            "expected a writable buffer; got a read-only one; pass a writable copy of it, such as "
+            "numpy.array(buffer)"
+        )
+    assert_distinct(array.shape, array.strides, array.itemsize, "numpy.array(buffer)")
+
+
+def assert_distinct(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, copy: str) -> None:
+    """Raise ValueError if elements share memory; ``copy`` is an expression that makes a copy."""
+    if overlaps(shape, strides, itemsize):
+        raise ValueError(
+            f"expected a buffer whose elements do not share memory; got shape {shape} with strides "
+            f"{strides} bytes and {itemsize}-byte elements; pass a copy of it, such as {copy}"
+        )
+
+
+def overlaps(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """Say whether two elements of a strided view share a byte.
+
+    Two elements collide when their index vectors differ by some d != 0 with ``|sum(d_k * stride_k)| <
+    itemsize``. If every stride, taken in increasing order, steps over all that the smaller ones reach, no
+    such d exists: that settles every view that slicing and transposing can make. Otherwise a search over d
+    decides, exactly; should it grow too long, the answer is True, the safe one.
+
+    Examples
+    --------
+    >>> overlaps((8, 3), (4, 4), 4), overlaps((3, 2), (8, 12), 4)       # a sliding window; two interleaved
+    rows (True, False)
+    """
+    axes = sorted((abs(stride), n) for stride, n in zip(strides, shape, strict=True) if n > 1)
+    if any(n == 0 for n in shape):
+        return False
+    reach = itemsize
+    for stride, n in axes:
+        if stride < reach:
+            return _collide(axes, itemsize)
+        reach += stride * (n - 1)
+    return False
+
+
+def _collide(axes: list[tuple[int, int]], itemsize: int) -> bool:
+    """Search for d, largest stride first, leaving sums that smaller strides cannot bring back to zero."""
+    if axes[0][0] < itemsize:
+        return True
+    slack = itemsize - 1
+    reaches = [slack]
+    for stride, n in axes:
+        reaches.append(reaches[-1] + stride * (n - 1))
+    # (axis, the sum so far, whether some d is nonzero already): d and -d are one collision, so that the first
+    # nonzero d is positive.
+    stack = [(len(axes) - 1, 0, False)]
+    for _ in range(_SEARCH_LIMIT):
+        if not stack:
+            return False
+        axis, total, moved = stack.pop()
+        if axis < 0:
+            if moved:
+                return True
+            continue
+        stride, n = axes[axis]
+        low = max(1 - n if moved else 0, -((total + reaches[axis]) // stride))
+        high = min(n - 1, (reaches[axis] - total) // stride)
+        if high - low > _SEARCH_LIMIT:
+            return True
+        stack.extend((axis - 1, total + d * stride, moved or d != 0) for d in range(low, high + 1))
+    return True
+
+
+def _memory(buffer: object) -> memoryview | None:
+    try:
+        return memoryview(buffer)  # type: ignore[arg-type]
+    except (TypeError, BufferError, ValueError):
+        return None
+
+
+def is_cupy(buffer: object) -> bool:
+    """Say whether the buffer is a `cupy.ndarray`: one need not be asked for its interface, which is slow."""
+    array = getattr(sys.modules.get("cupy"), "ndarray", None)
+    return array is not None and isinstance(buffer, array)
+
+
+def torch_of(buffer: object) -> ModuleType | None:
+    """Return torch when the buffer is one of its tensors."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return torch if tensor is not None and isinstance(buffer, tensor) else None
+
+
+def assert_stored(tensor: Any) -> None:
+    """Raise ValueError unless a torch tensor's storage, which can be resized, holds all of its elements."""
+    there, size = tensor.untyped_storage().nbytes(), tensor.element_size()
+    # The quick question first: a small tensor is filled in a few us.
+    reach = tensor.numel() if tensor.is_contiguous() else span(tensor.shape, tensor.stride(), 1)[1]
+    end = (tensor.storage_offset() + reach) * size
+    if reach and end > there:
+        raise ValueError(
+            f"expected a torch tensor whose storage holds its elements; got shape {tuple(tensor.shape)}, "
+            f"which reaches byte {end} of a storage of {there}; fill it while its storage is whole (FSDP "
+            "frees those of parameters that it gathers when needed)"
+        )
+
+
+def mark_written(tensor: Any) -> None:
+    """Move a torch tensor's version counter, as torch does for what it writes in place.
+
+    Writing through a pointer does not: a graph that has saved the tensor would go backward with new values.
+    """
+    move = getattr(sys.modules["torch"].autograd.graph, "increment_version", None)
+    if move is not None:
+        move(tensor)
+    else:  # a torch of before 2.1: to write none of the elements counts, too, and takes ten times as long
+        tensor.detach().unsqueeze(0)[:0].zero_()
+
+
+def _torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
+    if str(tensor.dtype).removeprefix("torch.") not in dtypes:
+        raise TypeError(
+            f"expected a torch tensor of {', '.join(dtypes[:-1])}{' or ' if dtypes[1:] else ''}{dtypes[-1]}; "
+            f"got {tensor.dtype}; {_remedy(tensor.dtype.is_floating_point, dtypes)}"
+        )
+    try:
+        # detach: a leaf that requires grad refuses numpy(), and its initialisation is no part of any graph.
+        array: NDArray[Any] = tensor.detach().numpy()
+        assert_stored(tensor)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(
+            f"expected a torch tensor in plain host memory; got a {type_name(tensor)} that has no NumPy "
+            f"view ({error}); use fanfill.torch"
+        ) from error
+    return array
+
+
+def _remedy(floating: bool, dtypes: tuple[str, ...]) -> str:
+    if dtypes == WORDS:
+        return "fill() makes floating-point values" if floating else "words() makes no others"
+    return "use fanfill.torch" if floating else "fill a floating-point tensor"

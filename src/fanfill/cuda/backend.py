@@ -1,0 +1,185 @@
+"""Filling the memory of CUDA devices: finding CuPy and the driver, compiling, loading, launching.
+
+Requirements this module answers:
+
+* CuPy is imported here and nowhere else, when a device is first asked for. All that is wanted from it is in
+  one record, `fanfill.cuda.driver.Driver`.
+* Kernels are compiled by NVRTC without CuPy's help. CuPy's own way appends ``-ftz=true`` to every
+  compilation, demands CUDA's headers, and names nothing that could be cached across its versions.
+* Once a kernel has been launched on a device, launching it again allocates nothing, loads nothing and waits
+  for nothing, so that it can be captured into a CUDA graph.
+* Whatever is missing is said with the remedy, and never leads through the host.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fanfill.backends import DeviceBackend
+from fanfill.cuda import nvrtc
+from fanfill.cuda.driver import INSTALL, Driver, find, one_line
+from fanfill.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fanfill.backends import Launch
+    from fanfill.cuda.buffers import Target
+
+
+# By device: its kernels, by entry point, and the modules that they are of, by family. By architecture and
+# family: what was compiled.
+_functions: dict[int, dict[str, Any]] = {}
+_modules: dict[tuple[int, str], Any] = {}
+_images: dict[tuple[int, str], bytes] = {}
+_lock = threading.RLock()  # a signal handler may launch while its own thread loads
+
+
+def driver() -> Driver:
+    """Return the driver; BackendUnavailableError, with the remedy, where there is none."""
+    found = _found()
+    if isinstance(found, str):
+        raise BackendUnavailableError(f"backend 'cuda' is not usable: {found}")
+    return found
+
+
+def _unusable() -> str | None:
+    found = _found()
+    if isinstance(found, str):
+        return found
+    try:
+        nvrtc.compiler(found.version() // 1000)
+    except BackendUnavailableError as error:
+        return one_line(error)
+    return None
+
+
+@contextmanager
+def _launcher(target: Target) -> Iterator[Launch]:
+    gpu = driver()
+    number = gpu.locate(target.pointer) if target.device is None else target.device
+    if number is None:
+        raise ValueError(
+            f"expected memory that a CUDA device can write; got address {target.pointer:#x}, which no device "
+            "knows; allocate the buffer with CuPy, torch or another CUDA library"
+        )
+    with gpu.use(number):
+        functions = _functions.setdefault(number, {})
+        stream = gpu.stream(number) if target.stream is None else target.stream
+
+        def launch(name: str, blocks: int, threads: int, arguments: tuple[NDArray[Any], ...]) -> None:
+            function = functions.get(name)
+            if function is None:
+                # Two threads may both ask; either answer serves.
+                function = functions[name] = _module(gpu, number, name).get_function(name)
+            gpu.launch(function, blocks, threads, arguments, stream)
+
+        yield launch
+
+
+def _module(gpu: Driver, number: int, name: str) -> Any:
+    """Load a kernel and its family on a device, the current one; one thread does it, others wait."""
+    from fanfill_kernels.cuda.choice import family
+
+    which = family(name)
+    with _lock:
+        module = _modules.get((number, which))
+        if module is None:
+            architecture = gpu.architecture(number)
+            image = _images.get((architecture, which))
+            if image is None:
+                image = _images[architecture, which] = _image(gpu, architecture, which)
+            try:
+                module = _modules[number, which] = gpu.load(image)
+            except RuntimeError as error:
+                if getattr(error, "status", None) == 2:  # out of memory: nothing is wrong with the backend
+                    raise
+                raise BackendUnavailableError(
+                    f"expected the driver to load kernels for sm_{architecture} on device {number}; got "
+                    f"{one_line(error)}; update the driver, or take an NVRTC no newer than it: {INSTALL}"
+                ) from error
+        return module
+
+
+def _image(gpu: Driver, architecture: int, which: str) -> bytes:
+    """A family of kernels for an architecture: a cubin, from the cache on disk or from NVRTC."""
+    return kept(compiler_for(gpu.version() // 1000, architecture), architecture, which)[1]
+
+
+def compiler_for(newest: int, architecture: int) -> nvrtc.Compiler:
+    """The newest NVRTC for drivers of CUDA ``newest``: one that knows the architecture, if there is one."""
+    compilers = [c for c in nvrtc.compilers() if c.version[0] <= newest and architecture in c.architectures]
+    return compilers[0] if compilers else nvrtc.compiler(newest)
+
+
+def kept(compiler: nvrtc.Compiler, architecture: int, which: str) -> tuple[str, bytes, bool]:
+    """A family of kernels for an architecture: its key in the cache, its image, and whether it was compiled.
+
+    An NVRTC older than the device makes PTX for the newest architecture that it knows, and the driver
+    compiles that.
+    """
+    from fanfill_kernels.cuda.choice import source_of
+    from fanfill_kernels.store import cache
+
+    known = newest_known(compiler, architecture)
+    source, ptx = source_of(which), architecture != known
+    digest = hashlib.sha256("\0".join((source, *nvrtc.OPTIONS)).encode()).hexdigest()
+    version = f"{compiler.version[0]}.{compiler.version[1]}"
+    key = f"{'ptx' if ptx else 'cubin'}-{known}-{version}-{which}-{digest}"
+    image = cache.load(key)
+    if image is not None:
+        return key, image, False
+    image = compiler.compile(source, "fill.cu", known, ptx)
+    cache.store(key, image)
+    return key, image, True
+
+
+def newest_known(compiler: nvrtc.Compiler, architecture: int) -> int:
+    """The newest architecture, up to the one that is asked for, that an NVRTC compiles for."""
+    known: list[int] = [arch for arch in compiler.architectures if arch <= architecture]
+    if not known:
+        raise BackendUnavailableError(
+            f"expected a device that NVRTC {compiler.version[0]}.{compiler.version[1]} compiles for, "
+            f"sm_{min(compiler.architectures)} or later; got sm_{architecture}; take an older NVRTC: "
+            f"{INSTALL}"
+        )
+    return max(known)
+
+
+def _empty(number: int | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    gpu = driver()
+    if number is not None and number >= gpu.devices():
+        raise BackendUnavailableError(
+            f"device: expected one of the {gpu.devices()} CUDA devices, cuda:0 and up; got cuda:{number}; "
+            "nvidia-smi lists them, CUDA_VISIBLE_DEVICES may hide some"
+        )
+    with gpu.use(gpu.current() if number is None else number):
+        try:
+            gpu.empty((0,), dtype)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"dtype: expected one of which CuPy makes arrays; got {dtype.name} ({one_line(error)}); fill "
+                "a torch tensor of that dtype, or pass device='cpu'"
+            ) from error
+        return gpu.empty(shape, dtype)
+
+
+@functools.cache
+def _found() -> Driver | str:
+    """The driver through CuPy, or why there is none: asked once a process."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({one_line(error)}); {INSTALL}"
+    except Exception as error:  # a CuPy that breaks on import, for whatever reason
+        return f"importing CuPy failed ({type(error).__name__}: {one_line(error)}); reinstall it: {INSTALL}"
+    return find(cupy)
+
+
+BACKEND = DeviceBackend("cuda", "cuda", _unusable, _launcher, _empty)

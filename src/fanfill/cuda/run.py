@@ -1,0 +1,96 @@
+"""Runs one fill in a device's memory: the counterpart of `fanfill.cpu.run`.
+
+How a fill is cut into launches is decided here and in ``fanfill_kernels.cuda.geometry``, and enters no value.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fanfill.tiling import Axis, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fanfill.backends import DeviceBackend
+    from fanfill.cuda.buffers import Target
+    from fanfill.recipes import Recipe
+    from fanfill.regions import Region
+    from fanfill_kernels.philox import Key
+
+    Progress = Callable[[int, int], object]
+    Part = tuple[int, int, tuple[Axis, ...]]  # address and global index of the first element, axes from there
+
+# Contiguous rows of at least this many values get a launch each, of the kernel for runs. A launch costs the
+# caller some 5 to 10 us, in which a GPU of 500 G values/s (a paper figure) makes 4 Mi values: from here on
+# launches hide behind work.
+_ROW = 1 << 23
+
+
+def run(
+    target: Target,
+    region: Region,
+    recipe: Recipe,
+    key: Key,
+    backend: DeviceBackend,
+    progress: Progress | None = None,
+) -> None:
+    """Put the work of a fill on the target's stream; it may still be under way when this returns.
+
+    Parameters
+    ----------
+    target
+        The buffer: no element sharing memory with another, each on a multiple of its size.
+    region
+        Which part of its global tensor the buffer is.
+    recipe
+        What to draw; also the form ``words``, for uint32.
+    key
+        Seed and substream as four 32-bit words: (seed low, seed high, substream low, substream high).
+    backend
+        Whose kernels draw.
+    progress
+        Called once, when all has been handed over, as ``progress(values in all, values in all)``.
+    """
+    total = prod(target.shape)
+    if total:
+        from fanfill_kernels.cuda.geometry import launches
+
+        with backend.launcher(target) as launch:
+            for address, start, axes in parts(target, region, recipe.form):
+                for kernel, blocks, threads, arguments in launches(
+                    recipe.form, recipe.dtype, address, start, axes, key, recipe.params
+                ):
+                    launch(kernel, blocks, threads, tuple(map(np.asarray, arguments)))
+    if progress is not None:
+        progress(total, total)
+
+
+def parts(target: Target, region: Region, form: str) -> Iterator[Part]:
+    """The boxes of a fill, by the fewest axes: rows that are long enough one by one, else all at once."""
+    if form == "constant":
+        address, axes = _in_order_of_memory(target)
+    else:
+        address, axes = target.pointer, merge(target.shape, region.pitches, target.strides)
+    yield from _rows(address, region.start, axes, target.itemsize)
+
+
+def _rows(address: int, start: int, axes: tuple[Axis, ...], itemsize: int) -> Iterator[Part]:
+    last = axes[-1] if len(axes) > 1 else None
+    if last is None or last.n < _ROW or (last.pitch, last.stride) != (1, itemsize):
+        yield address, start, axes
+        return
+    n, pitch, stride = axes[0]
+    for place in range(n):
+        yield from _rows(address + place * stride, start + place * pitch, axes[1:], itemsize)
+
+
+def _in_order_of_memory(target: Target) -> tuple[int, tuple[Axis, ...]]:
+    """The lowest address and the axes from there, for values that do not depend on their index."""
+    steps = sorted(zip(target.strides, target.shape, strict=True), key=lambda axis: -abs(axis[0]))
+    strides, shape = tuple(abs(stride) for stride, _ in steps), tuple(n for _, n in steps)
+    lowest = target.pointer + sum(min(0, stride * (n - 1)) for stride, n in steps)
+    return lowest, merge(shape, tuple(stride // target.itemsize for stride in strides), strides)

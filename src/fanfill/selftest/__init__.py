@@ -1,0 +1,195 @@
+"""Does this machine draw the bits that every machine draws? Every golden case, on every backend and layout.
+
+Each fill goes into the middle of a poisoned piece of memory, contiguous or strided; its bytes are hashed and
+held against the committed hash, and what lies around it must still be poison. On a GPU machine this is the
+whole acceptance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fanfill.arguments import number_of
+from fanfill.backends import backends, get, resolve
+from fanfill.cuda import backend as cuda_backend
+from fanfill.cuda.buffers import DeviceBuffer
+from fanfill.dtypes import STORAGES, dtype_of
+from fanfill.errors import BackendUnavailableError
+from fanfill.selftest import golden
+from fanfill.selftest.golden import Case
+
+__all__ = ["DTYPES", "LAYOUTS", "Check", "Subject", "facts", "run", "subjects", "untested"]
+
+DTYPES = (*STORAGES, "uint32")
+POISON = 0xA5
+GUARD = 256  # poisoned bytes before and after
+
+
+class Layout(NamedTuple):
+    """Where the elements of a shape lie: the first one, and the steps of the axes, in elements."""
+
+    first: int
+    strides: tuple[int, ...]
+
+
+def contiguous(shape: Sequence[int]) -> Layout:
+    """C order, on a multiple of every store's size."""
+    return Layout(0, tuple(prod(shape[k + 1 :]) for k in range(len(shape))))
+
+
+def shifted(shape: Sequence[int]) -> Layout:
+    """C order, one element further: no vector store is aligned with a group of values."""
+    return contiguous(shape)._replace(first=1)
+
+
+def transposed(shape: Sequence[int]) -> Layout:
+    """The first axis lies closest: Fortran order."""
+    return Layout(0, tuple(prod(shape[:k]) for k in range(len(shape))))
+
+
+def stepped(shape: Sequence[int]) -> Layout:
+    """Every second element of rows that are longer than needed, backwards on the last axis."""
+    wide = (*shape[:-1], 2 * shape[-1] + 3)
+    strides = contiguous(wide).strides
+    return Layout(2 * (shape[-1] - 1), (*strides[:-1], -2))
+
+
+LAYOUTS = {
+    "contiguous": contiguous,
+    "shifted": shifted,
+    "transposed": transposed,
+    "stepped": stepped,
+}
+
+
+class Subject(NamedTuple):
+    """What is tested: a backend, and the number of a CUDA device (None: host memory)."""
+
+    backend: str
+    number: int | None = None
+
+    def __str__(self) -> str:
+        return self.backend if self.number is None else f"{self.backend}:{self.number}"
+
+
+class Check(NamedTuple):
+    """One fill; ``problem`` is None where it is right."""
+
+    subject: Subject
+    case: Case
+    layout: str
+    problem: str | None
+
+
+def subjects(device: str = "auto") -> list[Subject]:
+    """What there is to test.
+
+    Parameters
+    ----------
+    device
+        "cpu": the usable backends for host memory; "cuda", "cuda:1": all CUDA devices, or that one;
+        "auto": everything that is usable.
+
+    Raises
+    ------
+    ValueError
+        For a device of another name.
+    BackendUnavailableError
+        If CUDA was asked for and cannot be used.
+    """
+    named = re.fullmatch(r"cuda(?::([0-9]+))?", "cuda" if device == "auto" else device)
+    if named is None and device != "cpu":
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N; got {device!r}")
+    found = [
+        Subject(status.name)
+        for status in backends()
+        if device in ("auto", "cpu") and status.usable and get(status.name).device == "cpu"
+    ]
+    if named is None or (device == "auto" and get("cuda").unusable() is not None):
+        return found
+    resolve("cuda", None)
+    count = cuda_backend.driver().devices()
+    numbers = range(count) if named[1] is None else [number_of(named[1], "device")]
+    if numbers[-1] >= count:
+        raise BackendUnavailableError(
+            f"device: expected one of the {count} CUDA devices, cuda:0 and up; got {device}"
+        )
+    return [*found, *(Subject("cuda", number) for number in numbers)]
+
+
+def untested() -> tuple[str, ...]:
+    """The dtypes that cannot be tested here, for want of ml_dtypes."""
+    try:
+        import ml_dtypes  # noqa: F401
+    except ImportError:
+        return tuple(name for name in STORAGES if not hasattr(np, name))
+    return ()
+
+
+def run(subject: Subject) -> Iterator[Check]:
+    """Every golden case in every layout, of the dtypes that can be tested."""
+    left_out = untested()
+    for case in golden.cases():
+        if case.dtype in left_out:
+            continue
+        for layout in LAYOUTS:
+            yield Check(subject, case, layout, check(subject, case, layout))
+
+
+def check(subject: Subject, case: Case, layout: str) -> str | None:
+    """Draw one case and say what is wrong with it, or None."""
+    dtype = np.dtype(np.uint32) if case.dtype == "uint32" else dtype_of(case.dtype)
+    first, steps = LAYOUTS[layout](case.shape)
+    strides = tuple(step * dtype.itemsize for step in steps)
+    last = sum(max(0, step * (n - 1)) for step, n in zip(strides, case.shape, strict=True))
+    begin = GUARD + first * dtype.itemsize
+    memory = (_host if subject.number is None else _device)(
+        subject, case, dtype, begin, strides, begin + last + dtype.itemsize + GUARD
+    )
+    values = np.ndarray(case.shape, dtype, memory, begin, strides)
+    digest = hashlib.sha256(values.tobytes()).hexdigest()
+    values.view(f"u{dtype.itemsize}")[...] = int.from_bytes(bytes([POISON]) * dtype.itemsize, "little")
+    if (memory != POISON).any():
+        return "bytes beside the buffer were written"
+    if digest != golden.expected()[str(case)]:
+        return f"SHA-256 {digest[:16]}..., expected {golden.expected()[str(case)][:16]}..."
+    return None
+
+
+def _host(
+    subject: Subject, case: Case, dtype: np.dtype[Any], begin: int, strides: tuple[int, ...], size: int
+) -> NDArray[np.uint8]:
+    """Draw in host memory, and return all of that memory."""
+    # On a multiple of 64 bytes, as large arrays are: where the elements lie is then the layout's doing alone.
+    raw = np.full(size + 64, POISON, np.uint8)
+    memory = raw[-raw.ctypes.data % 64 :][:size]
+    buffer: NDArray[Any] = np.ndarray(case.shape, dtype, memory, begin, strides)
+    golden.draw(case, buffer, backend=subject.backend)
+    return memory
+
+
+def _device(
+    subject: Subject, case: Case, dtype: np.dtype[Any], begin: int, strides: tuple[int, ...], size: int
+) -> NDArray[np.uint8]:
+    """Draw in a device's memory, and return a copy of all of that memory."""
+    assert subject.number is not None
+    gpu = cuda_backend.driver()
+    with gpu.use(subject.number):
+        memory = gpu.allocate(size)
+        gpu.memset(memory.ptr, POISON, size, gpu.stream(subject.number))
+        golden.draw(
+            case, DeviceBuffer(memory.ptr + begin, case.shape, strides, dtype), backend=subject.backend
+        )
+        return np.frombuffer(gpu.read(memory.ptr, size), np.uint8).copy()
+
+
+def facts(subject: Subject) -> dict[str, Any]:
+    """What a subject runs on, as far as the machine's own name does not say it."""
+    return {} if subject.number is None else cuda_backend.driver().facts(subject.number)

@@ -1,0 +1,139 @@
+"""The golden fills: what is drawn, and where the SHA-256 of the bytes that every machine must draw is kept.
+
+Tests and `fanfill.selftest` share this list. ``tests/golden.py`` rewrites the hashes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any, NamedTuple
+
+import fanfill as ff
+from fanfill.distributions import DISTRIBUTIONS
+from fanfill.dtypes import STORAGES
+from fanfill.initializers import Initializer
+
+__all__ = ["INITIALIZERS", "PLACES", "WORDS", "Case", "Place", "Words", "cases", "draw", "expected"]
+
+SEED = 0xC0FFEE0123456789
+
+INITIALIZERS = {
+    "xavier_uniform": ff.xavier_uniform(),
+    "xavier_normal gain 5/3": ff.xavier_normal(gain=5 / 3),
+    "xavier_normal truncated": ff.xavier_normal(truncated=True),
+    "he_uniform fan_out": ff.he_uniform(mode="fan_out"),
+    "he_normal": ff.he_normal(),
+    "he_normal truncated": ff.he_normal(truncated=True),
+    "lecun_uniform": ff.lecun_uniform(),
+    "lecun_normal": ff.lecun_normal(),
+    "variance_scaling fan_geo_avg": ff.variance_scaling(1.5, "fan_geo_avg", "uniform"),
+    **{
+        case: Initializer(name, params)
+        for name, record in DISTRIBUTIONS.items()
+        for case, params in record.golden.items()
+    },
+}
+
+
+class Place(NamedTuple):
+    """Shape of the buffer, of the global tensor, and where the one lies in the other."""
+
+    shape: tuple[int, ...]
+    global_shape: tuple[int, ...] | None = None
+    offset: int | tuple[int, ...] | None = None
+
+
+# Whole, odd, and far beyond 2^32 elements. The last one passes block 2^32 of the generator.
+PLACES = {
+    "small": Place((7, 3)),
+    "large": Place((129, 257)),
+    "box": Place((5, 11), (9000, 70000), (8991, 69987)),
+    "far box": Place((4, 3, 5), (2**20, 2**20, 64), (2**20 - 4, 2**19 + 1, 33)),
+    "flat": Place((1001,), (70, 90), 1003),
+    "far flat": Place((77,), (2**20, 2**19), 2**34 - 39),
+}
+
+
+class Words(NamedTuple):
+    """Raw words: how many, from which on, of which seed and name."""
+
+    number: int
+    start: int
+    seed: int = SEED
+    name: str | int = "golden/words"
+
+
+# "published": the block of Random123's known answers that a fill of words can reach. The others begin within
+# a block, pass word 2^34 (block 2^32), and end with the last word that there is.
+WORDS = {
+    "published": Words(4, 0, 0, 0),
+    "odd": Words(1001, 3),
+    "carry": Words(259, 2**34 - 129),
+    "last": Words(77, 2**63 - 77),
+}
+
+
+class Case(NamedTuple):
+    """One golden fill; initializer "words" and dtype "uint32" for raw words."""
+
+    initializer: str
+    dtype: str
+    place: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the buffer."""
+        return (WORDS[self.place].number,) if self.initializer == "words" else PLACES[self.place].shape
+
+    def __str__(self) -> str:
+        return " / ".join(self)
+
+
+def cases() -> Iterator[Case]:
+    """Every golden fill."""
+    for place in WORDS:
+        yield Case("words", "uint32", place)
+    for law in INITIALIZERS:
+        for dtype in STORAGES:
+            for place in PLACES:
+                yield Case(law, dtype, place)
+
+
+def draw(case: Case, buffer: Any, **how: Any) -> None:
+    """Draw a case into a buffer of its shape and dtype; ``how``: what is passed on, backend say."""
+    if case.initializer == "words":
+        _, start, seed, name = WORDS[case.place]
+        ff.words(buffer, seed=seed, name=name, start=start, **how)
+        return
+    place = PLACES[case.place]
+    ff.fill(
+        buffer,
+        INITIALIZERS[case.initializer],
+        seed=SEED,
+        name=f"golden/{case.place}",
+        global_shape=place.global_shape,
+        offset=place.offset,
+        **how,
+    )
+
+
+@functools.cache
+def expected() -> dict[str, str]:
+    """The committed SHA-256 of each case's bytes in C order, little-endian, by its text.
+
+    Raises
+    ------
+    RuntimeError
+        If the hashes are of another version of the stream.
+    """
+    found = json.loads(resources.files(__package__).joinpath("golden.json").read_text())
+    if found["stream"] != ff.STREAM_VERSION:
+        raise RuntimeError(
+            f"expected golden hashes of stream version {ff.STREAM_VERSION}; got those of version "
+            f"{found['stream']}; the installation is broken, install fanfill again"
+        )
+    hashes: dict[str, str] = found["sha256"]
+    return hashes
