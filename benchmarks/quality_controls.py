@@ -15,7 +15,8 @@ from fanfill.distributions import recipe
 from fanfill_kernels import arithmetic, philox
 from fanfill_kernels.compile.cpu import kernels
 from fanfill_kernels.compile.rebinding import rebind
-from fanfill_kernels.formats import STORES, form_of
+from fanfill_kernels.forms import form_of
+from fanfill_kernels.narrow import store_of
 
 UNIFORM = Law("uniform", 1.0, "float32")
 NORMAL = Law("normal", 1.0, "float32")
@@ -64,7 +65,7 @@ def of_words(law: Law, change: Callable[[Array], object], values: Any = None) ->
     """fanfill's values of words that were changed, by the arithmetic in NumPy."""
     made = recipe(law.initializer, (1,), law.dtype)
     function = values or form_of(made.form, law.dtype).function
-    store = STORES[law.dtype]
+    store = store_of(law.dtype)
 
     def drawn(number: int, out: Array) -> None:
         words = np.empty(BLOCK, np.uint32)

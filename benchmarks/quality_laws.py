@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fanfill import initializers as init
-from fanfill.dtypes import STORAGES, Storage, round_down
+from fanfill.dtypes import STORAGES, round_down
+from fanfill_kernels.formats import Format
 
 Array = NDArray[Any]
 
@@ -99,7 +100,7 @@ class Law:
         return FLOAT64 if self.dtype == "float64" else FLOAT32
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> Format:
         return STORAGES[self.dtype]
 
     @property

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from fanfill.recipes import Recipe
-from fanfill_kernels.formats import form_of
+from fanfill_kernels.forms import form_of
 
 Array = np.ndarray[Any, Any]
 DIGITS = 50

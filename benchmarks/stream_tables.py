@@ -36,7 +36,7 @@ def kernel_table(module: ModuleType) -> str:
     """Every constant of a kernel module, as in the source: polynomials by power, other tuples by place."""
     rows = []
     for name, value in vars(module).items():
-        if not name.isupper():
+        if not name.isupper() or isinstance(value, dict):
             continue
         if not isinstance(value, tuple):
             rows.append((name, "", value))
@@ -51,11 +51,14 @@ def kernel_table(module: ModuleType) -> str:
 def storage_table() -> str:
     """The storage types."""
     lines = [
-        f"| {s.name} | {s.compute.__name__} | {s.precision} | {text(s.largest)} | {text(2.0**s.least)} |"
+        f"| {s.name} | {s.compute.__name__} | {s.precision} | {text(s.largest)} | {text(2.0**s.least)} "
+        f"| {'yes' if s.signed_zero else 'no'} |"
         for s in STORAGES.values()
     ]
-    head = "| dtype | compute type | bits of significand | largest value | least positive value |"
-    return "\n".join([head, "|---|---|---|---|---|", *lines])
+    head = (
+        "| dtype | compute type | bits of significand | largest value | least positive value | signed zero |"
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
 
 
 def limit_table() -> str:

@@ -14,7 +14,7 @@ from fanfill.dtypes import STORAGES
 from fanfill.recipes import Recipe
 from fanfill_kernels.blocks import replay as blocks
 from fanfill_kernels.compile import cpu
-from fanfill_kernels.formats import forms_of
+from fanfill_kernels.forms import forms_of
 
 # "changed" records its program anew at each call, and so sees a constant that a test has changed.
 KERNELS = {"numba": cpu.kernels, "numpy": functools.cache(blocks.kernels), "changed": blocks.kernels}

@@ -15,7 +15,8 @@ import numpy as np
 import fanfill as ff
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill_kernels.formats import STORES, form_of
+from fanfill_kernels.forms import form_of
+from fanfill_kernels.narrow import store_of
 
 WORD = 2**32 - 1
 
@@ -65,7 +66,7 @@ def value(law: ff.Initializer, shape: tuple[int, ...], dtype: str, seed: int, su
             found = form.function(taken(even), taken(even + 1), made.params)[element % 2]
         else:
             found = form.function(taken(element), made.params)
-        return STORES[dtype](found).astype(store)[0]
+        return store_of(dtype)(found).astype(store)[0]
 
 
 def tensor(

@@ -11,7 +11,7 @@ from fanfill import initializers as init
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
 from fanfill_kernels.compile import boxes, cpu
-from fanfill_kernels.formats import forms_of
+from fanfill_kernels.forms import forms_of
 
 KEY = (1, 2, 3, 2**32 - 1)
 GUARD = 32

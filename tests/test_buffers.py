@@ -37,7 +37,9 @@ def test_arrays_of_every_rank_are_viewed_as_lanes(dtype, shape):
     assert not lanes.is_torch
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize(
+    "name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+)
 def test_types_of_ml_dtypes_are_viewed_as_unsigned_integers(name):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     lanes = assert_views(np.ones((4, 6), getattr(ml_dtypes, name)).T)
@@ -254,7 +256,9 @@ def test_the_cuda_array_interface_is_read_as_it_is():
     assert device_buffers.as_target(Interfaced(shape=(0, 4), data=(None, False))).pointer == 0
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize(
+    "name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+)
 def test_a_typestr_without_a_name_leaves_it_to_the_object_s_dtype(name):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     dtype = np.dtype(getattr(ml_dtypes, name))

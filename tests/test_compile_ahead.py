@@ -23,7 +23,7 @@ import fanfill as ff
 from fanfill import ahead
 from fanfill.cli import main
 from fanfill.dtypes import STORAGES
-from fanfill_kernels.formats import forms_of
+from fanfill_kernels.forms import forms_of
 from fanfill_kernels.store import cache
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="users and modes as Linux has them")

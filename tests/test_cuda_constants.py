@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fanfill_kernels import arithmetic, arithmetic64, cuda, narrow, philox
+from fanfill_kernels.formats import FORMATS
 
 
 def cuda_constants(name: str) -> dict[str, list[float]]:
@@ -51,11 +52,13 @@ def test_constants_are_those_of_python(module: Any) -> None:
 
 def test_narrow_constants_are_those_of_python() -> None:
     text = cuda.text("narrow.cuh")
-    for name in ("F16", "E4M3", "E5M2"):
-        body = re.search(rf"constexpr Type {name} = {{(.*)}};", text)
-        assert body is not None
-        found = [number(part.strip()) for part in body[1].split(",")]
-        assert found == [v.item() for v in getattr(narrow, name)]
+    stated = dict(re.findall(r"constexpr Rounding (\w+) = {(.*)};", text))
+    rounded = {f.name.upper(): f for f in FORMATS.values() if f.itemsize < 4 and f.name != "bfloat16"}
+    assert stated.keys() == rounded.keys()
+    for name, f in rounded.items():
+        *numbers, signed_zero = [part.strip() for part in stated[name].split(",")]
+        assert [number(part) for part in numbers] == [v.item() for v in narrow.rounding_of(f)[:5]]
+        assert signed_zero == str(f.signed_zero).lower()
     found = cuda_constants("narrow.cuh")
     assert {key: found[key] for key in ("TO_16", "TO_8", "HALF_BF16", "MAGNITUDE", "ONE")} == {
         "TO_16": [16], "TO_8": [24], "HALF_BF16": [0x7FFF], "MAGNITUDE": [2**31 - 1], "ONE": [1],

@@ -14,6 +14,7 @@ import pytest
 import fanfill as ff
 from fanfill import selftest
 from fanfill.backends import get
+from fanfill.dtypes import STORAGES
 
 pytestmark = [
     pytest.mark.cuda,
@@ -108,9 +109,7 @@ def test_every_device(cupy):
         assert drawn[1::2].get().tobytes() == on_host()[1::2].tobytes()
 
 
-@pytest.mark.parametrize(
-    "name", ["float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
-)
+@pytest.mark.parametrize("name", STORAGES)
 def test_torch_tensors(name):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -12,8 +12,10 @@ import fanfill as ff
 from fanfill.distributions import recipe
 from fanfill_kernels import cuda
 from fanfill_kernels.blocks import replay as blocks
-from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, SIZES, THREADS, launches
-from fanfill_kernels.formats import STORES, form_of
+from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, THREADS, launches
+from fanfill_kernels.formats import FORMATS
+from fanfill_kernels.forms import form_of
+from fanfill_kernels.narrow import store_of
 
 INF = math.inf
 LAWS = {
@@ -56,16 +58,16 @@ def numpy_values(form: str, dtype: str, words: Any, params: Any) -> Any:
         made = (
             how.function(lanes[0::2], lanes[1::2], params) if how.paired else (how.function(lanes, params),)
         )
-        stored = [np.ascontiguousarray(STORES[dtype](value)) for value in made]
+        stored = [np.ascontiguousarray(store_of(dtype)(value)) for value in made]
     whole = np.stack(stored, axis=1).ravel()
-    if whole.dtype.itemsize != SIZES[dtype]:
-        return whole.astype(f"<u{SIZES[dtype]}")
-    return whole.view(f"<u{SIZES[dtype]}")
+    if whole.dtype.itemsize != FORMATS[dtype].itemsize:
+        return whole.astype(f"<u{FORMATS[dtype].itemsize}")
+    return whole.view(f"<u{FORMATS[dtype].itemsize}")
 
 
 def numpy_elements(form: str, dtype: str, start: int, shape: Any, pitches: Any, params: Any) -> Any:
     """The bits of the NumPy backend's box."""
-    out = np.empty(math.prod(shape), f"<u{SIZES[dtype]}")
+    out = np.empty(math.prod(shape), f"<u{FORMATS[dtype].itemsize}")
     lanes = {"float32": np.float32, "float64": np.float64}.get(dtype, out.dtype)
     kernels = blocks.kernels(form, dtype)
     if tuple(pitches) == (1,):
@@ -97,7 +99,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
 
 def aligned(size: int, dtype: str, at: int = 0) -> tuple[Any, Any]:
     """Memory with a border, and a flat array of `size` lanes in it that lies `at` lanes behind 16 bytes."""
-    lane = np.dtype(f"<u{SIZES[dtype]}")
+    lane = np.dtype(f"<u{FORMATS[dtype].itemsize}")
     memory = np.empty(size * lane.itemsize + 512, np.uint8)
     first = -memory.ctypes.data % 16 + 64 + at * lane.itemsize
     return memory, memory[first : first + size * lane.itemsize].view(lane)
@@ -168,7 +170,7 @@ BOXES = {
 
 def boxed(dtype: str, shape: Any, order: Any, apart: Any, backwards: Any) -> tuple[Any, Any]:
     """Memory, and a view of it with axes in this order, outermost first, places apart, some backwards."""
-    lane = np.dtype(f"<u{SIZES[dtype]}")
+    lane = np.dtype(f"<u{FORMATS[dtype].itemsize}")
     strides = [0] * len(shape)
     extent = 1
     for axis in reversed(order):
@@ -197,12 +199,12 @@ def test_more_axes_than_a_launch_takes(shim: Shim) -> None:
     assert len(made) == 4
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float8_e5m2", "float8_e4m3fnuz"])
 @pytest.mark.parametrize("shape", [(1,), (5,), (4099,), (3, 0), (7, 33), (64, 16)])
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_constants(shim: Shim, dtype: str, shape: tuple[int, ...], at: int) -> None:
     """Runs and boxes of a constant; the indices do not matter, not even negative steps of them."""
-    bits = 0x0123456789ABCDEF >> 64 - 8 * SIZES[dtype]
+    bits = 0x0123456789ABCDEF >> 64 - 8 * FORMATS[dtype].itemsize
     for apart in (0, 3):
         memory, flat = aligned(math.prod(shape[:-1]) * (shape[-1] + apart) + 1, dtype, at)
         row = flat[: math.prod(shape[:-1]) * (shape[-1] + apart)].reshape(*shape[:-1], shape[-1] + apart)

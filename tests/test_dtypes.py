@@ -7,17 +7,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fanfill.dtypes import STORAGES, Storage, bits, round_down, round_nearest, round_up, storage_of
+from fanfill.dtypes import STORAGES, bits, round_down, round_nearest, round_up, storage_of
+from fanfill_kernels.formats import Format
 
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-}
-NARROW = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+DTYPES = {name: np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)) for name in STORAGES}
+NARROW = [name for name, s in STORAGES.items() if s.itemsize < 4]
 
 
 def finite_values(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +116,7 @@ def test_wide_types_round_as_numpy_does(name: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("s", STORAGES.values(), ids=STORAGES)
-def test_beyond_the_largest_value_the_inner_neighbour_is_the_largest(s: Storage) -> None:
+def test_beyond_the_largest_value_the_inner_neighbour_is_the_largest(s: Format) -> None:
     beyond = Fraction(s.largest) * 2
     assert (round_down(beyond, s), round_up(beyond, s)) == (s.largest, math.inf)
     assert (round_down(-beyond, s), round_up(-beyond, s)) == (-math.inf, -s.largest)

@@ -82,7 +82,9 @@ def test_any_flat_range_holds_the_same_bits_as_the_whole(start, n):
     assert_same_bits(part, reference().reshape(-1)[start : start + n])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+)
 def test_types_of_ml_dtypes_are_filled_and_drawn(dtype):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     drawn = ff.draw(SHAPE, "he_normal", seed=3, name="w", dtype=dtype)

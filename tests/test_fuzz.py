@@ -24,7 +24,7 @@ from fanfill.dtypes import STORAGES
 
 POISON = 0xA5
 GUARD = 96  # bytes, before and behind
-DTYPES = ("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+DTYPES = tuple(STORAGES)
 LAWS = (
     ff.he_normal(),
     ff.xavier_uniform(),

@@ -14,7 +14,8 @@ from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.recipes import ends
 from fanfill_kernels import arithmetic
-from fanfill_kernels.formats import STORES, form_of
+from fanfill_kernels.forms import form_of
+from fanfill_kernels.narrow import store_of
 
 EXTREME = [0, 1, 2, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1]
 INTERVALS = [(-1.0, 1.0), (-0.1, 0.1), (-1 / 3, 1 / 3), (-math.sqrt(0.003), math.sqrt(0.003))]
@@ -35,7 +36,7 @@ def values_at(words: np.ndarray, law: init.Initializer, dtype: str) -> np.ndarra
     with np.errstate(all="ignore"):
         if parts.arguments is not None:
             words = parts.arguments(words.view(np.uint64), made.params).view(np.uint32)
-        stored = STORES[dtype](parts.function(words, made.params)).astype(STORAGES[dtype].lanes)
+        stored = store_of(dtype)(parts.function(words, made.params)).astype(STORAGES[dtype].lanes)
     return np.asarray(stored.view(dtype_of(dtype)).astype(np.float64))
 
 
@@ -102,7 +103,7 @@ def test_the_interval_checks_can_fail() -> None:
     assert float(np.float32(high)) > high
     with pytest.raises(AssertionError):
         assert_inside(unclamped.astype(np.float64), -high, high)
-    narrow = STORES["bfloat16"](
+    narrow = store_of("bfloat16")(
         arithmetic.uniform(extreme_words("float32"), (np.nextafter(np.float32(high), np.float32(0)),))
     )
     with pytest.raises(AssertionError):

@@ -23,7 +23,7 @@ from fanfill_kernels.blocks.tape import ALIGNED
 from fanfill_kernels.compile import boxes
 from fanfill_kernels.compile.compiler import operation, registers
 from fanfill_kernels.compile.rebinding import rebind
-from fanfill_kernels.formats import form_of, forms_of
+from fanfill_kernels.forms import form_of, forms_of
 
 BACKENDS = ("numba", "numpy")
 OTHER_CUTS = {

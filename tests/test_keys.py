@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanfill_kernels import arithmetic, formats
+from fanfill_kernels import arithmetic, formats, forms
 from fanfill_kernels.compile import cpu, loops
 from fanfill_kernels.compile import scatter as scattering
 from fanfill_kernels.store import keys
@@ -148,9 +148,8 @@ def every_kernel() -> list[cpu.Compiled]:
     """The kernels of all forms, dtypes and sizes of items."""
     found = [
         kernel
-        for dtype in formats.STORES
-        for form in formats.forms_of(dtype)
-        if (form == "words") == (dtype == "uint32")
+        for dtype in formats.FORMATS
+        for form in forms.forms_of(dtype)
         for kernel in cpu.loops_of(form, dtype)
     ]
     moves = (scattering.reverse, scattering.turn, scattering.weave)

@@ -14,7 +14,8 @@ import fanfill as ff
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, dtype_of, round_nearest
 from fanfill.recipes import Lattice, lattice
-from fanfill_kernels.formats import STORES, form_of
+from fanfill_kernels.forms import form_of
+from fanfill_kernels.narrow import store_of
 
 INTERVALS = [(0, 1), (0, 2), (1, 2), (1, 3), (-1, 3), (0, 0.1), (5, 6.5), (-0.25, 0.75), (-7, 0), (0.1, 0.3)]
 INTERVALS += [(100, 101), (0, 1e-6), (-3e5, 1e6), (1e-3, 1e3), (-1e-20, 3e-20), (1000, 1000.001)]
@@ -55,7 +56,7 @@ def accepted(low: float, high: float, dtype: str, endpoint: bool = True) -> Any:
 def values(dtype: str, made: Any, words: np.ndarray) -> list[float]:
     parts = form_of(made.form, dtype)
     with np.errstate(all="ignore"):
-        stored = np.asarray(STORES[dtype](parts.function(words, made.params))).astype(STORAGES[dtype].lanes)
+        stored = np.asarray(store_of(dtype)(parts.function(words, made.params))).astype(STORAGES[dtype].lanes)
     return [float(x) for x in stored.view(dtype_of(dtype))]
 
 
@@ -88,7 +89,7 @@ def test_a_value_that_is_rounded_twice_is_noticed() -> None:
     made = recipe(ff.uniform(0, 1), (1,), "bfloat16")
     twice = form_of("uniform_range", "float32").function(words, made.params)
     once = form_of("uniform_range", "bfloat16").function(words, made.params)
-    ties = STORES["bfloat16"](twice) != STORES["bfloat16"](once)
+    ties = store_of("bfloat16")(twice) != store_of("bfloat16")(once)
     assert 0 < ties.sum() <= 2**8
 
 

@@ -8,7 +8,7 @@ import pytest
 from bare_recipes import DTYPES, INF, bare
 
 from fanfill.distributions import recipe
-from fanfill.dtypes import STORAGES, Storage, round_down, round_nearest
+from fanfill.dtypes import STORAGES, round_down, round_nearest
 from fanfill.initializers import (
     Initializer,
     constant,
@@ -21,6 +21,7 @@ from fanfill.initializers import (
     variance_scaling,
 )
 from fanfill.recipes import Recipe
+from fanfill_kernels.formats import Format
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -115,7 +116,7 @@ def test_a_range_is_clamped_inward() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_ends_of_a_truncated_normal_are_storage_values_inside_the_exact_interval(dtype: str) -> None:
-    s: Storage = STORAGES[dtype]
+    s: Format = STORAGES[dtype]
     rng = np.random.default_rng(4)
     for mean, std, a in rng.uniform(-2, 2, size=(50, 3)).tolist():
         std, b = abs(std) + 0.5, a + 1.5

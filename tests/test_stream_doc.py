@@ -68,7 +68,7 @@ def assert_same_constants(stated: Constants, found: Constants) -> None:
 # --- the tables
 @pytest.mark.parametrize("name", MODULES)
 def test_every_constant_of_the_kernels_stands_in_the_page_and_no_other(name: str) -> None:
-    assert len(TABLES[name]) == len(STATED[name]) > 5
+    assert len(TABLES[name]) == len(STATED[name]) > 4
     assert_same_constants(STATED[name], constants_of(MODULES[name]))
 
 
@@ -104,8 +104,14 @@ def test_no_kernel_module_with_constants_is_left_out() -> None:
 
 
 def test_the_storage_types_are_as_stated() -> None:
-    stated = {row[0]: (row[1], int(row[2]), number(row[3]), number(row[4])) for row in TABLES["storages"]}
-    found = {s.name: (s.compute.__name__, s.precision, s.largest, 2.0**s.least) for s in STORAGES.values()}
+    stated = {
+        row[0]: (row[1], int(row[2]), number(row[3]), number(row[4]), row[5] == "yes")
+        for row in TABLES["storages"]
+    }
+    found = {
+        s.name: (s.compute.__name__, s.precision, s.largest, 2.0**s.least, s.signed_zero)
+        for s in STORAGES.values()
+    }
     assert stated == found
 
 

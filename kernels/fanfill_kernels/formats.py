@@ -1,97 +1,64 @@
-"""Which function makes the values of a form, and which stores a dtype: the table that every backend reads."""
+"""The table of formats: what a buffer may hold, and how its values are stored.
 
-from collections.abc import Callable
+Everything that depends on a dtype derives from its entry here: exact rounding on the host, the kernels'
+rounding, the sizes and types of CUDA kernels, the golden hashes. A new floating-point format of 8 or 16 bits
+with IEEE 754's layout (sign, biased exponent, fraction, subnormals) needs an entry here, and a line in
+``cuda/narrow.cuh`` and ``cuda/fill.cu``. This module imports NumPy alone: ``import fanfill`` reads it.
+"""
+
 from typing import Any, NamedTuple
 
-from fanfill_kernels import arithmetic, arithmetic64, narrow
+import numpy as np
 
 
-class Form(NamedTuple):
-    """One way from words to values.
+class Format(NamedTuple):
+    """How a dtype stores a value.
 
-    ``function(word, params)`` gives one value; where ``paired``, ``function(word0, word1, params)`` gives
-    two. ``arguments``, where there is one, replaces each 64-bit pair of words beforehand. The parameters are
-    so many uint64, then so many numbers of the compute type. Compiled loops make a group's values in so many
-    ``turns``: more than one where the arithmetic of a whole group would fill the registers several times.
+    Attributes
+    ----------
+    name : str
+        NumPy's name of the dtype, or ml_dtypes'.
+    itemsize : int
+        Bytes per value.
+    compute : type
+        Where the arithmetic takes place: float32 or float64. The 16- and 8-bit formats are float32 values,
+        rounded once more. Raw words are uint32.
+    lanes : np.dtype
+        What kernels write: the dtype itself if NumPy computes with it, else the unsigned integer of its size.
+    largest : float
+        The largest finite value.
+    precision : int
+        Bits of the significand, the hidden one included.
+    least : int
+        The smallest positive value is ``2.0 ** least`` (a subnormal one).
+    signed_zero : bool
+        Whether a zero has a sign. If not, the sign bit alone is the format's NaN, and whatever rounds to zero
+        is stored without its sign.
     """
 
-    function: Callable[..., Any]
-    paired: bool = False
-    arguments: Callable[..., Any] | None = None
-    turns: int = 1
-    integers: int = 0
-    floats: int = 0
+    name: str
+    itemsize: int
+    compute: type[Any]
+    lanes: np.dtype[Any]
+    largest: float
+    precision: int
+    least: int
+    signed_zero: bool = True
 
 
-class Kernels(NamedTuple):
-    """What a backend offers for one form and dtype.
-
-    ``run(out, start, key, params)`` fills contiguous ``out`` with elements ``start``, ``start + 1``, ...;
-    ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C
-    order over ``shape``. ``stream`` is ``run`` for a buffer so large that its values are better written past
-    the caches.
-    """
-
-    run: Callable[..., None]
-    box: Callable[..., None]
-    stream: Callable[..., None]
-
-
-SINGLE = {
-    "words": Form(arithmetic.word),
-    "uniform": Form(arithmetic.uniform, floats=1),
-    "uniform_clamped": Form(arithmetic.uniform_clamped, floats=3),
-    "uniform_range": Form(arithmetic.uniform_range, integers=3, floats=3),
-    "normal": Form(arithmetic.box_muller, paired=True, floats=2),
-    "truncated_central": Form(
-        arithmetic.truncated_central, arguments=arithmetic.central_arguments, integers=2, floats=6
-    ),
-    "truncated": Form(arithmetic.truncated, turns=2, integers=3, floats=7),
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        Format("float32", 4, np.float32, np.dtype(np.float32), (2 - 2.0**-23) * 2.0**127, 24, -149),
+        Format("float64", 8, np.float64, np.dtype(np.float64), (2 - 2.0**-52) * 2.0**1023, 53, -1074),
+        Format("float16", 2, np.float32, np.dtype(np.uint16), 65504.0, 11, -24),
+        Format("bfloat16", 2, np.float32, np.dtype(np.uint16), (2 - 2.0**-7) * 2.0**127, 8, -133),
+        # No infinity: the top exponent holds values up to 448, and one NaN.
+        Format("float8_e4m3fn", 1, np.float32, np.dtype(np.uint8), 448.0, 4, -9),
+        Format("float8_e5m2", 1, np.float32, np.dtype(np.uint8), 57344.0, 3, -16),
+        # No infinity, and one NaN in place of the negative zero: the formats of AMD's MI300 and Graphcore.
+        Format("float8_e4m3fnuz", 1, np.float32, np.dtype(np.uint8), 240.0, 4, -10, signed_zero=False),
+        Format("float8_e5m2fnuz", 1, np.float32, np.dtype(np.uint8), 57344.0, 3, -17, signed_zero=False),
+        Format("uint32", 4, np.uint32, np.dtype(np.uint32), 2.0**32 - 1, 32, 0, signed_zero=False),
+    )
 }
-# The 16- and 8-bit types round once more: a uniform without a clamp could step over its bound.
-NARROW = {
-    "uniform_clamped": SINGLE["uniform_clamped"],
-    "uniform_range": SINGLE["uniform_range"]._replace(function=arithmetic.uniform_range_to_odd),
-    "normal": SINGLE["normal"],
-    "truncated_central": SINGLE["truncated_central"],
-    "truncated": SINGLE["truncated"],
-}
-DOUBLE = {
-    "uniform": Form(arithmetic64.uniform, floats=1),
-    "uniform_clamped": Form(arithmetic64.uniform_clamped, floats=3),
-    "uniform_range": Form(arithmetic64.uniform_range, integers=4, floats=3),
-    "normal": Form(arithmetic64.box_muller, turns=2, paired=True, floats=2),
-    "truncated_central": Form(arithmetic64.truncated_central, turns=2, integers=2, floats=6),
-    "truncated": Form(arithmetic64.truncated, turns=2, integers=5, floats=7),
-}
-STORES = {
-    "uint32": narrow.keep,
-    "float32": narrow.keep,
-    "float64": narrow.keep,
-    "float16": narrow.to_float16,
-    "bfloat16": narrow.to_bfloat16,
-    "float8_e4m3fn": narrow.to_float8_e4m3fn,
-    "float8_e5m2": narrow.to_float8_e5m2,
-}
-# The machine words in which each dtype is stored.
-LANES = {
-    "uint32": "u4",
-    "float32": "f4",
-    "float64": "f8",
-    "float16": "u2",
-    "bfloat16": "u2",
-    "float8_e4m3fn": "u1",
-    "float8_e5m2": "u1",
-}
-
-
-def forms_of(dtype: str) -> dict[str, Form]:
-    """The forms of a dtype, by name, in its compute type."""
-    if dtype == "float64":
-        return DOUBLE
-    return SINGLE if LANES[dtype] in ("f4", "u4") else NARROW
-
-
-def form_of(form: str, dtype: str) -> Form:
-    """A form of a dtype."""
-    return forms_of(dtype)[form]

@@ -6,14 +6,45 @@ least normal value the sum ``|x| + 2^23 u`` is rounded by the adder at multiples
 mantissa bits are rounded away.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fanfill_kernels.formats import FORMATS, Format
 from fanfill_kernels.lanes import bits32, float_of_bits32, i32, select
 
 ONE = np.int32(1)
 MAGNITUDE = np.int32(2**31 - 1)
+TO_16 = np.int32(16)
+TO_8 = np.int32(24)
+HALF_BF16 = np.int32(2**15 - 1)
+
+
+class Rounding(NamedTuple):
+    """What `rounded` needs to know of a format.
+
+    Attributes
+    ----------
+    surplus
+        How many mantissa bits fewer than float32's it has.
+    rebias
+        By how much its exponent's bias is less, in units of the last exponent bit.
+    least_normal
+        float32's bits of its least normal value.
+    magic, magic_bits
+        2^23 times its least positive value, and float32's bits of that.
+    sign_shift
+        How far its sign bit is below float32's.
+    """
+
+    surplus: np.int32
+    rebias: np.int32
+    least_normal: np.int32
+    magic: np.float32
+    magic_bits: np.int32
+    sign_shift: np.int32
 
 
 def keep(x: Any) -> Any:
@@ -21,33 +52,31 @@ def keep(x: Any) -> Any:
     return x
 
 
-def rounded(
-    x: Any, surplus: Any, rebias: Any, least_normal: Any, magic: Any, magic_bits: Any, sign_shift: Any
-) -> Any:
-    """Bits of ``x`` in a type with ``surplus`` fewer mantissa bits and the exponent bias less by
-    ``rebias``.
+def rounding_of(f: Format) -> Rounding:
+    """The numbers of a format, from its table entry."""
+    exponent = f.least + f.precision - 1 + 127  # float32's biased exponent of the least normal value
+    return Rounding(
+        np.int32(24 - f.precision),
+        np.int32((exponent - 1) << (f.precision - 1)),
+        np.int32(exponent << 23),
+        np.float32(2.0 ** (f.least + 23)),
+        np.int32((f.least + 23 + 127) << 23),
+        {2: TO_16, 1: TO_8}[f.itemsize],
+    )
+
+
+def rounded(x: Any, to: Rounding) -> tuple[Any, Any]:
+    """Bits of ``|x|`` in a format, and the sign in its place; it fills the bits above, too, which the store
+    drops.
     """
     b = bits32(x)
     magnitude = i32(b & MAGNITUDE)
-    half = i32(i32(ONE << i32(surplus - ONE)) - ONE)
-    even = i32(i32(magnitude >> surplus) & ONE)
-    normal = i32(i32(i32(i32(magnitude + half) + even) >> surplus) - rebias)
-    subnormal = i32(bits32(float_of_bits32(magnitude) + magic) - magic_bits)
-    sign = i32(i32(b ^ magnitude) >> sign_shift)
-    return i32(select(magnitude < least_normal, subnormal, normal) | sign)
-
-
-F16 = (np.int32(13), np.int32(112 << 10), np.int32(113 << 23), np.float32(0.5), np.int32(126 << 23))
-E4M3 = (np.int32(20), np.int32(120 << 3), np.int32(121 << 23), np.float32(2.0**14), np.int32(141 << 23))
-E5M2 = (np.int32(21), np.int32(112 << 2), np.int32(113 << 23), np.float32(2.0**7), np.int32(134 << 23))
-TO_16 = np.int32(16)
-TO_8 = np.int32(24)
-HALF_BF16 = np.int32(2**15 - 1)
-
-
-def to_float16(x: Any) -> Any:
-    """float16 bits of ``x``; the sign fills the bits above bit 15, which the 16-bit store drops."""
-    return rounded(x, F16[0], F16[1], F16[2], F16[3], F16[4], TO_16)
+    half = i32(i32(ONE << i32(to.surplus - ONE)) - ONE)
+    even = i32(i32(magnitude >> to.surplus) & ONE)
+    normal = i32(i32(i32(i32(magnitude + half) + even) >> to.surplus) - to.rebias)
+    subnormal = i32(bits32(float_of_bits32(magnitude) + to.magic) - to.magic_bits)
+    sign = i32(i32(b ^ magnitude) >> to.sign_shift)
+    return select(magnitude < to.least_normal, subnormal, normal), sign
 
 
 def to_bfloat16(x: Any) -> Any:
@@ -56,11 +85,24 @@ def to_bfloat16(x: Any) -> Any:
     return i32(i32(i32(b + HALF_BF16) + i32(i32(b >> TO_16) & ONE)) >> TO_16)
 
 
-def to_float8_e4m3fn(x: Any) -> Any:
-    """float8_e4m3fn bits of ``x``."""
-    return rounded(x, E4M3[0], E4M3[1], E4M3[2], E4M3[3], E4M3[4], TO_8)
+@cache
+def store_of(dtype: str) -> Callable[[Any], Any]:
+    """What turns a value into what is stored of it: a function on lanes."""
+    f = FORMATS[dtype]
+    if f.itemsize == np.dtype(f.compute).itemsize:
+        return keep
+    to = rounding_of(f)
+    if to.rebias == 0:
+        return to_bfloat16
 
+    def signed(x: Any) -> Any:
+        """Bits of ``x``."""
+        bits, sign = rounded(x, to)
+        return i32(bits | sign)
 
-def to_float8_e5m2(x: Any) -> Any:
-    """float8_e5m2 bits of ``x``."""
-    return rounded(x, E5M2[0], E5M2[1], E5M2[2], E5M2[3], E5M2[4], TO_8)
+    def unsigned_zero(x: Any) -> Any:
+        """Bits of ``x``, of a zero without its sign."""
+        bits, sign = rounded(x, to)
+        return select(bits < ONE, bits, i32(bits | sign))
+
+    return signed if f.signed_zero else unsigned_zero

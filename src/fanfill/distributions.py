@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fanfill import recipes
 from fanfill.cdf import moments
-from fanfill.dtypes import STORAGES, Storage, round_down, round_nearest, round_up
+from fanfill.dtypes import STORAGES, round_down, round_nearest, round_up
 from fanfill.messages import shown
 from fanfill.recipes import Recipe
+from fanfill_kernels.formats import Format
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
@@ -71,12 +72,12 @@ def _symmetric(variance: Callable[[int], float]) -> tuple[float, ...]:
     return 0.0 - bound, bound
 
 
-def _point(storage: Storage, value: float) -> tuple[float, float]:
+def _point(storage: Format, value: float) -> tuple[float, float]:
     rounded = round_nearest(value, storage)
     return rounded, rounded
 
 
-def _normal_bounds(storage: Storage, mean: float, std: float) -> tuple[float, float]:
+def _normal_bounds(storage: Format, mean: float, std: float) -> tuple[float, float]:
     return (-math.inf, math.inf) if std else _point(storage, mean)
 
 
@@ -90,7 +91,7 @@ def _truncated_std(mean: float, std: float, lower: float, upper: float) -> float
 
 
 def _truncated_bounds(
-    storage: Storage, mean: float, std: float, lower: float, upper: float
+    storage: Format, mean: float, std: float, lower: float, upper: float
 ) -> tuple[float, float]:
     if std == 0.0:
         return _point(storage, mean)

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fanfill.messages import shown
+from fanfill_kernels.formats import FORMATS, Format
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
 __all__ = [
     "STORAGES",
-    "Storage",
     "bits",
     "numpy_dtype",
     "round_down",
@@ -32,63 +32,18 @@ __all__ = [
     "storage_of",
 ]
 
-Compute = type[np.float32] | type[np.float64]
-
-
-class Storage(NamedTuple):
-    """One storage type.
-
-    Attributes
-    ----------
-    name : str
-        NumPy's (or ml_dtypes') name of it.
-    itemsize : int
-        Bytes per value.
-    compute : type
-        ``np.float32`` or ``np.float64``: where the arithmetic takes place. The 16- and 8-bit types are
-        float32 values rounded once.
-    lanes : np.dtype
-        What the kernels write: the type itself for float32 and float64, else the unsigned integer of its
-        size.
-    largest : float
-        The largest finite value.
-    precision : int
-        Bits of the significand, the hidden one included.
-    least : int
-        The smallest positive value is ``2.0 ** least`` (a subnormal one).
-    """
-
-    name: str
-    itemsize: int
-    compute: Compute
-    lanes: np.dtype[Any]
-    largest: float
-    precision: int
-    least: int
-
-
-STORAGES: dict[str, Storage] = {
-    s.name: s
-    for s in (
-        Storage("float32", 4, np.float32, np.dtype(np.float32), (2 - 2.0**-23) * 2.0**127, 24, -149),
-        Storage("float64", 8, np.float64, np.dtype(np.float64), (2 - 2.0**-52) * 2.0**1023, 53, -1074),
-        Storage("float16", 2, np.float32, np.dtype(np.uint16), 65504.0, 11, -24),
-        Storage("bfloat16", 2, np.float32, np.dtype(np.uint16), (2 - 2.0**-7) * 2.0**127, 8, -133),
-        # No infinity: the top exponent holds values up to 448, and one NaN.
-        Storage("float8_e4m3fn", 1, np.float32, np.dtype(np.uint8), 448.0, 4, -9),
-        Storage("float8_e5m2", 1, np.float32, np.dtype(np.uint8), 57344.0, 3, -16),
-    )
-}
+# What can be filled: all formats but that of raw words.
+STORAGES: dict[str, Format] = {name: f for name, f in FORMATS.items() if name != "uint32"}
 
 
 @lru_cache(maxsize=64)
-def storage_of(dtype: np.dtype[Any]) -> Storage:
+def storage_of(dtype: np.dtype[Any]) -> Format:
     """The storage type of a dtype.
 
     Parameters
     ----------
     dtype : np.dtype
-        float32, float64, float16, or ml_dtypes' bfloat16, float8_e4m3fn, float8_e5m2.
+        One of NumPy's or ml_dtypes', by a name of `STORAGES`.
 
     Raises
     ------
@@ -112,7 +67,7 @@ def storage_of(dtype: np.dtype[Any]) -> Storage:
     return storage
 
 
-def storage_named(dtype: str | type | np.dtype[Any]) -> Storage:
+def storage_named(dtype: str | type | np.dtype[Any]) -> Format:
     """The storage type of a dtype or of the name of one, ml_dtypes being there or not.
 
     Raises
@@ -132,7 +87,7 @@ def numpy_dtype(dtype: str | type | np.dtype[Any]) -> np.dtype[Any]:
         raise TypeError(f"dtype: expected one of {', '.join(STORAGES)}; got {shown(dtype)}") from error
 
 
-def round_down(x: float | Fraction, s: Storage) -> float:
+def round_down(x: float | Fraction, s: Format) -> float:
     """The largest value of the storage type that is <= `x`; ``-inf`` where there is none."""
     if x > s.largest:
         return s.largest
@@ -142,13 +97,14 @@ def round_down(x: float | Fraction, s: Storage) -> float:
     return math.ldexp(n // d, q)
 
 
-def round_up(x: float | Fraction, s: Storage) -> float:
+def round_up(x: float | Fraction, s: Format) -> float:
     """The smallest value of the storage type that is >= `x`; ``inf`` where there is none."""
     return 0.0 - round_down(-x, s)
 
 
-def round_nearest(x: float | Fraction, s: Storage) -> float:
-    """The value of the storage type nearest to `x`, ties to the even one; the sign of a zero is kept.
+def round_nearest(x: float | Fraction, s: Format) -> float:
+    """The value of the storage type nearest to `x`, ties to the even one; a zero keeps its sign if the
+    format has one.
 
     Raises
     ------
@@ -165,10 +121,10 @@ def round_nearest(x: float | Fraction, s: Storage) -> float:
     n, d, q = _quantum(size, s)
     m, rest = divmod(n, d)
     m += 2 * rest > d or (2 * rest == d and m % 2 == 1)
-    return math.copysign(math.ldexp(m, q), x)
+    return math.copysign(math.ldexp(m, q), x) if m or s.signed_zero else 0.0
 
 
-def bits(x: float, s: Storage) -> int:
+def bits(x: float, s: Format) -> int:
     """The storage bit pattern of `x`.
 
     Raises
@@ -181,11 +137,11 @@ def bits(x: float, s: Storage) -> int:
     if rest:
         raise ValueError(f"expected a value that {s.name} holds exactly; got {x!r}; round it first")
     # A quantum above the least one means a normal number: its hidden bit adds 1 to the exponent field.
-    sign = int(math.copysign(1.0, x) < 0) << (8 * s.itemsize - 1)
-    return sign + ((q - s.least) << (s.precision - 1)) + m
+    negative = math.copysign(1.0, x) < 0 and (s.signed_zero or n != 0)
+    return (int(negative) << (8 * s.itemsize - 1)) + ((q - s.least) << (s.precision - 1)) + m
 
 
-def _quantum(x: float | Fraction, s: Storage) -> tuple[int, int, int]:
+def _quantum(x: float | Fraction, s: Format) -> tuple[int, int, int]:
     """(n, d, q) with x = n/d * 2^q, where 2^q is the distance of the type's values around x."""
     n, d = x.as_integer_ratio()
     if n == 0:

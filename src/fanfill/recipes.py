@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fanfill.cdf import central_constants, interval, tail_constants
-from fanfill.dtypes import STORAGES, Storage, bits, round_down, round_nearest, round_up
+from fanfill.dtypes import STORAGES, bits, round_down, round_nearest, round_up
+from fanfill_kernels.formats import Format
 
 __all__ = [
     "Recipe",
@@ -113,23 +114,23 @@ def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction 
     return low, high
 
 
-def constant(s: Storage, value: float) -> Recipe:
+def constant(s: Format, value: float) -> Recipe:
     """Of one value, rounded to nearest even."""
     _within("a constant", value, s)
     return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
 
 
-def uniform(s: Storage, low: float, high: float) -> Recipe:
+def uniform(s: Format, low: float, high: float) -> Recipe:
     """Of the closed interval [low, high]."""
     return _uniform(s, low, high, endpoint=True)
 
 
-def half_open_uniform(s: Storage, low: float, high: float) -> Recipe:
+def half_open_uniform(s: Format, low: float, high: float) -> Recipe:
     """Of [low, high), low < high."""
     return _uniform(s, low, high, endpoint=False)
 
 
-def _uniform(s: Storage, low: float, high: float, *, endpoint: bool) -> Recipe:
+def _uniform(s: Format, low: float, high: float, *, endpoint: bool) -> Recipe:
     compute, c = s.compute, STORAGES[s.compute.__name__]
     _within("a lower bound", low, s)
     _within("an upper bound", high, s)
@@ -200,7 +201,7 @@ def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64
     return Lattice((_WHOLE + (origin >> 51), _PART + origin % 2**51), width, shift, 2.0**unit)
 
 
-def normal(s: Storage, mean: float, std: float) -> Recipe:
+def normal(s: Format, mean: float, std: float) -> Recipe:
     """Of N(mean, std^2)."""
     _not_tiny("a mean", mean, s)
     _not_tiny("a std", std, s)
@@ -211,7 +212,7 @@ def normal(s: Storage, mean: float, std: float) -> Recipe:
     return Recipe("normal", s.name, (s.compute(std), s.compute(mean)))
 
 
-def truncated_normal(s: Storage, mean: float, std: float, lower: float, upper: float) -> Recipe:
+def truncated_normal(s: Format, mean: float, std: float, lower: float, upper: float) -> Recipe:
     """Of N(mean, std^2) within the cuts, in units of std."""
     plain = normal(s, mean, std)
     if std == 0.0:
@@ -250,7 +251,7 @@ def truncated_normal(s: Storage, mean: float, std: float, lower: float, upper: f
 
 
 def _inside(
-    low: Fraction | float, high: Fraction | float, s: Storage, endpoint: bool = True
+    low: Fraction | float, high: Fraction | float, s: Format, endpoint: bool = True
 ) -> tuple[Any, Any]:
     """The least and the greatest value of the storage type inside [low, high], or without ``endpoint`` inside
     [low, high), in the compute type.
@@ -277,7 +278,7 @@ def _normal_up(x: float, tiny: float) -> float:
     return x if abs(x) >= tiny else tiny if x > 0 else 0.0
 
 
-def _within(what: str, value: float | Fraction, s: Storage) -> None:
+def _within(what: str, value: float | Fraction, s: Format) -> None:
     if value > s.largest or value < -s.largest:
         raise ValueError(
             f"expected {what} within {s.largest!r}, the largest finite value of {s.name}; "
@@ -293,7 +294,7 @@ def _shown(value: float | Fraction) -> str:
         return "a number beyond float64"
 
 
-def _not_tiny(what: str, value: float, s: Storage) -> None:
+def _not_tiny(what: str, value: float, s: Format) -> None:
     limits = _LIMITS[s.compute]
     if value and abs(value) < limits.least:
         raise ValueError(

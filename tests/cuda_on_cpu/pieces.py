@@ -17,7 +17,8 @@ from fanfill.recipes import Recipe
 from fanfill_kernels import cuda
 from fanfill_kernels.blocks import replay as blocks
 from fanfill_kernels.cuda import geometry
-from fanfill_kernels.formats import forms_of
+from fanfill_kernels.formats import FORMATS
+from fanfill_kernels.forms import forms_of
 
 # Parameters at the ends of what the contract accepts, of a least scalar s and a least cut c.
 EXTREMES = {
@@ -72,7 +73,7 @@ def line(start: int, count: int, shift: int = 0) -> Region:
 
 def regions(kind: str, form: str, dtype: str) -> list[Region]:
     """Where kernels of this kind could go wrong: heads, tails, wraps of the counter, every order of axes."""
-    size = geometry.SIZES[dtype]
+    size = FORMATS[dtype].itemsize
     group = 16 // size
     # Where the lower half of the block number wraps, for four values a block, and for two.
     far = (2**32, 2**33, 2**34, 2**62)
@@ -107,7 +108,7 @@ def regions(kind: str, form: str, dtype: str) -> list[Region]:
 
 
 def lanes(dtype: str) -> np.dtype[Any]:
-    return np.dtype(f"u{geometry.SIZES[dtype]}")
+    return np.dtype(f"u{FORMATS[dtype].itemsize}")
 
 
 @cache
@@ -134,7 +135,7 @@ def drawn(
     A trap ends it at an access outside of the region's first and last byte, and all bytes that are no
     element must be as they were. `surplus`: thread blocks more than needed.
     """
-    size = geometry.SIZES[made.dtype]
+    size = FORMATS[made.dtype].itemsize
     shape = tuple(n for n, _, _ in region.axes) or (1,)
     steps = tuple(s * size for _, _, s in region.axes) or (size,)
     low = sum(min(0, (n - 1) * step) for n, step in zip(shape, steps, strict=True))
@@ -173,7 +174,7 @@ def plain_recipe(form: str, dtype: str) -> Recipe:
     if form == "words":
         return Recipe(form, dtype, ())
     if form == "constant":
-        return Recipe(form, dtype, (CONSTANTS[str(8 * geometry.SIZES[dtype])],))
+        return Recipe(form, dtype, (CONSTANTS[str(8 * FORMATS[dtype].itemsize)],))
     return recipe(LAWS[form], (1,), dtype)
 
 
@@ -186,7 +187,7 @@ def extreme_recipes(form: str, dtype: str) -> list[Recipe]:
             made.append(recipe(law(s, c), (1,), dtype))
         except ValueError:
             # An interval next to zero may hold no value of a narrow type.
-            if geometry.SIZES[dtype] >= 4:
+            if FORMATS[dtype].itemsize >= 4:
                 raise
     assert made
     assert all(m.form == form for m in made)

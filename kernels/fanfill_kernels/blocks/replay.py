@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fanfill_kernels.blocks.tape import ALIGNED, Program, Replay, Tape
-from fanfill_kernels.formats import STORES, Form, Kernels, form_of
+from fanfill_kernels.forms import Form, Kernels, form_of
 from fanfill_kernels.lanes import select
+from fanfill_kernels.narrow import store_of
 from fanfill_kernels.philox import HALF, Key, philox_pairs
 
 BLOCK = 1 << 18  # values computed at once by `run`, or as many as the arena holds
@@ -142,7 +143,7 @@ def kernels(form: str, dtype: str) -> Kernels:
     functions.
     """
     made = form_of(form, dtype)
-    store = STORES[dtype]
+    store = store_of(dtype)
     steps = 2 if dtype == "float64" else 4
     programs: dict[Any, Program] = {}
 

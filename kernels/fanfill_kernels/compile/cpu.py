@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from fanfill_kernels.compile import boxes, loops
 from fanfill_kernels.compile import scatter as scattering
 from fanfill_kernels.compile.rebinding import Body, Bound, rebind
-from fanfill_kernels.formats import LANES, STORES, Form, Kernels, form_of
+from fanfill_kernels.formats import FORMATS
+from fanfill_kernels.forms import Form, Kernels, form_of
+from fanfill_kernels.narrow import store_of
 from fanfill_kernels.process.undivided import inside, undivided
 from fanfill_kernels.store import cache as disk
 from fanfill_kernels.store import keys, objects
@@ -131,7 +133,7 @@ def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
     """What stands for the placeholders of the loops for one form and dtype, and their constants."""
     long = dtype == "float64"
     basic: Bound = {
-        loops.store: STORES[dtype],
+        loops.store: store_of(dtype),
         loops.pair if form.paired else loops.value: form.function,
         loops.arguments: form.arguments,
     }
@@ -167,7 +169,7 @@ def loops_of(form: str, dtype: str) -> Loops:
     bound, constants = _bind(made, dtype)
     bound |= {boxes.advance: boxes.advance}
     number = "f8" if dtype == "float64" else "f4"
-    out = f"[{LANES[dtype]}]"
+    out = f"[{FORMATS[dtype].lanes.str[1:]}]"
     last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)
     name = f"{form}_{dtype}"
     runs, elements = boxes.fill_runs, boxes.fill_elements
@@ -195,7 +197,7 @@ def streams(dtype: str) -> bool:
     """Whether values of the dtype go past the caches: LLVM narrows to 8 bits as it stores, and such a store
     does not.
     """
-    return LANES[dtype] != "u1"
+    return FORMATS[dtype].itemsize != 1
 
 
 @cache

@@ -277,6 +277,8 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   KERNELS(name##_bfloat16, Made<NarrowForm, narrow::Bfloat16, f32, WORDS>)             \
   KERNELS(name##_float8_e4m3fn, Made<NarrowForm, narrow::Float8E4m3fn, f32, WORDS>)    \
   KERNELS(name##_float8_e5m2, Made<NarrowForm, narrow::Float8E5m2, f32, WORDS>)        \
+  KERNELS(name##_float8_e4m3fnuz, Made<NarrowForm, narrow::Float8E4m3fnuz, f32, WORDS>) \
+  KERNELS(name##_float8_e5m2fnuz, Made<NarrowForm, narrow::Float8E5m2fnuz, f32, WORDS>) \
   KERNELS(name##_float64, Made<Form64, narrow::Float64, f64, 2>)
 
 KERNELS(words_uint32, Made<Words, narrow::Uint32, u32, WORDS>)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fanfill_kernels.cuda import entry
+from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
 
 THREADS = 256
@@ -47,15 +48,6 @@ BOX = np.dtype(
         ("axis", AXIS, AXES),
     ]
 )
-SIZES = {
-    "uint32": 4,
-    "float32": 4,
-    "float64": 8,
-    "float16": 2,
-    "bfloat16": 2,
-    "float8_e4m3fn": 1,
-    "float8_e5m2": 1,
-}
 NOTHING = np.uint8(0)  # the parameters of a form that has none: an empty struct has one byte
 
 Axes = Sequence[tuple[int, int, int]]
@@ -92,7 +84,7 @@ def keys(key: Key, high: int) -> Any:
 def packed(form: str, dtype: str, params: Sequence[Any]) -> Any:
     """A recipe's parameters as one argument: a struct in the recipe's order, or a constant's bits."""
     if form == "constant":
-        return np.dtype(f"<u{SIZES[dtype]}").type(params[0])
+        return np.dtype(f"<u{FORMATS[dtype].itemsize}").type(params[0])
     if not params:
         return NOTHING
     layout = np.dtype([(f"p{n}", np.asarray(p).dtype) for n, p in enumerate(params)], align=True)
@@ -101,7 +93,7 @@ def packed(form: str, dtype: str, params: Sequence[Any]) -> Any:
 
 def values_in_block(form: str, dtype: str) -> int:
     """Values that a thread makes at once: of one Philox block, or as many of a constant."""
-    return 2 if SIZES[dtype] == 8 else 4
+    return 2 if FORMATS[dtype].itemsize == 8 else 4
 
 
 def launches(
@@ -112,7 +104,7 @@ def launches(
     Parameters
     ----------
     form, dtype
-        Of ``fanfill_kernels.formats``, or the form "constant".
+        Of ``fanfill_kernels.forms``, or the form "constant".
     address, start
         Where the first element lies, and its index in the tensor.
     axes
@@ -122,7 +114,7 @@ def launches(
     params
         The recipe's.
     """
-    size = SIZES[dtype]
+    size = FORMATS[dtype].itemsize
     if any(n == 0 for n, _, _ in axes):
         return
     axes = [axis for axis in axes if axis[0] != 1]
@@ -148,7 +140,7 @@ def _runs(
     kernel: str, form: str, dtype: str, address: int, start: int, count: int, key: Key, given: Any
 ) -> Iterator[Launch]:
     """Consecutive elements, in launches whose Philox blocks share the upper half of their number."""
-    size = SIZES[dtype]
+    size = FORMATS[dtype].itemsize
     group = STORE // size
     blocks = group // values_in_block(form, dtype)
     side_by_side = 2 if blocks == 1 else 1

@@ -19,39 +19,45 @@ constexpr bool CONVERTS_TO_8 = false;
 constexpr u32 ONE = 1;
 constexpr u32 MAGNITUDE = 0x7fffffffu;
 
-struct Type {
+// Rounding of narrow.py, with the format's signed_zero: derived there from the table of formats.
+struct Rounding {
   u32 surplus, rebias, least_normal;
   f32 magic;
   u32 magic_bits;
+  bool signed_zero;
 };
-constexpr Type F16 = {13, 112u << 10, 113u << 23, 0x1p-1f, 126u << 23};
-constexpr Type E4M3 = {20, 120u << 3, 121u << 23, 0x1p+14f, 141u << 23};
-constexpr Type E5M2 = {21, 112u << 2, 113u << 23, 0x1p+7f, 134u << 23};
+constexpr Rounding FLOAT16 = {13, 112u << 10, 113u << 23, 0x1p-1f, 126u << 23, true};
+constexpr Rounding FLOAT8_E4M3FN = {20, 120u << 3, 121u << 23, 0x1p+14f, 141u << 23, true};
+constexpr Rounding FLOAT8_E5M2 = {21, 112u << 2, 113u << 23, 0x1p+7f, 134u << 23, true};
+constexpr Rounding FLOAT8_E4M3FNUZ = {20, 119u << 3, 120u << 23, 0x1p+13f, 140u << 23, false};
+constexpr Rounding FLOAT8_E5M2FNUZ = {21, 111u << 2, 112u << 23, 0x1p+6f, 133u << 23, false};
 constexpr u32 TO_16 = 16;
 constexpr u32 TO_8 = 24;
 constexpr u32 HALF_BF16 = 0x7fffu;
 
 // The sign stands at bit 31 >> sign_shift, and nothing above it.
-__device__ __forceinline__ u32 rounded(f32 x, const Type type, u32 sign_shift) {
+__device__ __forceinline__ u32 rounded(f32 x, const Rounding to, u32 sign_shift) {
   const u32 b = __float_as_uint(x);
   const u32 magnitude = b & MAGNITUDE;
-  const u32 half = (ONE << (type.surplus - ONE)) - ONE;
-  const u32 even = (magnitude >> type.surplus) & ONE;
-  const u32 normal = ((magnitude + half + even) >> type.surplus) - type.rebias;
-  const u32 subnormal = __float_as_uint(__uint_as_float(magnitude) + type.magic) - type.magic_bits;
-  return (magnitude < type.least_normal ? subnormal : normal) | ((b ^ magnitude) >> sign_shift);
+  const u32 half = (ONE << (to.surplus - ONE)) - ONE;
+  const u32 even = (magnitude >> to.surplus) & ONE;
+  const u32 normal = ((magnitude + half + even) >> to.surplus) - to.rebias;
+  const u32 subnormal = __float_as_uint(__uint_as_float(magnitude) + to.magic) - to.magic_bits;
+  const u32 bits = magnitude < to.least_normal ? subnormal : normal;
+  const u32 sign = (b ^ magnitude) >> sign_shift;
+  return to.signed_zero || bits ? bits | sign : bits;
 }
 
-__device__ __forceinline__ u32 to_float16(f32 x) { return rounded(x, F16, TO_16); }
+__device__ __forceinline__ u32 to_float16(f32 x) { return rounded(x, FLOAT16, TO_16); }
 
 __device__ __forceinline__ u32 to_bfloat16(f32 x) {
   const u32 b = __float_as_uint(x);
   return (b + HALF_BF16 + ((b >> TO_16) & ONE)) >> TO_16;
 }
 
-__device__ __forceinline__ u32 to_float8_e4m3fn(f32 x) { return rounded(x, E4M3, TO_8); }
+__device__ __forceinline__ u32 to_float8_e4m3fn(f32 x) { return rounded(x, FLOAT8_E4M3FN, TO_8); }
 
-__device__ __forceinline__ u32 to_float8_e5m2(f32 x) { return rounded(x, E5M2, TO_8); }
+__device__ __forceinline__ u32 to_float8_e5m2(f32 x) { return rounded(x, FLOAT8_E5M2, TO_8); }
 
 // Two values, the first in the lower half; the instructions take the upper one first.
 #define CONVERT_TWO(instruction, constraint, result, low, high) \
@@ -91,6 +97,15 @@ __device__ __forceinline__ u32 two_float8_e5m2(f32 low, f32 high) {
     return both;
   }
   return to_float8_e5m2(low) | to_float8_e5m2(high) << 8;
+}
+
+// No instruction converts to these.
+__device__ __forceinline__ u32 two_float8_e4m3fnuz(f32 low, f32 high) {
+  return rounded(low, FLOAT8_E4M3FNUZ, TO_8) | rounded(high, FLOAT8_E4M3FNUZ, TO_8) << 8;
+}
+
+__device__ __forceinline__ u32 two_float8_e5m2fnuz(f32 low, f32 high) {
+  return rounded(low, FLOAT8_E5M2FNUZ, TO_8) | rounded(high, FLOAT8_E5M2FNUZ, TO_8) << 8;
 }
 
 // A dtype: the integer that holds its bits, and how values become 32-bit pieces.
@@ -147,5 +162,7 @@ TWO_A_PIECE(Bfloat16, two_bfloat16)
   };
 FOUR_A_PIECE(Float8E4m3fn, two_float8_e4m3fn)
 FOUR_A_PIECE(Float8E5m2, two_float8_e5m2)
+FOUR_A_PIECE(Float8E4m3fnuz, two_float8_e4m3fnuz)
+FOUR_A_PIECE(Float8E5m2fnuz, two_float8_e5m2fnuz)
 
 }  // namespace narrow

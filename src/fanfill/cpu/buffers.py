@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from fanfill.cpu.exchange import array_of_dlpack, array_of_interface, array_of_memory, span
-from fanfill.dtypes import Storage, storage_of
+from fanfill.dtypes import storage_of
 from fanfill.messages import type_name
+from fanfill_kernels.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Lanes(NamedTuple):
     """A buffer as the kernels see it: same shape and strides, elements as plain machine words."""
 
     view: NDArray[Any]
-    storage: Storage
+    storage: Format
     is_torch: bool
 
 

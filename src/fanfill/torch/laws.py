@@ -17,9 +17,10 @@ import torch
 from torch.nn import init
 
 from fanfill import initializers
-from fanfill.dtypes import STORAGES, Storage, round_down, round_up
+from fanfill.dtypes import STORAGES, round_down, round_up
 from fanfill.initializers import Initializer
 from fanfill.torch.tensors import STORAGE_NAMES
+from fanfill_kernels.formats import Format
 
 __all__ = ["kaiming", "normal", "torch_trunc_normal", "trunc_normal", "uniform", "xavier"]
 
@@ -149,7 +150,7 @@ def _empty(dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(count, dtype=torch.float32 if dtype in _OURS_ALONE else dtype, device="cpu")
 
 
-def _cut(bound: float, mean: float, std: float, inward: int, storage: Storage) -> float:
+def _cut(bound: float, mean: float, std: float, inward: int, storage: Format) -> float:
     """The cut in units of std that means an absolute bound: no value of the storage type passes the bound,
     and the bound itself, where it is one, is not cut off.
 
