@@ -65,7 +65,11 @@ def test_what_version_2_left_alone_has_the_hashes_of_version_1() -> None:
             return case.dtype == "float64"
         return "half-open" not in case.initializer and case.initializer != "uniform"
 
-    lines = sorted(f"{case} {EXPECTED[str(case)]}" for case in golden.cases() if kept(case))
+    added = ("float8_e4m3fnuz", "float8_e5m2fnuz")  # since
+
+    lines = sorted(
+        f"{case} {EXPECTED[str(case)]}" for case in golden.cases() if case.dtype not in added and kept(case)
+    )
     assert len(lines) == 406
     assert (
         hashlib.sha256("\n".join(lines).encode()).hexdigest()

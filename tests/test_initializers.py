@@ -213,7 +213,7 @@ def test_fixed_distributions_know_their_moments_and_bounds() -> None:
     [
         constant(0.1),
         constant(-0.0),
-        constant(300.7),
+        constant(200.7),
         normal(0.1, 0.0),
         truncated_normal(0.1, 0.0),
         truncated_normal(-0.3, 0.0, 1.0, 2.0),
@@ -258,7 +258,10 @@ def test_the_bounds_of_a_constant_are_what_its_dtype_stores() -> None:
         ),
         ((7, ()), "expected a distribution out of uniform, .*; got 7"),
         (([], ()), r"expected a distribution out of uniform, .*; got \[\]"),
-        (("constant", (), he_normal().scaling), "truncated_normal may be scaled by fans; got 'constant'"),
+        (
+            ("constant", (), he_normal().scaling),
+            "expected a distribution that fans can scale, one of .*; got 'constant'; leave the scaling",
+        ),
         (("uniform", (1.0,)), r"expected of uniform the parameters low, high, or none but .*; got \(1.0,\)"),
         (("normal", ()), "expected of normal the parameters mean, std"),
         (("normal", (0.0, 1.0), he_normal().scaling), "or none but a scaling; got"),

@@ -41,7 +41,7 @@ from fanfill.selftest import golden
 from fanfill.backends import get
 from fanfill.dtypes import STORAGES
 from fanfill.fill import _key
-from fanfill.recipes import recipe
+from fanfill.distributions import recipe
 
 wrong, drawn = [], {}
 for case in golden.cases():
@@ -86,7 +86,7 @@ def output(program: str, *options: str) -> str:
 
 def test_numpy_alone_draws_every_golden_hash() -> None:
     counts = "{'uint32': 4, 'float32': 120, 'float64': 120, 'float16': 120, 'bfloat16': 120, "
-    counts += "'float8_e4m3fn': 120, 'float8_e5m2': 120}"
+    counts += "'float8_e4m3fn': 120, 'float8_e5m2': 120, 'float8_e4m3fnuz': 120, 'float8_e5m2fnuz': 120}"
     assert output(GOLDEN) == f"{counts} []\n"
 
 

@@ -126,7 +126,7 @@ def test_many_differences_are_not_all_told(wrong_numpy, capsys):
     assert exit_code("selftest", "--device", "cpu") == 1
     out = capsys.readouterr().out
     assert re.search(r"^\.\.\. and \d+ more$", out, re.MULTILINE)
-    assert len(out.splitlines()) < 80
+    assert len(out.splitlines()) < 100
 
 
 def test_what_is_written_beside_the_buffer_is_seen(monkeypatch):
@@ -160,7 +160,7 @@ def test_without_ml_dtypes_the_rest_is_tested_and_it_is_said(few, capsys, monkey
     assert selftest.untested() == tuple(name for name in STORAGES if name.startswith(("bf", "float8")))
     assert main(["selftest", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert "not tested: bfloat16, float8_e4m3fn, float8_e5m2, for want of ml_dtypes; pip install" in out
+    assert f"not tested: {', '.join(selftest.untested())}, for want of ml_dtypes; pip install" in out
     assert "16 fills" in out
 
 

@@ -146,7 +146,7 @@ TENSORS: dict[str, Callable[[], Any]] = {
     "int32": lambda: E(4, 4, dtype=torch.int32),
     "int8": lambda: E(4, 4, dtype=torch.int8),
     "bool": lambda: E(4, 4, dtype=torch.bool),
-    "float8_e4m3fnuz": lambda: E(4, 4, dtype=torch.float8_e4m3fnuz),
+    "float8_e8m0fnu": lambda: E(4, 4, dtype=torch.float8_e8m0fnu),
     "expanded": lambda: E(1, 4).expand(4, 4),
     "rank 1": lambda: E(4),
     "rank 0": lambda: E(()),

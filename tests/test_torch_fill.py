@@ -13,6 +13,7 @@ import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
 from fanfill.cpu import buffers  # noqa: E402
 from fanfill.cpu import run as cpu_run  # noqa: E402
+from fanfill.dtypes import STORAGES  # noqa: E402
 
 LAW = ff.normal()
 FILLS = {
@@ -147,3 +148,89 @@ def test_a_storage_that_is_too_short_is_refused(make: Any, end: int, there: int)
     with pytest.raises(RuntimeError, match=message):
         ft.normal_(tensor, seed=1)
     assert ff.fill(base[:0], LAW, seed=1).numel() == 0
+
+
+DTYPES = [name for name in STORAGES if hasattr(torch, name)]
+
+
+def bits(tensor: Any) -> np.ndarray:
+    """A tensor's bytes, element by element, in C order."""
+    return tensor.detach().contiguous().view(torch.uint8).numpy().reshape(-1, tensor.element_size())
+
+
+def expected(law: ff.Initializer, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The same tensor by NumPy."""
+    drawn = ff.draw(shape, law, seed=1, dtype=dtype, backend="numpy")
+    return drawn.view(np.uint8).reshape(-1, drawn.itemsize)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 5), (600, 500)])
+def test_tensors_of_every_dtype_are_buffers(dtype: str, shape: tuple[int, ...]) -> None:
+    for make in (torch.empty, lambda shape, dtype: torch.empty(shape[::-1], dtype=dtype).t()):
+        tensor = make(shape, dtype=getattr(torch, dtype))
+        before = tensor._version
+        assert ff.fill(tensor, LAW, seed=1) is tensor
+        assert np.array_equal(bits(tensor), expected(LAW, dtype, shape))
+        assert tensor._version > before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("function", "law"),
+    [
+        (ft.normal_, ff.normal()),
+        (ft.uniform_, ff.uniform(0.0, 1.0, endpoint=False)),
+        (ft.trunc_normal_, ff.truncated_normal()),
+        (ft.xavier_uniform_, ff.xavier_uniform(in_axis=1, out_axis=0)),
+        (ft.xavier_normal_, ff.xavier_normal(in_axis=1, out_axis=0)),
+        (ft.kaiming_uniform_, ff.he_uniform(in_axis=1, out_axis=0)),
+        (ft.kaiming_normal_, ff.he_normal(in_axis=1, out_axis=0)),
+        (ft.lecun_uniform_, ff.lecun_uniform(in_axis=1, out_axis=0)),
+        (ft.lecun_normal_, ff.lecun_normal(in_axis=1, out_axis=0)),
+        (ft.variance_scaling_, ff.variance_scaling(in_axis=1, out_axis=0)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_part_gets_the_whole_tensors_values_and_fans(
+    function: Any, law: ff.Initializer, dtype: str
+) -> None:
+    """A tensor-parallel shard, without DTensor."""
+    whole = expected(law, dtype, (64, 48)).reshape(64, 48, -1)
+    shard = torch.empty(16, 48, dtype=getattr(torch, dtype))
+    for fill in (
+        lambda where: function(shard, seed=1, **where),
+        lambda where: ff.fill(shard, law, seed=1, **where),
+    ):
+        shard.zero_()
+        assert fill({"global_shape": (64, 48), "offset": (32, 0)}) is shard
+        assert np.array_equal(bits(shard), whole[32:48].reshape(-1, shard.element_size()))
+    column = torch.empty(64, 3, dtype=getattr(torch, dtype))
+    function(column, seed=1, global_shape=(64, 48), offset=(0, 5))
+    assert np.array_equal(bits(column), whole[:, 5:8].reshape(-1, column.element_size()))
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ({"global_shape": (8, 4), "offset": (7, 0)}, ValueError, "offset: "),
+        ({"global_shape": (4,)}, ValueError, "global_shape"),
+        ({"offset": (1, 0)}, ValueError, "offset"),
+        ({"global_shape": (8.0, 4)}, TypeError, "global_shape"),
+    ],
+)
+@pytest.mark.parametrize("function", [ft.normal_, ft.xavier_normal_, ft.kaiming_uniform_, ft.lecun_normal_])
+def test_a_part_that_cannot_be_is_refused_before_anything_is_written_or_drawn(
+    function: Any, where: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    tensor, state = torch.full((4, 4), 7.0), torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        function(tensor, **where)
+    assert (tensor == 7).all()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_dtensor_knows_its_own_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanfill.torch.drawing.is_dtensor", lambda tensor: True)
+    with pytest.raises(TypeError, match=r"got them for a DTensor, which knows where its shard lies; leave"):
+        ft.normal_(torch.empty(3), seed=1, global_shape=(4,), offset=(1,))

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fanfill import arguments, imports, regions
-from fanfill.backends import Backend, DeviceBackend, device_of, resolve
+from fanfill import imports, regions
+from fanfill.arguments import LARGEST_TENSOR, integer, shape_of
+from fanfill.backends import default_host, device_of, resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
 from fanfill.cpu import threads as pool
 from fanfill.cuda import buffers as device_buffers
-from fanfill.cuda import run as device_runs
+from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
 from fanfill.dtypes import dtype_of
 from fanfill.initializers import Initializer, initializer_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fanfill_kernels.formats import Format
     from fanfill_kernels.philox import Key
 
 Buffer = TypeVar("Buffer")
@@ -40,14 +42,15 @@ _SEEDS = 2**64
 
 
 class _Plan(NamedTuple):
-    """What a small fill needs: kernel, parameters, the dtype to view the buffer as (None: its own)."""
+    """What a small fill needs: kernel, parameters, the dtype to view the buffer as."""
 
     run: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
     params: tuple[Any, ...]
-    lanes: np.dtype[Any] | None
+    lanes: np.dtype[Any]
 
 
-_plans: dict[tuple[object, tuple[int, ...], np.dtype[Any]], _Plan] = {}
+# By initializer (or the name of one), shape, and dtype (or the name of a storage type).
+_plans: dict[tuple[object, tuple[int, ...], object], _Plan] = {}
 _MOST_PLANS = 4096
 
 
@@ -74,15 +77,15 @@ def fill(
     ----------
     buffer
         What to fill: a writable `numpy.ndarray` of float32, float64, float16, or ml_dtypes' bfloat16,
-        float8_e4m3fn or float8_e5m2, of any rank, order and strides; or an object with the writable buffer
-        protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU tensor of float32, float64 or float16
-        (``fanfill.torch`` does the others). On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a
-        writable ``__cuda_array_interface__``, of any of these dtypes. (A memory map on a full disk ends the
-        process by SIGBUS, as when NumPy writes it.) A GPU's buffer is filled where it lies, on its own
-        device, by work put on a stream: CuPy's current one; torch's, for a torch tensor; the object's own, if
-        it names one. The call returns without waiting for it. A torch tensor is filled outside of autograd,
-        as under ``torch.no_grad()``: a leaf that requires grad may be filled, and the version counter moves,
-        so that a graph that has saved the old values refuses to go backward with the new ones.
+        float8_e4m3fn, float8_e5m2, float8_e4m3fnuz or float8_e5m2fnuz, of any rank, order and strides; or an
+        object with the writable buffer protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU
+        tensor. On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a writable
+        ``__cuda_array_interface__``. All of these may have any of these dtypes. (A memory map on a full disk
+        ends the process by SIGBUS, as when NumPy writes it.) A GPU's buffer is filled where it lies, on its
+        own device, by work put on a stream: CuPy's current one; torch's, for a torch tensor; the object's
+        own, if it names one. The call returns without waiting for it. A torch tensor is filled outside of
+        autograd, as under ``torch.no_grad()``: a leaf that requires grad may be filled, and the version
+        counter moves, so that a graph that has saved the old values refuses to go backward with the new ones.
     initializer
         An `Initializer`, such as ``he_normal()``, or the name of one.
     seed
@@ -148,55 +151,119 @@ def fill(
         if plan is not None:
             if array.ndim != 1:
                 array = array.reshape(-1)
-            if plan.lanes is not None:
+            if array.dtype is not plan.lanes:
                 array = array.view(plan.lanes)
             low, high = _halves(name)
             plan.run(array, 0, (seed & _WORD, seed >> 32, low, high), plan.params)
             return buffer
 
-    key = _key(seed, name)
+    key = key_of(seed, name)
     law = initializer_of(initializer)
     if not (progress is None or callable(progress)):
         raise TypeError(
             f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
         )
     count = None if threads is None else pool.resolve(threads)
+    memory: buffers.Lanes | device_buffers.Target
     if buffers.device_of(buffer) == "cuda":
-        _fill_device(buffer, law, key, resolve("cuda", backend), global_shape, offset, progress)
-        return buffer
-    engine = resolve("cpu", backend)
-    view, storage, is_torch = buffers.as_lanes(buffer)
-    _assert_axes(law, is_torch)
-    region = regions.region(view.shape, global_shape, offset)
-    made = recipe(law, region.shape, storage.name)
-    if view.size > cpu_run.SMALL and count is None:
-        count = pool.resolve(None)
-    if is_torch:
-        buffers.mark_written(buffer)
-    cpu_run.run(view, region, made, key, engine, count or 1, progress)
-    if plain and 0 < view.size <= cpu_run.SMALL:
-        _remember(initializer, buffer, view, made, engine)
+        resolve("cuda", backend)
+        memory = device_buffers.as_storage(buffer)
+    else:
+        resolve("cpu", backend)
+        memory = buffers.as_lanes(buffer)
+    if memory.is_torch and law.default_axes:
+        raise ValueError(
+            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
+            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
+            "does"
+        )
+    plan = fill_storage(
+        memory,
+        law,
+        key,
+        global_shape=global_shape,
+        offset=offset,
+        backend=backend,
+        threads=count,
+        progress=progress,
+        written=functools.partial(buffers.mark_written, buffer) if memory.is_torch else None,
+    )
+    if plain and plan is not None:
+        _remember((initializer, array.shape, array.dtype), plan)
     return buffer
 
 
-def _fill_device(
-    buffer: object,
+def fill_storage(
+    memory: buffers.Lanes | device_buffers.Target,
     law: Initializer,
     key: Key,
-    engine: DeviceBackend,
-    global_shape: int | Iterable[int] | None,
-    offset: int | Iterable[int] | None,
-    progress: Callable[[int, int], object] | None,
-) -> None:
-    target = device_buffers.as_target(buffer)
-    device_buffers.assert_storage(target)
-    device_buffers.assert_fillable(target)
-    _assert_axes(law, target.is_torch)
-    region = regions.region(target.shape, global_shape, offset)
-    made = recipe(law, region.shape, target.dtype)
-    if target.is_torch:
-        buffers.mark_written(buffer)
-    device_runs.run(target, region, made, key, engine, progress)
+    *,
+    global_shape: int | Iterable[int] | None = None,
+    offset: int | Iterable[int] | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    written: Callable[[], object] | None = None,
+) -> _Plan | None:
+    """Fill memory as a storage type: where `fill` and all adapters meet.
+
+    Parameters
+    ----------
+    memory
+        What `buffers.as_lanes` or `device_buffers.as_storage` makes of a buffer, or an adapter of its
+        library's arrays: writable, no two elements in the same memory.
+    law, global_shape, offset, backend, threads, progress
+        As in `fill`; ``threads`` at least 1.
+    key
+        Seed and substream: see `key_of`.
+    written
+        Called once everything has been checked, before the first value is written: to tell a library that its
+        array changes.
+
+    Returns
+    -------
+    The plan of a fill that can be repeated without any check: of small, contiguous host memory.
+
+    Raises
+    ------
+    ValueError, TypeError, BackendUnavailableError
+        As `fill`, before anything is written.
+    """
+    if isinstance(memory, device_buffers.Target):
+        device_engine = resolve("cuda", backend)
+        region = regions.region(memory.shape, global_shape, offset)
+        made = recipe(law, region.shape, memory.dtype)
+        if written is not None:
+            written()
+        cuda_run.run(memory, region, made, key, device_engine, progress)
+        return None
+    view, storage = memory.view, memory.storage
+    small = 0 < view.size <= cpu_run.SMALL
+    if (
+        small
+        and global_shape is None
+        and offset is None
+        and backend is None
+        and progress is None
+        and view.flags.carray
+    ):
+        named = law, view.shape, storage.name
+        plan = _plans.get(named)
+        if plan is None:
+            plan = _planned(law, view.shape, storage)
+            _remember(named, plan)
+        if written is not None:
+            written()
+        plan.run(view.reshape(-1), 0, key, plan.params)
+        return plan
+    engine = resolve("cpu", backend)
+    region = regions.region(view.shape, global_shape, offset)
+    made = recipe(law, region.shape, storage.name)
+    count = threads or (pool.resolve(None) if view.size > cpu_run.SMALL else 1)
+    if written is not None:
+        written()
+    cpu_run.run(view, region, made, key, engine, count, progress)
+    return None
 
 
 def draw(
@@ -237,7 +304,7 @@ def draw(
         On the CPU; on a GPU it is a `cupy.ndarray`.
     """
     kind, number = device_of(device, backend)
-    sizes, numpy_dtype = arguments.shape_of(shape, "shape"), dtype_of(dtype)
+    sizes, numpy_dtype = shape_of(shape, "shape"), dtype_of(dtype)
     array: Any
     if kind == "cuda":
         array = resolve("cuda", backend).empty(number, sizes, numpy_dtype)
@@ -272,8 +339,8 @@ def words(
     TypeError, ValueError, BackendUnavailableError
         As `fill`; also if the words would pass word 2^63.
     """
-    key = _key(seed, name)
-    first = arguments.integer(start, "start", 0, arguments.LARGEST_TENSOR, "[0, 2**63)")
+    key = key_of(seed, name)
+    first = integer(start, "start", 0, LARGEST_TENSOR, "[0, 2**63)")
     recipe = Recipe("words", "uint32", ())
     if buffers.device_of(buffer) == "cuda":
         engine = resolve("cuda", backend)
@@ -282,10 +349,11 @@ def words(
         device_buffers.assert_fillable(target)
         if target.is_torch:
             buffers.mark_written(buffer)
-        device_runs.run(target, regions.region(target.shape)._replace(start=first), recipe, key, engine)
+        cuda_run.run(target, regions.region(target.shape)._replace(start=first), recipe, key, engine)
         return buffer
     host_engine = resolve("cpu", backend)
-    array, is_torch = buffers.host_array(buffer, buffers.WORDS)
+    is_torch = buffers.torch_of(buffer) is not None
+    array = buffers.torch_array(buffer, buffers.WORDS) if is_torch else buffers.host_array(buffer)
     _assert_words("uint32" if array.dtype == np.uint32 else str(array.dtype), array.shape, first)
     buffers.assert_fillable(array)
     region = regions.region(array.shape)._replace(start=first)
@@ -301,7 +369,7 @@ def substream(name: str | int) -> int:
     if isinstance(name, str):
         hashlib = imports.module("hashlib")  # some ms that `import fanfill` need not pay
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-    return arguments.integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
+    return integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
@@ -310,19 +378,11 @@ def _halves(name: str | int) -> tuple[int, int]:
     return number & _WORD, number >> 32
 
 
-def _key(seed: object, name: str | int) -> Key:
-    number = arguments.integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
+def key_of(seed: object, name: str | int) -> Key:
+    """Seed and substream as a kernel's key; TypeError or ValueError as `fill`."""
+    number = integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
     sub = substream(name)
     return number & _WORD, number >> 32, sub & _WORD, sub >> 32
-
-
-def _assert_axes(law: Initializer, is_torch: bool) -> None:
-    if is_torch and law.default_axes:
-        raise ValueError(
-            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
-            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
-            "does"
-        )
 
 
 def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
@@ -331,13 +391,19 @@ def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
             f"expected a buffer of native uint32, which words are; got dtype {dtype}; fill() makes "
             "floating-point values"
         )
-    if first + prod(shape) > arguments.LARGEST_TENSOR:
+    if first + prod(shape) > LARGEST_TENSOR:
         raise ValueError(f"start: expected words below word 2**63; got {prod(shape)} of them from {first} on")
 
 
-def _remember(law: object, buffer: Any, view: NDArray[Any], made: Recipe, engine: Backend) -> None:
+def _planned(law: Initializer, shape: tuple[int, ...], storage: Format) -> _Plan:
+    made = recipe(law, shape, storage.name)
+    engine = default_host()
+    constant = made.form == "constant"
+    run = cpu_run.store if constant else engine.kernels(made.form, made.dtype).run
+    return _Plan(run, made.params, storage.lanes)
+
+
+def _remember(named: tuple[object, tuple[int, ...], object], plan: _Plan) -> None:
     if len(_plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
         _plans.clear()
-    run = cpu_run.store if made.form == "constant" else engine.kernels(made.form, made.dtype).run
-    lanes = None if view.dtype == buffer.dtype else view.dtype
-    _plans[law, buffer.shape, buffer.dtype] = _Plan(run, made.params, lanes)
+    _plans[named] = plan

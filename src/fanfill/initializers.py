@@ -172,7 +172,7 @@ class Initializer:
     def mean(self, shape: Sequence[int]) -> float:
         """The mean of the distribution for a tensor of that shape, in float64."""
         name, params = self.law(shape)
-        return DISTRIBUTIONS[name].mean(*params)
+        return distribution_named(name).mean(*params)
 
     def std(self, shape: Sequence[int]) -> float:
         """The standard deviation of the distribution for a tensor of that shape, in float64.
@@ -187,7 +187,7 @@ class Initializer:
         """
         if self.scaling is not None:
             return math.sqrt(self.scaling.variance(shape))
-        return DISTRIBUTIONS[self.distribution].std(*self.params)
+        return distribution_named(self.distribution).std(*self.params)
 
     def bounds(
         self, shape: Sequence[int], dtype: str | type | np.dtype[Any] = "float64"
@@ -206,11 +206,11 @@ class Initializer:
             A dtype that no tensor is filled with.
         """
         name, params = self.law(shape)
-        return DISTRIBUTIONS[name].bounds(storage_named(dtype), *params)
+        return distribution_named(name).bounds(storage_named(dtype), *params)
 
     def law(self, shape: Sequence[int]) -> Law:
         """The distribution for a tensor of that shape, by section 4 of the number contract."""
-        scaling, scaled = self.scaling, DISTRIBUTIONS[self.distribution].scaled
+        scaling, scaled = self.scaling, distribution_named(self.distribution).scaled
         if scaling is None or scaled is None:
             return Law(self.distribution, self.params)
         return Law(self.distribution, scaled(lambda times: scaling.variance(shape, times=times)))

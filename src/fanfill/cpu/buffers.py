@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from fanfill.cpu.exchange import array_of_dlpack, array_of_interface, array_of_memory, span
-from fanfill.dtypes import storage_of
+from fanfill.dtypes import STORAGES, storage_of
 from fanfill.messages import type_name
 from fanfill_kernels.formats import Format
 
@@ -30,14 +30,17 @@ Device = Literal["cpu", "cuda"]
 _DLPACK_HOST = (1, 3)
 _DLPACK_CUDA = (2, 13)
 
-# Of torch's dtypes those that NumPy has, too, for fills and for words.
-_DRAWN = ("float32", "float64", "float16")
+# The dtypes of torch tensors that words take.
 WORDS = ("uint32",)
 
 # Nodes that the search for a collision may visit. Views that slicing, transposing, diagonals and sliding
 # windows make need a few dozen; the problem itself is NP-hard, so that somebody can always build strides that
 # need more. Those are refused.
 _SEARCH_LIMIT = 100_000
+
+
+# What stands for a dtype that NumPy has no name for, by its size.
+_INTEGERS = {1: "uint8", 2: "int16"}
 
 
 class Lanes(NamedTuple):
@@ -102,8 +105,7 @@ def as_lanes(buffer: object) -> Lanes:
     ----------
     buffer
         A `numpy.ndarray` (subclasses such as `numpy.memmap` included, masked arrays not), an object with the
-        writable buffer protocol, ``__array_interface__`` or CPU DLPack, or a torch CPU tensor of float32,
-        float64 or float16.
+        writable buffer protocol, ``__array_interface__`` or CPU DLPack, or a torch CPU tensor.
 
     Returns
     -------
@@ -118,20 +120,36 @@ def as_lanes(buffer: object) -> Lanes:
     ValueError
         If it is read-only, its byte order is foreign, or its elements share memory.
     """
-    array, is_torch = host_array(buffer)
+    if torch_of(buffer) is not None:
+        lanes = torch_lanes(buffer)
+        assert_fillable(lanes.view)
+        return lanes
+    array = host_array(buffer)
     storage = storage_of(array.dtype)
     assert_fillable(array)
-    return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, is_torch)
+    return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, False)
 
 
-def host_array(buffer: object, torch_dtypes: tuple[str, ...] = _DRAWN) -> tuple[NDArray[Any], bool]:
-    """Return an ndarray on the buffer's own memory, never a copy, and whether it is a torch tensor.
+def torch_lanes(tensor: Any) -> Lanes:
+    """View a torch CPU tensor as `as_lanes` does, without asking whether its elements share memory.
 
-    Of a torch tensor's dtypes only those named are taken; the others' errors name them.
+    Raises
+    ------
+    TypeError
+        If it does not hold one of the floating-point types, or is no plain memory.
+    ValueError
+        If its storage does not hold its elements.
     """
+    array = torch_array(tensor, tuple(STORAGES))
+    storage = STORAGES[str(tensor.dtype).removeprefix("torch.")]
+    return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, True)
+
+
+def host_array(buffer: object) -> NDArray[Any]:
+    """Return an ndarray on the memory of a buffer that is no torch tensor, never a copy."""
     if isinstance(buffer, np.ndarray):
         if type(buffer) is np.ndarray:
-            return buffer, False
+            return buffer
         masked = sys.modules.get("numpy.ma")
         if masked is not None and isinstance(buffer, masked.MaskedArray):
             raise TypeError(
@@ -139,19 +157,16 @@ def host_array(buffer: object, torch_dtypes: tuple[str, ...] = _DRAWN) -> tuple[
                 "must not be touched; "
                 "pass its .data to fill them all"
             )
-        return buffer.view(np.ndarray), False
-    torch = torch_of(buffer)
-    if torch is not None:
-        return _torch_array(buffer, torch_dtypes), True
+        return buffer.view(np.ndarray)
     if device_of(buffer) != "cpu":
         raise TypeError(f"expected a buffer in host memory; got a {type_name(buffer)} on a CUDA device")
     interface = getattr(buffer, "__array_interface__", None)
     if interface is not None:
-        return array_of_interface(buffer, interface), False
+        return array_of_interface(buffer, interface)
     memory = _memory(buffer)
     if memory is not None:
-        return array_of_memory(memory), False
-    return array_of_dlpack(buffer), False
+        return array_of_memory(memory)
+    return array_of_dlpack(buffer)
 
 
 def assert_fillable(array: NDArray[Any]) -> None:
@@ -271,15 +286,28 @@ def mark_written(tensor: Any) -> None:
         tensor.detach().unsqueeze(0)[:0].zero_()
 
 
-def _torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
-    if str(tensor.dtype).removeprefix("torch.") not in dtypes:
+def torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
+    """Return an ndarray on a torch CPU tensor's memory; of integers, for a dtype that NumPy does not have.
+
+    Raises
+    ------
+    TypeError
+        If its dtype is none of those named, or it is no plain memory.
+    ValueError
+        If its storage does not hold its elements.
+    """
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name not in dtypes:
         raise TypeError(
             f"expected a torch tensor of {', '.join(dtypes[:-1])}{' or ' if dtypes[1:] else ''}{dtypes[-1]}; "
             f"got {tensor.dtype}; {_remedy(tensor.dtype.is_floating_point, dtypes)}"
         )
     try:
         # detach: a leaf that requires grad refuses numpy(), and its initialisation is no part of any graph.
-        array: NDArray[Any] = tensor.detach().numpy()
+        memory = tensor.detach()
+        if not hasattr(np, name):
+            memory = memory.view(getattr(sys.modules["torch"], _INTEGERS[memory.element_size()]))
+        array: NDArray[Any] = memory.numpy()
         assert_stored(tensor)
     except (RuntimeError, TypeError) as error:
         raise TypeError(
@@ -292,4 +320,4 @@ def _torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
 def _remedy(floating: bool, dtypes: tuple[str, ...]) -> str:
     if dtypes == WORDS:
         return "fill() makes floating-point values" if floating else "words() makes no others"
-    return "use fanfill.torch" if floating else "fill a floating-point tensor"
+    return "fill a tensor of one of these and convert it"

@@ -17,7 +17,7 @@ from fanfill.cpu.exchange import assert_unmasked
 from fanfill.dtypes import STORAGES, storage_of
 from fanfill.messages import shown, type_name
 
-__all__ = ["DeviceBuffer", "Target", "as_target", "assert_fillable", "assert_storage"]
+__all__ = ["DeviceBuffer", "Target", "as_storage", "as_target", "assert_fillable"]
 
 
 class Target(NamedTuple):
@@ -96,6 +96,14 @@ def as_target(buffer: object) -> Target:
             f"{type_name(buffer)}; pass cupy.from_dlpack(buffer) if it offers DLPack only"
         )
     return _interface_target(buffer, interface)
+
+
+def as_storage(buffer: object) -> Target:
+    """View a device buffer that can be filled: with `as_target`'s errors, and those of the checks below."""
+    target = as_target(buffer)
+    assert_storage(target)
+    assert_fillable(target)
+    return target
 
 
 def assert_fillable(target: Target) -> None:

@@ -3,52 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill.distributions import recipe
+from fanfill.regions import region
 from fanfill.torch.seeding import stream
 from fanfill.torch.sharding import Placed, is_dtensor, parts, placed
-from fanfill.torch.tensors import STORAGE_NAMES, assert_fillable, fill_memory, has_no_values
+from fanfill.torch.tensors import STORAGE_NAMES, Shape, assert_fillable, fill_memory, has_no_values
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
 
-__all__ = ["draw", "draw_placed", "place"]
+__all__ = ["How", "draw", "draw_placed", "place", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def draw(
-    tensor: torch.Tensor,
-    law: Initializer,
-    generator: torch.Generator | None,
-    seed: int | None,
-    name: str | int | None,
-) -> torch.Tensor:
-    """Fill a tensor in place, by its global shape where it is a DTensor, and return it.
+class How(NamedTuple):
+    """What a caller gave in addition to the distribution: see `fanfill.torch.functions`."""
+
+    generator: torch.Generator | None = None
+    seed: int | None = None
+    name: str | int | None = None
+    global_shape: Shape | None = None
+    offset: Shape | None = None
+
+
+def whole_shape(tensor: torch.Tensor, how: How) -> tuple[int, ...]:
+    """The shape of the tensor that a tensor is, or is a part of.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A part that `fanfill.fill` refuses; a DTensor, which knows its own.
+    """
+    if how.global_shape is None and how.offset is None:
+        return tuple(tensor.shape)
+    if is_dtensor(tensor):
+        raise TypeError(
+            "expected global_shape and offset for a plain tensor; got them for a DTensor, which knows where "
+            "its shard lies; leave them out"
+        )
+    return region(tuple(tensor.shape), how.global_shape, how.offset).shape
+
+
+def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
+    """Fill a tensor in place, by its global shape if it is a DTensor, and return it.
 
     Raises
     ------
     NotImplementedError, RuntimeError
         As `fanfill.torch.tensors.assert_fillable`.
     TypeError, ValueError
-        As `fanfill.fill`; a generator that is none, or is given beside a seed; a Partial DTensor.
+        As `fanfill.fill`; a generator that is none, or is given together with a seed; a Partial DTensor; see
+        `whole_shape`.
     """
     if type(tensor) in _PLAIN:
         if not tensor.is_meta:
             assert_fillable(tensor)
-            fill_memory(tensor, law, *stream(_generator(generator, law), seed, name))
+            recipe(law, whole_shape(tensor, how), STORAGE_NAMES[tensor.dtype])
+            seed, name = stream(_generator(how.generator, law), how.seed, how.name)
+            fill_memory(tensor, law, seed, name, how.global_shape, how.offset)
         return tensor
     if has_torch_function_variadic(tensor):
-        return handle_torch_function(draw, (tensor,), tensor, law, generator, seed, name)
+        return handle_torch_function(draw, (tensor,), tensor, law, how)
+    shape = whole_shape(tensor, how)
     where = place(tensor)
     if where is not None:
         # Here and not by the fill: a rank whose shard is empty refuses what the others refuse.
-        recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])
-        draw_placed(tensor, where, law, *stream(_generator(generator, law), seed, name))
+        recipe(law, shape, STORAGE_NAMES[tensor.dtype])
+        seed, name = stream(_generator(how.generator, law), how.seed, how.name)
+        if how.global_shape is None and how.offset is None:
+            draw_placed(tensor, where, law, seed, name)
+        else:
+            fill_memory(where.local, law, seed, name, how.global_shape, how.offset)
     return tensor
 
 

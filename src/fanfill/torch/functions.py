@@ -1,15 +1,19 @@
 """torch.nn.init's random functions, drawn by fanfill: the same names, arguments, errors and warnings.
 
-Each takes, beside torch's arguments, the keywords ``seed`` (an integer in [0, 2^64)) and ``name`` (the
-substream: a string or an integer, by default 0), as `fanfill.fill` does. Without a seed both come from
+In addition to torch's arguments, each takes the keywords ``seed`` (an integer in [0, 2^64)) and ``name``
+(the substream: a string or an integer, 0 by default), as `fanfill.fill` does. Without a seed both come from
 ``generator``, or from torch's default CPU generator (see `fanfill.torch.seeding` for how), so that
 ``torch.manual_seed`` governs the values.
 
-For all of them: ``tensor`` is a dense tensor of float32, float64, float16, bfloat16, float8_e4m3fn or
-float8_e5m2, of any strides, on the CPU or on a CUDA device; or a DTensor, of which each rank fills its own
-shard, with the values that the global tensor has there. A meta or fake tensor has no values, and stays as it
-is. The tensor is filled in place, without a copy of its size and outside of autograd, its version counter
-moves, and it is returned.
+If the tensor is a part of a larger one, such as a tensor-parallel shard that is not a DTensor, pass the
+larger one's shape as ``global_shape`` and where the part begins as ``offset``, as in `fanfill.fill`. The part
+then gets the values that the whole tensor has there, and the fans are those of the whole.
+
+All of them take a dense tensor of float32, float64, float16, bfloat16 or one of the four float8 types, of any
+strides, on the CPU or on a CUDA device; or a DTensor, of which each rank fills its own shard with the values
+that the global tensor has there. A meta or fake tensor has no values, and stays as it is. The tensor is
+filled in place, without a copy of its size and outside of autograd. Its version counter moves, and it is
+returned.
 
 What torch refuses is refused with torch's error, before anything is written. Refused here and not by torch:
 parameters that would give infinities, nan or subnormal numbers (ValueError, see `fanfill.fill`); tensors
@@ -27,9 +31,10 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill import initializers
 from fanfill.torch import laws
-from fanfill.torch.drawing import draw
+from fanfill.torch.drawing import How, draw, whole_shape
 from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.sharding import is_dtensor
+from fanfill.torch.tensors import Shape
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
@@ -56,22 +61,32 @@ def uniform_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
-    """U[a, b], the closed interval (torch's is open at b); ``a == b`` gives that number.
+    """U[a, b), as in torch; ``a == b`` gives that number.
 
-    Arguments and errors: see `fanfill.torch.functions`. A ValueError where no value of the dtype lies in [a,
-    b].
+    Arguments and errors: see `fanfill.torch.functions`. Also a ValueError if no value of the dtype lies in
+    [a, b).
 
     Examples
     --------
     >>> w = uniform_(torch.empty(3, 5), -1.0, 1.0, seed=0, name="w")
     """
     if has_torch_function_variadic(tensor):
-        given = {"a": a, "b": b, "generator": generator, "seed": seed, "name": name}
+        given = {
+            "a": a,
+            "b": b,
+            "generator": generator,
+            "seed": seed,
+            "name": name,
+            "global_shape": global_shape,
+            "offset": offset,
+        }
         return handle_torch_function(uniform_, (tensor,), tensor, **given)
     if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
         return init.uniform_(tensor, a, b, generator)
-    return draw(tensor, laws.uniform(a, b, tensor.dtype), generator, seed, name)
+    return draw(tensor, laws.uniform(a, b, tensor.dtype), How(generator, seed, name, global_shape, offset))
 
 
 def normal_(
@@ -82,6 +97,8 @@ def normal_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """N(mean, std^2). Arguments and errors: see `fanfill.torch.functions`.
 
@@ -90,11 +107,21 @@ def normal_(
     >>> w = normal_(torch.empty(3, 5), std=0.02, generator=torch.Generator().manual_seed(7))
     """
     if has_torch_function_variadic(tensor):
-        given = {"mean": mean, "std": std, "generator": generator, "seed": seed, "name": name}
+        given = {
+            "mean": mean,
+            "std": std,
+            "generator": generator,
+            "seed": seed,
+            "name": name,
+            "global_shape": global_shape,
+            "offset": offset,
+        }
         return handle_torch_function(normal_, (tensor,), tensor, **given)
     if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
         return init.normal_(tensor, mean, std, generator)
-    return draw(tensor, laws.normal(mean, std, tensor.dtype), generator, seed, name)
+    return draw(
+        tensor, laws.normal(mean, std, tensor.dtype), How(generator, seed, name, global_shape, offset)
+    )
 
 
 def trunc_normal_(
@@ -107,6 +134,8 @@ def trunc_normal_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """N(mean, std^2) given that the value lies in [a, b]: absolute bounds, as in torch, and no variance
     correction.
@@ -122,7 +151,7 @@ def trunc_normal_(
     if _is_meta(tensor):
         return init.trunc_normal_(tensor, mean, std, a, b, generator)
     law = laws.trunc_normal(mean, std, a, b, tensor.dtype)
-    return draw(tensor, law, generator, seed, name)
+    return draw(tensor, law, How(generator, seed, name, global_shape, offset))
 
 
 def xavier_uniform_(
@@ -132,6 +161,8 @@ def xavier_uniform_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """U[-bound, bound], ``bound = gain * sqrt(6 / (fan_in + fan_out))``: Glorot & Bengio 2010.
 
@@ -141,7 +172,7 @@ def xavier_uniform_(
     --------
     >>> w = xavier_uniform_(torch.empty(3, 5), gain=5 / 3, seed=0)
     """
-    return _xavier(tensor, gain, "uniform", generator, seed, name)
+    return _xavier(tensor, gain, "uniform", How(generator, seed, name, global_shape, offset))
 
 
 def xavier_normal_(
@@ -151,6 +182,8 @@ def xavier_normal_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """N(0, std^2), ``std = gain * sqrt(2 / (fan_in + fan_out))``, not truncated: Glorot & Bengio 2010.
 
@@ -160,7 +193,7 @@ def xavier_normal_(
     --------
     >>> w = xavier_normal_(torch.empty(3, 5), seed=0)
     """
-    return _xavier(tensor, gain, "normal", generator, seed, name)
+    return _xavier(tensor, gain, "normal", How(generator, seed, name, global_shape, offset))
 
 
 def kaiming_uniform_(
@@ -172,6 +205,8 @@ def kaiming_uniform_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """U[-bound, bound], ``bound = gain * sqrt(3 / fan)``: He et al. 2015.
 
@@ -191,12 +226,16 @@ def kaiming_uniform_(
             "generator": generator,
             "seed": seed,
             "name": name,
+            "global_shape": global_shape,
+            "offset": offset,
         }
         return handle_torch_function(kaiming_uniform_, (tensor,), tensor, **given)
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    return _kaiming(tensor, a, mode, nonlinearity, "uniform", generator, seed, name)
+    return _kaiming(
+        tensor, a, mode, nonlinearity, "uniform", How(generator, seed, name, global_shape, offset)
+    )
 
 
 def kaiming_normal_(
@@ -208,6 +247,8 @@ def kaiming_normal_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """N(0, std^2), ``std = gain / sqrt(fan)``, not truncated: He et al. 2015. All else as in
     `kaiming_uniform_`.
@@ -219,7 +260,7 @@ def kaiming_normal_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    return _kaiming(tensor, a, mode, nonlinearity, "normal", generator, seed, name)
+    return _kaiming(tensor, a, mode, nonlinearity, "normal", How(generator, seed, name, global_shape, offset))
 
 
 def lecun_uniform_(
@@ -228,12 +269,16 @@ def lecun_uniform_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """U[-bound, bound], ``bound = sqrt(3 / fan_in)``: LeCun et al. 1998. torch has none; Keras and JAX do.
 
     Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
     """
-    return _scaled(tensor, initializers.lecun_uniform(**TORCH_AXES), generator, seed, name)
+    return _scaled(
+        tensor, initializers.lecun_uniform(**TORCH_AXES), How(generator, seed, name, global_shape, offset)
+    )
 
 
 def lecun_normal_(
@@ -243,14 +288,15 @@ def lecun_normal_(
     truncated: bool = False,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """N(0, 1 / fan_in): LeCun et al. 1998. torch has none; that of Keras and JAX is ``truncated=True``.
 
     Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
     """
-    return _scaled(
-        tensor, initializers.lecun_normal(truncated=truncated, **TORCH_AXES), generator, seed, name
-    )
+    law = initializers.lecun_normal(truncated=truncated, **TORCH_AXES)
+    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset))
 
 
 def variance_scaling_(
@@ -262,31 +308,30 @@ def variance_scaling_(
     *,
     seed: int | None = None,
     name: str | int | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
 ) -> torch.Tensor:
     """Mean 0 and variance ``scale / fan``: `fanfill.variance_scaling` with torch's layout, (out, in, \\*k).
 
     ``mode`` is "fan_in", "fan_out", "fan_avg" or "fan_geo_avg", ``distribution`` "normal", "truncated_normal"
     or "uniform". Other arguments and errors: see `fanfill.torch.functions`, and `fanfill.variance_scaling`.
     """
-    return _scaled(
-        tensor, initializers.variance_scaling(scale, mode, distribution, **TORCH_AXES), generator, seed, name
-    )
+    law = initializers.variance_scaling(scale, mode, distribution, **TORCH_AXES)
+    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset))
 
 
 def _xavier(
     tensor: torch.Tensor,
     gain: float,
     distribution: str,
-    generator: torch.Generator | None,
-    seed: int | None,
-    name: str | int | None,
+    how: How,
 ) -> torch.Tensor:
     tensor.dim()  # what is no tensor fails here, as it does in torch
-    shape = tuple(tensor.shape)
+    shape = whole_shape(tensor, how)
     if _is_meta(tensor):
-        return getattr(init, f"xavier_{distribution}_")(tensor, gain, generator)
+        return getattr(init, f"xavier_{distribution}_")(tensor, gain, how.generator)
     law = laws.xavier(gain, distribution, shape, tensor.dtype)
-    return draw(tensor, law, generator, seed, name)
+    return draw(tensor, law, how)
 
 
 def _kaiming(
@@ -295,16 +340,14 @@ def _kaiming(
     mode: str,
     nonlinearity: str,
     distribution: str,
-    generator: torch.Generator | None,
-    seed: int | None,
-    name: str | int | None,
+    how: How,
 ) -> torch.Tensor:
     tensor.dim()
     if _is_meta(tensor):
         function = getattr(init, f"kaiming_{distribution}_")
-        return function(tensor, a, mode, nonlinearity, generator)
-    law = laws.kaiming(a, mode, nonlinearity, distribution, tuple(tensor.shape), tensor.dtype)
-    return draw(tensor, law, generator, seed, name)
+        return function(tensor, a, mode, nonlinearity, how.generator)
+    law = laws.kaiming(a, mode, nonlinearity, distribution, whole_shape(tensor, how), tensor.dtype)
+    return draw(tensor, law, how)
 
 
 def _is_meta(tensor: torch.Tensor) -> bool:
@@ -315,9 +358,7 @@ def _is_meta(tensor: torch.Tensor) -> bool:
 def _scaled(
     tensor: torch.Tensor,
     law: Initializer,
-    generator: torch.Generator | None,
-    seed: int | None,
-    name: str | int | None,
+    how: How,
 ) -> torch.Tensor:
-    laws.fans(tuple(tensor.shape))
-    return draw(tensor, law, generator, seed, name)
+    laws.fans(whole_shape(tensor, how))
+    return draw(tensor, law, how)

@@ -34,7 +34,7 @@ TORCH_AXES = {"in_axis": 1, "out_axis": 0}
 _PLAIN = {float, int, str, torch.dtype, tuple, type(None)}
 
 # torch does not draw these; what it checks is then checked as for float32, and the rest by the recipe.
-_OURS_ALONE = (torch.float8_e4m3fn, torch.float8_e5m2)
+_OURS_ALONE = tuple(dtype for dtype, name in STORAGE_NAMES.items() if STORAGES[name].itemsize == 1)
 
 
 def _kept(make: Law) -> Law:

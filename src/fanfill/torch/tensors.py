@@ -7,18 +7,16 @@ first value is written: writing through a pointer does not move a tensor's versi
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from fanfill import regions
-from fanfill.backends import default_host
-from fanfill.cpu import run as cpu_run
-from fanfill.cpu.buffers import assert_stored, mark_written, overlaps
-from fanfill.cpu.threads import get_threads
-from fanfill.distributions import recipe
-from fanfill.fill import fill, substream
+from fanfill.cpu.buffers import assert_stored, mark_written, overlaps, torch_lanes
+from fanfill.cuda.buffers import as_storage
+from fanfill.dtypes import STORAGES
+from fanfill.fill import fill_storage, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,21 +25,15 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], object]
 
-__all__ = ["STORAGE_NAMES", "assert_fillable", "fill_memory", "has_no_values", "is_plain"]
+Shape = int | Iterable[int]  # of a global tensor, or an offset in it
 
-# What NumPy has too, and fanfill.fill takes as it is.
-_SEEN = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16"}
+__all__ = ["STORAGE_NAMES", "Shape", "assert_fillable", "fill_memory", "has_no_values", "is_plain"]
 
-# What NumPy has no name for: the integers of the same size stand for them, at torch's end and at NumPy's.
-_UNSEEN = {
-    torch.bfloat16: ("bfloat16", torch.int16, np.uint16),
-    torch.float8_e4m3fn: ("float8_e4m3fn", torch.uint8, np.uint8),
-    torch.float8_e5m2: ("float8_e5m2", torch.uint8, np.uint8),
+# Those of fanfill's dtypes that this torch has.
+STORAGE_NAMES: dict[torch.dtype, str] = {
+    getattr(torch, name): name for name in STORAGES if hasattr(torch, name)
 }
 
-STORAGE_NAMES: dict[torch.dtype, str] = {**_SEEN, **{dtype: name for dtype, (name, _, _) in _UNSEEN.items()}}
-
-_WORD = 2**32 - 1
 _OWN_DISPATCH = torch.Tensor.__torch_dispatch__
 
 
@@ -113,8 +105,8 @@ def fill_memory(
     law: Initializer,
     seed: int,
     name: str | int,
-    global_shape: tuple[int, ...] | None = None,
-    offset: tuple[int, ...] | None = None,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Fill a tensor that `assert_fillable` has passed; the arguments are those of `fanfill.fill`.
@@ -124,36 +116,17 @@ def fill_memory(
     ValueError, TypeError
         As `fanfill.fill`, before anything is written.
     """
-    # Refuses what cannot be drawn: from here on only `progress` and Ctrl-C end a fill, with values changed.
-    made = recipe(
-        law, tuple(tensor.shape if global_shape is None else global_shape), STORAGE_NAMES[tensor.dtype]
-    )
     # detach: shares memory and version counter, and a leaf that requires grad has no numpy() of its own.
-    memory = tensor.detach()
-    part: dict[str, Any] = {}
-    if global_shape is not None:
-        part.update(global_shape=global_shape, offset=offset)
-    if progress is not None:
-        part.update(progress=progress)
-    if tensor.is_cuda:
-        fill(memory, law, seed=seed, name=name, **part)
-        return
-    mark_written(tensor)
-    unseen = _UNSEEN.get(tensor.dtype)
-    if unseen is None:
-        fill(memory.numpy(), law, seed=seed, name=name, **part)
-        return
-    _, integer, lanes = unseen
-    view = memory.view(integer).numpy().view(lanes)
-    sub = substream(name)
-    key = (seed & _WORD, seed >> 32, sub & _WORD, sub >> 32)
-    if 0 < view.size <= cpu_run.SMALL and not part and view.flags.carray:
-        run = cpu_run.store if made.form == "constant" else default_host().kernels(made.form, made.dtype).run
-        run(view.reshape(-1), 0, key, made.params)
-    else:
-        region = regions.region(view.shape, global_shape, offset)
-        threads = get_threads() if view.size > cpu_run.SMALL else 1
-        cpu_run.run(view, region, made, key, default_host(), threads, progress)
+    memory = as_storage(tensor.detach()) if tensor.is_cuda else torch_lanes(tensor)
+    fill_storage(
+        memory,
+        law,
+        key_of(seed, name),
+        global_shape=global_shape,
+        offset=offset,
+        progress=progress,
+        written=partial(mark_written, tensor),
+    )
 
 
 def _refuse_dtype(dtype: torch.dtype) -> None:
