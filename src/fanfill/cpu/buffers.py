@@ -9,6 +9,7 @@ object of a package that nobody has imported cannot exist.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ Device = Literal["cpu", "cuda"]
 _DLPACK_HOST = (1, 3)
 _DLPACK_CUDA = (2, 13)
 
-# The dtypes of torch tensors that words take.
+# The dtypes of torch tensors that fills and words take.
+_DRAWN = tuple(STORAGES)
 WORDS = ("uint32",)
 
 # Nodes that the search for a collision may visit. Views that slicing, transposing, diagonals and sliding
@@ -140,8 +142,8 @@ def torch_lanes(tensor: Any) -> Lanes:
     ValueError
         If its storage does not hold its elements.
     """
-    array = torch_array(tensor, tuple(STORAGES))
-    storage = STORAGES[str(tensor.dtype).removeprefix("torch.")]
+    array = torch_array(tensor, _DRAWN)
+    storage = STORAGES[_dtype_of(tensor.dtype)[0]]
     return Lanes(array if array.dtype == storage.lanes else array.view(storage.lanes), storage, True)
 
 
@@ -296,7 +298,7 @@ def torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
     ValueError
         If its storage does not hold its elements.
     """
-    name = str(tensor.dtype).removeprefix("torch.")
+    name, integers = _dtype_of(tensor.dtype)
     if name not in dtypes:
         raise TypeError(
             f"expected a torch tensor of {', '.join(dtypes[:-1])}{' or ' if dtypes[1:] else ''}{dtypes[-1]}; "
@@ -305,8 +307,8 @@ def torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
     try:
         # detach: a leaf that requires grad refuses numpy(), and its initialisation is no part of any graph.
         memory = tensor.detach()
-        if not hasattr(np, name):
-            memory = memory.view(getattr(sys.modules["torch"], _INTEGERS[memory.element_size()]))
+        if integers is not None:
+            memory = memory.view(integers)
         array: NDArray[Any] = memory.numpy()
         assert_stored(tensor)
     except (RuntimeError, TypeError) as error:
@@ -315,6 +317,15 @@ def torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
             f"view ({error}); use fanfill.torch"
         ) from error
     return array
+
+
+@cache
+def _dtype_of(dtype: Any) -> tuple[str, Any]:
+    """A torch dtype's name, and the torch dtype of integers that stands for it if NumPy does not have it."""
+    name = str(dtype).removeprefix("torch.")
+    if name in _DRAWN and not hasattr(np, name):
+        return name, getattr(sys.modules["torch"], _INTEGERS[STORAGES[name].itemsize])
+    return name, None
 
 
 def _remedy(floating: bool, dtypes: tuple[str, ...]) -> str:
