@@ -36,11 +36,11 @@ import fanfill as ff
 # The dtypes of ml_dtypes are drawn as the integers that hold their bits.
 GOLDEN = """
 from fanfill import regions
-from fanfill.cpu import run as host
+from fanfill.cpu.run import fill_lanes
 from fanfill.selftest import golden
 from fanfill.backends import get
 from fanfill.dtypes import STORAGES
-from fanfill.fill import _key
+from fanfill.fill import key_of
 from fanfill.distributions import recipe
 
 wrong, drawn = [], {}
@@ -53,7 +53,7 @@ for case in golden.cases():
         buffer = np.empty(case.shape, STORAGES[case.dtype].lanes)
         region = regions.region(place.shape, place.global_shape, place.offset)
         made = recipe(golden.INITIALIZERS[case.initializer], region.shape, case.dtype)
-        host.run(buffer, region, made, _key(golden.SEED, f"golden/{case.place}"), get("numpy"), 2)
+        fill_lanes(buffer, region, made, key_of(golden.SEED, f"golden/{case.place}"), get("numpy"), 2)
     digest = hashlib.sha256(buffer.tobytes()).hexdigest()
     drawn[case.dtype] = drawn.get(case.dtype, 0) + 1
     if digest != golden.expected()[str(case)]:
@@ -91,7 +91,7 @@ def test_numpy_alone_draws_every_golden_hash() -> None:
 
 
 def test_the_golden_program_can_fail() -> None:
-    wrong = output(GOLDEN.replace("_key(golden.SEED,", "_key(golden.SEED + 1,"))
+    wrong = output(GOLDEN.replace("key_of(golden.SEED,", "key_of(golden.SEED + 1,"))
     assert "'he_normal / bfloat16 / box'" in wrong
 
 

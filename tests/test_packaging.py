@@ -11,6 +11,7 @@ import tarfile
 import tomllib
 import warnings
 import zipfile
+from collections.abc import Iterable
 from email import message_from_bytes
 from pathlib import Path
 
@@ -87,6 +88,61 @@ def test_a_source_imports_only_what_its_room_may(path: str) -> None:
 )
 def test_the_import_check_can_fail(path: str, source: str, package: str) -> None:
     assert trespasses(path, source) == {package}
+
+
+def module_of(path: str) -> str:
+    """The dotted name of the source at a path."""
+    return ".".join(Path(path).with_suffix("").parts[1:]).removesuffix(".__init__")
+
+
+def imported(source: str, modules: Iterable[str]) -> set[str]:
+    """The modules of this project that a source imports when it is imported itself."""
+    found: set[str] = set()
+    statements = list(ast.parse(source).body)
+    while statements:
+        node = statements.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = names & set(modules)
+            found |= inside | ({node.module} if len(inside) < len(names) else set())
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            statements += node.body + node.orelse
+        elif isinstance(node, ast.Try):
+            statements += node.body
+    return found & set(modules)
+
+
+def circle(sources: dict[str, str]) -> list[str] | None:
+    """Modules that import each other in a circle, if there are any."""
+    modules = {module_of(path): source for path, source in sources.items()}
+    arrows = {name: imported(source, modules) for name, source in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str] | None:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return None
+        found = (visit(other, [*way, name]) for other in sorted(arrows[name]))
+        circle = next((c for c in found if c), None)
+        done.add(name)
+        return circle
+
+    return next((c for c in (visit(name, []) for name in sorted(arrows)) if c), None)
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle(SOURCES) is None
+
+
+def test_a_circle_of_imports_is_noticed() -> None:
+    path = "src/fanfill/dtypes.py"
+    found = circle(SOURCES | {path: "from fanfill.fill import fill\n" + SOURCES[path]})
+    assert found is not None
+    assert found[0] == found[-1]
+    assert {"fanfill.dtypes", "fanfill.fill"} <= set(found)
 
 
 @pytest.fixture(scope="module")

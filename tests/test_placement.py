@@ -31,7 +31,7 @@ def expected_indices(shape, global_shape=None, offset=None):
 
 def assert_indices(view, backend, global_shape=None, offset=None, threads=1):
     region = regions.region(view.shape, global_shape, offset)
-    cpu_run.run(view, region, INDEX, KEY, backend, threads)
+    cpu_run.fill_lanes(view, region, INDEX, KEY, backend, threads)
     np.testing.assert_array_equal(view.astype(np.uint64), expected_indices(view.shape, global_shape, offset))
 
 
@@ -87,14 +87,14 @@ def test_a_box_far_beyond_2_to_the_33_gets_its_indices(index_backend: MakeIndexB
     assert_indices(np.empty((2, 5, 2), np.uint64).copy(), backend, whole, (2**20 - 2, 2**21 - 5, 1))
     assert_indices(np.empty((2, 5, 2), np.uint64, order="F"), backend, whole, (2**19, 7, 0))
     last = np.empty((4,), np.uint64)
-    cpu_run.run(last, regions.region((4,), (2**32, 2**31), 2**63 - 4), INDEX, KEY, backend, 1)
+    cpu_run.fill_lanes(last, regions.region((4,), (2**32, 2**31), 2**63 - 4), INDEX, KEY, backend, 1)
     assert last.tolist() == [2**63 - 4, 2**63 - 3, 2**63 - 2, 2**63 - 1]
 
 
 def test_a_flat_range_counts_elements_in_c_order(index_backend: MakeIndexBackend):
     backend, _ = index_backend()
     part = np.empty(10)
-    cpu_run.run(part, regions.region((10,), (6, 7), np.int64(30)), INDEX, KEY, backend, 1)
+    cpu_run.fill_lanes(part, regions.region((10,), (6, 7), np.int64(30)), INDEX, KEY, backend, 1)
     assert part.tolist() == list(range(30, 40))
 
 

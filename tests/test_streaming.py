@@ -70,10 +70,10 @@ def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -
 
     made, found = RECIPES["normal-float32"], np.empty(nbytes // 4, np.float32)
     region = regions.region(found.shape)
-    cpu_run.run(found, region, made, KEY, get("numba")._replace(kernels=kernels), 2)
+    cpu_run.fill_lanes(found, region, made, KEY, get("numba")._replace(kernels=kernels), 2)
     assert set(calls) == {"stream" if streamed else "run"}
     expected = np.empty_like(found)
-    cpu_run.run(expected, region, made, KEY, get("numpy"), 2)
+    cpu_run.fill_lanes(expected, region, made, KEY, get("numpy"), 2)
     assert_same_bytes(found, expected)
 
 
@@ -92,7 +92,7 @@ def test_all_stretches_but_the_first_begin_with_a_line() -> None:
     out = memory[first % 16 :][:count]
     backend = get("numba")._replace(kernels=kernels, chunk=lambda *_: 2**20)
     region = regions.region(out.shape)._replace(start=40)
-    cpu_run.run(out, region, RECIPES["normal-float32"], KEY, backend, 1)
+    cpu_run.fill_lanes(out, region, RECIPES["normal-float32"], KEY, backend, 1)
     assert len(seen) > 2
     assert sum(size for _, _, size in seen) == count
     done = 0

@@ -235,7 +235,7 @@ def fill_storage(
         made = recipe(law, region.shape, memory.dtype)
         if written is not None:
             written()
-        cuda_run.run(memory, region, made, key, device_engine, progress)
+        cuda_run.fill_target(memory, region, made, key, device_engine, progress)
         return None
     view, storage = memory.view, memory.storage
     small = 0 < view.size <= cpu_run.SMALL
@@ -262,7 +262,7 @@ def fill_storage(
     count = threads or (pool.resolve(None) if view.size > cpu_run.SMALL else 1)
     if written is not None:
         written()
-    cpu_run.run(view, region, made, key, engine, count, progress)
+    cpu_run.fill_lanes(view, region, made, key, engine, count, progress)
     return None
 
 
@@ -349,7 +349,7 @@ def words(
         device_buffers.assert_fillable(target)
         if target.is_torch:
             buffers.mark_written(buffer)
-        cuda_run.run(target, regions.region(target.shape)._replace(start=first), recipe, key, engine)
+        cuda_run.fill_target(target, regions.region(target.shape)._replace(start=first), recipe, key, engine)
         return buffer
     host_engine = resolve("cpu", backend)
     is_torch = buffers.torch_of(buffer) is not None
@@ -360,7 +360,7 @@ def words(
     threads = pool.resolve(None)
     if is_torch:
         buffers.mark_written(buffer)
-    cpu_run.run(array, region, recipe, key, host_engine, threads)
+    cpu_run.fill_lanes(array, region, recipe, key, host_engine, threads)
     return buffer
 
 

@@ -169,7 +169,7 @@ def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Calla
     if case.distribution == "words":
         region = regions.region(buffer.shape)
         recipe = Recipe("words", "uint32", ())
-        return lambda: cpu_run.run(buffer, region, recipe, (SEED, 0, 0, 0), engine, threads)
+        return lambda: cpu_run.fill_lanes(buffer, region, recipe, (SEED, 0, 0, 0), engine, threads)
     law = LAWS[case.distribution]
     # As a user would call it: a small fill that names neither backend nor threads takes a shorter way.
     usual = engine is default_host() and (case.values <= cpu_run.SMALL or threads == ff.get_threads())

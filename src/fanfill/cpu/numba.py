@@ -13,6 +13,7 @@ import numpy as np
 
 from fanfill import system
 from fanfill.backends import Backend, HostKernels, put_by_numpy
+from fanfill.cpu.run import STREAM
 from fanfill_kernels.process.undivided import undivided
 
 if TYPE_CHECKING:
@@ -103,7 +104,6 @@ def _scatter(target: NDArray[Any]) -> Put:
     if nothing_to_turn or not target.flags.aligned or any(stride % size for stride in target.strides):
         return put_by_numpy(target)
 
-    from fanfill.cpu.run import STREAM
     from fanfill_kernels.compile import cpu
     from fanfill_kernels.compile.scatter import scatter_by
 

@@ -37,7 +37,7 @@ _SHARES = 4
 STREAM = 1 << 23
 
 
-def run(
+def fill_lanes(
     view: NDArray[Any],
     region: Region,
     recipe: Recipe,

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from fanfill.backends import get as backend_named
 from fanfill.distributions import recipe
 from fanfill.torch import laws
-from fanfill.torch.drawing import draw_placed, place
+from fanfill.torch.drawing import draw_placed, locate
 from fanfill.torch.seeding import Stream, from_generator, seed_of
 from fanfill.torch.tensors import STORAGE_NAMES
 
@@ -131,7 +131,7 @@ def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwa
         tensor, generator, law = law_of(*args, **kwargs)
         if law is None or not (generator is None or isinstance(generator, torch.Generator)):
             return False
-        where = place(tensor)
+        where = locate(tensor)
         if where is None or (where.local.is_cuda and backend_named("cuda").unusable() is not None):
             return False
         recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])

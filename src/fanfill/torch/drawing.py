@@ -17,7 +17,7 @@ from fanfill.torch.tensors import STORAGE_NAMES, Shape, assert_fillable, fill_me
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
 
-__all__ = ["How", "draw", "draw_placed", "place", "whole_shape"]
+__all__ = ["How", "draw", "draw_placed", "locate", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -71,7 +71,7 @@ def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
     if has_torch_function_variadic(tensor):
         return handle_torch_function(draw, (tensor,), tensor, law, how)
     shape = whole_shape(tensor, how)
-    where = place(tensor)
+    where = locate(tensor)
     if where is not None:
         # Here and not by the fill: a rank whose shard is empty refuses what the others refuse.
         recipe(law, shape, STORAGE_NAMES[tensor.dtype])
@@ -83,7 +83,7 @@ def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
     return tensor
 
 
-def place(tensor: torch.Tensor) -> Placed | None:
+def locate(tensor: torch.Tensor) -> Placed | None:
     """Where a tensor's memory lies, once it is known to be fillable; None: it has no values.
 
     Raises

@@ -15,7 +15,7 @@ from fanfill.distributions import recipe
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, default_draws
-from fanfill.torch.drawing import draw_placed, place
+from fanfill.torch.drawing import draw_placed, locate
 from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Placed, parts
@@ -137,11 +137,11 @@ def init_module(
             "with None to leave one as it is, or pass on_missing='leave'"
         )
     book.assert_used()
-    _run(tasks, seed, progress)
+    _fill_all(tasks, seed, progress)
     return module
 
 
-def _run(tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None) -> None:
+def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None) -> None:
     whole = sum(_size(task.where, draw.box) for task in tasks for draw in task.draws) if progress else 0
     done = 0
 
@@ -167,7 +167,7 @@ def _task(parameter: _Parameter, draws: list[Draw]) -> _Task | None:
     """Check all that could go wrong, with the parameter's name in the error."""
     tensor = parameter.tensor
     try:
-        where = place(tensor)
+        where = locate(tensor)
         if where is None:
             return None
         for draw in draws:
