@@ -32,8 +32,11 @@ from fanfill.cli import main
             r"expected the name of an initializer; got 'he_norml' \(did you mean 'he_normal'",
             "fill he_norml 3x4",
         ),
-        (r"expected for he_normal some of the arguments .*leave out gain", "fill he_normal 3x4 --gain 2"),
-        (r"expected for uniform .*add high", "fill uniform 3x4 --low 2"),
+        (
+            r"some of the arguments .* for he_normal; got .*leave out gain",
+            "fill he_normal 3x4 --gain 2",
+        ),
+        (r"expected the arguments .* for uniform; got .*add high", "fill uniform 3x4 --low 2"),
         (r"fans need an input and an output axis", "fill he_normal 12"),
         (r"seed: expected", "fill he_normal 3x4 --seed -1"),
         (r"expected one of the dtypes", "fill he_normal 3x4 --dtype int32"),

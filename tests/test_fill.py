@@ -186,7 +186,7 @@ def test_the_plans_kept_are_bounded(monkeypatch):
             r"progress: expected a callable of \(values done, values in all\); got 3",
         ),
         ({"global_shape": (4,)}, ValueError, r"global_shape: expected 2 axes"),
-        ({"offset": (0, 0)}, ValueError, r"offset: expected global_shape beside it"),
+        ({"offset": (0, 0)}, ValueError, r"offset: expected global_shape with it"),
         ({"global_shape": (60, 70), "offset": (1, 0)}, ValueError, r"reaches 61 of 60 on axis 0"),
         ({"backend": "metal"}, ValueError, r"expected a backend among"),
         ({"initializer": ff.constant(1e39)}, ValueError, r"float32"),

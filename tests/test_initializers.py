@@ -254,17 +254,20 @@ def test_the_bounds_of_a_constant_are_what_its_dtype_stores() -> None:
     [
         (
             ("cauchy", (0.0, 1.0)),
-            r"expected a distribution out of uniform, half_open_uniform, normal, .*; got 'cauchy'; choose",
+            r"expected a distribution among uniform, half_open_uniform, normal, .*; got 'cauchy'; choose",
         ),
-        ((7, ()), "expected a distribution out of uniform, .*; got 7"),
-        (([], ()), r"expected a distribution out of uniform, .*; got \[\]"),
+        ((7, ()), "expected a distribution among uniform, .*; got 7"),
+        (([], ()), r"expected a distribution among uniform, .*; got \[\]"),
         (
             ("constant", (), he_normal().scaling),
             "expected a distribution that fans can scale, one of .*; got 'constant'; leave the scaling",
         ),
-        (("uniform", (1.0,)), r"expected of uniform the parameters low, high, or none but .*; got \(1.0,\)"),
-        (("normal", ()), "expected of normal the parameters mean, std"),
-        (("normal", (0.0, 1.0), he_normal().scaling), "or none but a scaling; got"),
+        (
+            ("uniform", (1.0,)),
+            r"expected the parameters low, high for uniform, or none and a scaling; got \(1.0,\)",
+        ),
+        (("normal", ()), "expected the parameters mean, std for normal"),
+        (("normal", (0.0, 1.0), he_normal().scaling), "or none and a scaling; got"),
     ],
 )
 def test_an_unknown_distribution_is_neither_made_nor_unpickled(arguments: tuple, message: str) -> None:
@@ -287,7 +290,7 @@ def test_no_question_falls_through_for_an_unknown_distribution(init: Initializer
     if ask == "std" and init.scaling is not None:
         assert init.std((4, 4)) == he_normal().std((4, 4))  # the scaling's, whatever the distribution
         return
-    with pytest.raises(ValueError, match=r"expected a distribution out of .*; got 'cauchy'"):
+    with pytest.raises(ValueError, match=r"expected a distribution among .*; got 'cauchy'"):
         getattr(init, ask)((4, 4))
 
 
@@ -311,12 +314,12 @@ def test_he_with_relu_and_xavier_with_its_gain_agree_on_square_layers() -> None:
         (lambda: variance_scaling(-1), r"expected a scale >= 0; got -1"),
         (lambda: variance_scaling(INF), r"expected a finite scale; got inf"),
         (lambda: variance_scaling(math.nan), r"expected a number as scale; got nan"),
-        (lambda: variance_scaling(mode="fan"), r"expected a mode out of fan_in, fan_out, .* got 'fan'"),
+        (lambda: variance_scaling(mode="fan"), r"expected a mode among fan_in, fan_out, .* got 'fan'"),
         (
             lambda: variance_scaling(distribution="gauss"),
-            r"expected a distribution out of normal, .* got 'gauss'",
+            r"expected a distribution among normal, .* got 'gauss'",
         ),
-        (lambda: he_normal(mode=None), r"expected a mode out of .* got None"),
+        (lambda: he_normal(mode=None), r"expected a mode among .* got None"),
         (lambda: he_uniform(negative_slope=INF), r"expected a finite negative_slope; got inf"),
         (lambda: he_uniform(negative_slope=1e200), r"expected a negative_slope whose square is finite"),
         (lambda: xavier_normal(-0.5), r"expected a gain >= 0; got -0\.5"),
@@ -397,10 +400,10 @@ def test_an_unknown_name_is_refused_with_a_hint_and_the_list(name: object, hint:
         (
             "he_normal",
             {"gain": 2},
-            r"for he_normal some of the arguments mode, .*; got gain; leave out gain$",
+            r"some of the arguments mode, .* for he_normal; got gain; leave out gain$",
         ),
-        ("uniform", {"low": 1}, r"for uniform the arguments low, high, endpoint; got low; add high$"),
-        ("constant", {}, r"for constant the arguments value; got none; add value$"),
+        ("uniform", {"low": 1}, r"the arguments low, high, endpoint for uniform; got low; add high$"),
+        ("constant", {}, r"the arguments value for constant; got none; add value$"),
         ("constant", {"x": 1}, r"got x; leave out x; add value$"),
     ],
 )

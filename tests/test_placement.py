@@ -192,14 +192,14 @@ def test_one_tile_is_found_without_walking_the_others():
             None,
             (0, 0),
             ValueError,
-            r"offset: expected global_shape beside it; got offset=\(0, 0\) alone",
+            r"offset: expected global_shape with it; got offset=\(0, 0\) alone",
         ),
         (
             (2, 3),
             (6,),
             None,
             ValueError,
-            r"global_shape: expected 2 axes, as the buffer of shape \(2, 3\) has; got \(6,\)",
+            r"global_shape: expected 2 axes, like the buffer of shape \(2, 3\); got \(6,\)",
         ),
         ((6,), (2, 3), None, ValueError, r"a flat range of a tensor is a 1-D buffer with an int as offset"),
         (

@@ -261,8 +261,8 @@ BY_TORCH = "from is out of bounds for float"  # where torch refuses by itself wh
             BY_TORCH if OTHER_METHOD else "expected a number as mean; got nan",
         ),
         (lambda w: ft.xavier_normal_(w, gain=inf), "expected a finite gain"),
-        (lambda w: ft.variance_scaling_(w, mode="fan"), "expected a mode out of"),
-        (lambda w: ft.variance_scaling_(w, distribution="cauchy"), "expected a distribution out of"),
+        (lambda w: ft.variance_scaling_(w, mode="fan"), "expected a mode among"),
+        (lambda w: ft.variance_scaling_(w, distribution="cauchy"), "expected a distribution among"),
         (lambda w: ft.lecun_normal_(w[0]), "fewer than 2 dimensions"),
         (
             lambda w: ft.uniform_(w.to(torch.float8_e4m3fn), -1e3, 1e3),

@@ -1,6 +1,6 @@
-"""Which kernels a program will ask for, and their compilation before it does: for images of containers.
+"""Compiles the kernels that a program will ask for before it does: for container images.
 
-Nothing is filled: for another processor or for a GPU that is not here, it could not be.
+Nothing is filled, since the kernels may be for another processor or for a GPU that is not here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What callers give, checked: numbers, shapes and offsets, each in the words of the argument it came as."""
+"""Checks of what callers give: numbers, shapes and offsets; each error names the argument."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["LARGEST_TENSOR", "entries_of", "extended", "integer", "number_of", "
 
 LARGEST_TENSOR = 2**63
 
-# NumPy's and torch's limit. An iterable without an end is told from a shape by it.
+# NumPy's and torch's limit. It also tells an endless iterable from a shape.
 _MOST_AXES = 64
 
-# Of a number in text that may be one: 2^64 has 20.
+# More digits than any number that makes sense here: 2^64 has 20.
 _MOST_DIGITS = 40
 
 
@@ -58,8 +58,8 @@ def real(what: str, value: float) -> float:
 
 
 def extended(what: str, value: float) -> float:
-    """`value` as a float that may be infinite; -0.0 becomes 0.0, so that equal values stay one value."""
-    # The exact type first: asking an abstract class costs a third of a microsecond, and people write
+    """`value` as a float that may be infinite; -0.0 becomes 0.0, so that equal values are one value."""
+    # The exact type first: an abstract class takes a third of a microsecond to ask, and people write
     # fill(w, he_normal(), seed=0) in loops over small tensors.
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"expected a real number as {what}; got {shown(value)}; give an int or a float")
@@ -73,12 +73,12 @@ def extended(what: str, value: float) -> float:
 
 
 def entries_of(value: int | Iterable[int], what: str) -> tuple[object, ...] | None:
-    """Return the entries of an iterable, unchecked; None for what has none, such as an integer.
+    """Return the entries of an iterable, unchecked; None for anything else, such as an integer.
 
     Raises
     ------
     TypeError
-        If they are characters or bytes, or come in no order.
+        If it is text, bytes, or a collection without an order.
     ValueError
         If there are more than any tensor has axes.
     """

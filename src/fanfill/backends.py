@@ -1,8 +1,8 @@
-"""The backends: who can draw, who does, and why.
+"""The backends: which ones can draw, which one does, and why.
 
 A backend is a record of a few functions, `Backend` for host memory and `DeviceBackend` for that of a device.
-Those for host memory are tried in the order of `_HOST`; a backend that the caller or the environment names is
-used or raises, and never falls back to another. A buffer on a device is never filled through the host.
+Those for host memory are tried in the order of `_HOST`. A backend that the caller or the environment names is
+used or raises; it never falls back to another. A buffer on a device is never filled through the host.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Backend(NamedTuple):
     name, device
         Its name, and whose memory it fills: "cpu".
     unusable
-        Returns None if the backend can be used, else why not and the remedy, in one line.
+        Returns None if the backend can be used, otherwise one line that says why not and what to do.
     kernels
         ``kernels(form, dtype)`` for the forms words, uniform, uniform_range, normal, truncated_central and
         truncated.
@@ -82,11 +82,11 @@ class Backend(NamedTuple):
         ``scatter(target)`` returns ``put(where, values)`` for a view of any strides, aligned or not: it
         copies the contiguous 1-D ``values`` into ``target[where]``, in C order.
     chunk, tile
-        ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, some ms of work at
-        most, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
-        scratch, one scratch a thread.
+        ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, at most a few ms of
+        work, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
+        scratch, of which each thread has one.
     note
-        What a user should know of it though it can be used, in one line, or None.
+        One line that a user should know although it can be used, or None.
     """
 
     name: str
@@ -125,7 +125,7 @@ class DeviceBackend(NamedTuple):
 
 
 def put_by_numpy(target: NDArray[Any]) -> Put:
-    """A backend's ``scatter`` by NumPy's own copy."""
+    """A ``scatter`` that copies by NumPy."""
 
     def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
         part = target[where]
@@ -187,7 +187,7 @@ def get(name: Literal["cuda"]) -> DeviceBackend: ...
 @overload
 def get(name: str) -> Backend | DeviceBackend: ...
 def get(name: str) -> Backend | DeviceBackend:
-    """Return a backend by name, usable or not; ValueError for a name that there is none of."""
+    """Return a backend by name, usable or not; ValueError if there is none of that name."""
     given: object = name
     where = MODULES.get(given) if isinstance(given, str) else None
     if where is None:
@@ -219,8 +219,8 @@ def resolve(device: Device, name: str | None) -> Backend | DeviceBackend:
             place = {"cpu": "in host memory", "cuda": "on a CUDA device"}
             raise ValueError(
                 f"expected a backend for a buffer {place[device]}; got {shown(name)}, which fills buffers "
-                f"{place[backend.device]}; "
-                f"leave backend out, or move the buffer; draw makes it on the device that it is given"
+                f"{place[backend.device]}; leave backend out, or move the buffer; draw makes it on the "
+                "device that it is given"
             )
         return _watched(_usable(name))
     if device == "cuda":
@@ -237,7 +237,7 @@ def default_host() -> Backend:
 
 
 def _watched(backend: Backend | DeviceBackend) -> Backend | DeviceBackend:
-    """A backend; warn, once per process, if it compiles and the folder for that is passed over."""
+    """Return a backend; warn, once per process, if it compiles and its folder for that cannot be used."""
     if "cache" not in _warned and backend.name != "numpy":
         _warn_once("cache", _not_kept)
     return backend

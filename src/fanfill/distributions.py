@@ -28,14 +28,14 @@ STD_OF_CUT_NORMAL: Final = float.fromhex("0x1.c25e4b6dba981p-1")
 
 
 class Distribution(NamedTuple):
-    """What is known of a distribution; each function takes its parameters, in float64.
+    """What is known about a distribution; each function takes its parameters, in float64.
 
     Attributes
     ----------
     parameters : tuple of str
         Their names.
     section : str
-        Of ``docs/stream.md``, where its values are defined.
+        The section of ``docs/stream.md`` that defines its values.
     recipe : callable
         ``(storage, *parameters)`` to what a kernel gets, or a ValueError.
     mean, std : callable
@@ -43,8 +43,8 @@ class Distribution(NamedTuple):
     bounds : callable
         ``(storage, *parameters)`` to the closed interval of the values.
     scaled : callable or None
-        From a variance to the parameters of the distribution with mean 0 that has it; None where fans do not
-        scale it. The argument is a function: ``variance(times)`` is the variance times an integer.
+        From a variance to the parameters of the distribution with mean 0 and that variance; None if fans do
+        not scale it. The argument is a function: ``variance(times)`` is the variance times an integer.
     golden : mapping
         Parameters of its golden fills, by their names.
     """
@@ -160,11 +160,11 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
 
 
 def distribution(name: object) -> Distribution:
-    """The record of that name; ValueError where there is none."""
+    """The record of that name; ValueError if there is none."""
     found = DISTRIBUTIONS.get(name) if isinstance(name, str) else None
     if found is None:
         raise ValueError(
-            f"expected a distribution out of {', '.join(DISTRIBUTIONS)}; got {shown(name)}; choose one of "
+            f"expected a distribution among {', '.join(DISTRIBUTIONS)}; got {shown(name)}; choose one of "
             "these"
         )
     return found
@@ -185,7 +185,7 @@ def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) ->
     Raises
     ------
     ValueError
-        All that section 7 of the number contract refuses.
+        For anything that section 7 of the number contract refuses.
     """
     name, params = initializer.law(shape)
     return distribution(name).recipe(STORAGES[dtype_name], *params)

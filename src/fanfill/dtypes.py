@@ -2,9 +2,9 @@
 
 Requirements this module answers:
 
-* a buffer's dtype is recognised without importing ml_dtypes (asked by name, never by class);
-* rounding is exact and directed, in integers, because an interval promised as closed must be rounded inward
-  by a rule that no rounding mode, no flush-to-zero mode and no library version can change.
+* a buffer's dtype is recognised by its name, without importing ml_dtypes;
+* rounding is exact and directed, in integers: a closed interval must be rounded inward by a rule that no
+  rounding mode, flush-to-zero mode or library version can change.
 """
 
 from __future__ import annotations

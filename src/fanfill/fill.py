@@ -1,8 +1,8 @@
-"""fill, draw and words: check what the caller gave, place the buffer, choose a backend, run.
+"""fill, draw and words: check what the caller gave, locate the buffer, choose a backend, run.
 
-A fill of a small array is mostly overhead, and models hold thousands of small parameters. So what does not
-depend on the seed or the name is kept from the last fill of the same initializer, shape and dtype, and such a
-fill goes straight to the kernel.
+A fill of a small array is mostly overhead, and models have thousands of small parameters. So everything that
+does not depend on the seed or the name is kept from the last fill of the same initializer, shape and dtype,
+and the next such fill goes straight to the kernel.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fill(
     Parameters
     ----------
     buffer
-        What to fill: a writable `numpy.ndarray` of float32, float64, float16, or ml_dtypes' bfloat16,
+        The memory to fill: a writable `numpy.ndarray` of float32, float64, float16, or ml_dtypes' bfloat16,
         float8_e4m3fn, float8_e5m2, float8_e4m3fnuz or float8_e5m2fnuz, of any rank, order and strides; or an
         object with the writable buffer protocol, ``__array_interface__`` or CPU DLPack; or a torch CPU
         tensor. On a GPU: a `cupy.ndarray`, a torch tensor, or an object with a writable

@@ -64,11 +64,11 @@ class Law(NamedTuple):
 
 
 class Initializer:
-    """How to fill a tensor: a distribution, and where it is fan-scaled, the rule for its variance.
+    """How to fill a tensor: a distribution and, if it is scaled by fans, the rule for its variance.
 
-    Immutable; equal where distribution and parameters are; hashable; picklable; its `repr` evaluates back.
-    Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and the names built on the
-    first.
+    Immutable, hashable and picklable; two are equal if their distributions and parameters are; `eval` of its
+    `repr` gives it back. Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and
+    the names built on the first.
 
     Attributes
     ----------
@@ -104,10 +104,10 @@ class Initializer:
             )
         if len(params) != (len(names) if scaling is None else 0):
             raise ValueError(
-                f"expected of {distribution} the parameters {', '.join(names)}, or none but a scaling; got "
+                f"expected the parameters {', '.join(names)} for {distribution}, or none and a scaling; got "
                 f"{shown(params)}; call the function of that name, or variance_scaling"
             )
-        # The sign of a constant zero is drawn, and 0.0 == -0.0: so the key holds the signs beside the values.
+        # The sign of a constant zero is drawn, and 0.0 == -0.0: so the key holds the signs as well.
         key = (distribution, params, scaling, tuple(math.copysign(1.0, x) for x in params))
         put = object.__setattr__
         put(self, "distribution", distribution)
@@ -157,8 +157,8 @@ class Initializer:
         return f"variance_scaling({scale!r}, {mode!r}, {self.distribution!r}{axes})"
 
     def fans(self, shape: Sequence[int]) -> tuple[int, int]:
-        """fan_in and fan_out of a tensor of that shape, by this initializer's axes (the default ones if it
-        has none).
+        """fan_in and fan_out of a tensor of that shape, by this initializer's axes, or the default ones if it
+        has none.
 
         Raises
         ------
@@ -177,7 +177,8 @@ class Initializer:
     def std(self, shape: Sequence[int]) -> float:
         """The standard deviation of the distribution for a tensor of that shape, in float64.
 
-        For `truncated_normal` that is less than its ``std``, which it states before the cut.
+        For `truncated_normal` it is less than the parameter ``std``, which is that of the normal before the
+        cut.
 
         Raises
         ------
@@ -194,9 +195,9 @@ class Initializer:
     ) -> tuple[float, float]:
         """The closed interval in which the values of a tensor of that shape and dtype lie.
 
-        Infinite for normals, rounded outward to float64 for truncated ones. The dtype matters to a constant
-        alone, also one that is a normal of std 0: its value is rounded to what the dtype stores. All other
-        values are rounded into the interval, whatever the dtype.
+        Infinite for normals, rounded outward to float64 for truncated ones. The dtype matters only for a
+        constant (or a normal of std 0): its value is rounded to what the dtype stores. All other values are
+        rounded into the interval, whatever the dtype.
 
         Raises
         ------
@@ -527,7 +528,7 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
     unknown, missing = set(kwargs) - set(known), set(required) - set(kwargs)
     if unknown or missing:
         raise TypeError(
-            f"expected for {name} {'some of ' if not required else ''}the arguments {', '.join(known)}; "
+            f"expected {'some of ' if not required else ''}the arguments {', '.join(known)} for {name}; "
             f"got {', '.join(sorted(kwargs)) or 'none'}; "
             + "; ".join(
                 f"{verb} {', '.join(sorted(names))}"
@@ -583,7 +584,7 @@ def _at_least_zero(what: str, value: float) -> float:
 def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(
-            f"expected a {what} out of {', '.join(known)}; got {shown(value)}; choose one of these"
+            f"expected a {what} among {', '.join(known)}; got {shown(value)}; choose one of these"
         )
     return known[known.index(value)]
 

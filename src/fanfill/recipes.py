@@ -3,9 +3,9 @@ number contract.
 
 Requirements this module answers:
 
-* every scalar that reaches a kernel is made here, exactly or in single float64 operations;
-* all that the contract refuses is refused here, before anything is written;
-* no subnormal number reaches a kernel or can arise in one, so that flush-to-zero modes change nothing.
+* it makes every scalar that a kernel gets, exactly or in single float64 operations;
+* it refuses all that the contract refuses, before anything is written;
+* no kernel gets a subnormal number, and none can arise in one, so flush-to-zero modes change nothing.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Recipe(NamedTuple):
     uniform
         (bound: C,): s * bound. Not for the narrow types.
     uniform_clamped
-        (bound, low, high: C): s * bound, clamped to [low, high]. For the narrow types, and where the upper
-        end is left out.
+        (bound, low, high: C): s * bound, clamped to [low, high]. For the narrow types, and for intervals
+        without their upper end.
     uniform_range
         (origin, width, shift: u64, unit, low, high: C): a lattice point in fixed point, rounded once, clamped
         to [low, high]. In float64 the origin is two u64. See `lattice`.
@@ -115,18 +115,18 @@ def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction 
 
 
 def constant(s: Format, value: float) -> Recipe:
-    """Of one value, rounded to nearest even."""
+    """The recipe of one value, rounded to nearest even."""
     _within("a constant", value, s)
     return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
 
 
 def uniform(s: Format, low: float, high: float) -> Recipe:
-    """Of the closed interval [low, high]."""
+    """The recipe of the closed interval [low, high]."""
     return _uniform(s, low, high, endpoint=True)
 
 
 def half_open_uniform(s: Format, low: float, high: float) -> Recipe:
-    """Of [low, high), low < high."""
+    """The recipe of [low, high), low < high."""
     return _uniform(s, low, high, endpoint=False)
 
 
@@ -144,7 +144,7 @@ def _uniform(s: Format, low: float, high: float, *, endpoint: bool) -> Recipe:
         bound = compute(round_down(high, c))
         if endpoint and s is c:
             return Recipe("uniform", s.name, (bound,))
-        # Where the dtype holds nothing but zero inside, what is below it becomes -0, as what is above +0.
+        # If the dtype holds nothing but zero inside, negative values become -0 and positive ones +0.
         return Recipe("uniform_clamped", s.name, (bound, -compute(round_down(high, s)), greatest))
     _not_tiny("a half-width", high / 2 - low / 2 or math.ulp(0.0), s)
     line = lattice(low, high, compute)
@@ -178,8 +178,8 @@ def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64
     """2^32 (float64: 2^63 at least) evenly spaced points inside [low, high], low < high, half a step from the
     ends.
 
-    The width has as many bits as it can, so that the last point is where it should be to within a unit,
-    however narrow the interval is beside its ends.
+    The width has as many bits as possible, so that the last point is within a unit of where it should be,
+    however narrow the interval is compared to its ends.
     """
     single = compute is np.float32
     word, whole = (32, 45) if single else (64, 51)
@@ -202,7 +202,7 @@ def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64
 
 
 def normal(s: Format, mean: float, std: float) -> Recipe:
-    """Of N(mean, std^2)."""
+    """The recipe of N(mean, std^2)."""
     _not_tiny("a mean", mean, s)
     _not_tiny("a std", std, s)
     reach = _LIMITS[s.compute].reach
@@ -213,7 +213,7 @@ def normal(s: Format, mean: float, std: float) -> Recipe:
 
 
 def truncated_normal(s: Format, mean: float, std: float, lower: float, upper: float) -> Recipe:
-    """Of N(mean, std^2) within the cuts, in units of std."""
+    """The recipe of N(mean, std^2) within the cuts, which are in units of std."""
     plain = normal(s, mean, std)
     if std == 0.0:
         return plain
@@ -228,8 +228,8 @@ def truncated_normal(s: Format, mean: float, std: float, lower: float, upper: fl
     reach = min(max(abs(lower), abs(upper)), limits.cut_reach)
     if reach > limits.reach:
         _within(f"|mean| + {reach} std", abs(Fraction(mean)) + Fraction(reach) * Fraction(std), s)
-    # A mass of 2^-24 spans more than one float32 wherever it lies, so that the cuts cannot cross here; the
-    # storage values inside the interval are what may be missing.
+    # A mass of 2^-24 spans more than one float32 wherever it lies, so the cuts cannot cross here. But there
+    # may be no storage value inside the interval.
     clamps = (
         compute(round_up(lower, c) if lower > -math.inf else lower),
         compute(round_down(upper, c) if upper < math.inf else upper),
@@ -253,11 +253,11 @@ def truncated_normal(s: Format, mean: float, std: float, lower: float, upper: fl
 def _inside(
     low: Fraction | float, high: Fraction | float, s: Format, endpoint: bool = True
 ) -> tuple[Any, Any]:
-    """The least and the greatest value of the storage type inside [low, high], or without ``endpoint`` inside
-    [low, high), in the compute type.
+    """The least and the greatest value of the storage type inside [low, high], or inside [low, high) if not
+    ``endpoint``, in the compute type.
 
-    Values that are subnormal in the *compute* type are passed over, for the next ones inside: zero or the
-    smallest normal number. (A subnormal of float16 or of an 8-bit type is a normal float32.) An infinite end
+    Values that are subnormal in the *compute* type are replaced by the next ones inside: zero or the smallest
+    normal number. (A subnormal of float16 or of an 8-bit type is a normal float32.) An infinite end
     does not clamp, and is infinite in the compute type whether or not the storage type has an infinity.
     """
     tiny = _LIMITS[s.compute].tiny
@@ -282,8 +282,7 @@ def _within(what: str, value: float | Fraction, s: Format) -> None:
     if value > s.largest or value < -s.largest:
         raise ValueError(
             f"expected {what} within {s.largest!r}, the largest finite value of {s.name}; "
-            f"got {_shown(value)}; "
-            "make it smaller or use a wider dtype"
+            f"got {_shown(value)}; make it smaller or use a wider dtype"
         )
 
 
@@ -299,6 +298,5 @@ def _not_tiny(what: str, value: float, s: Format) -> None:
     if value and abs(value) < limits.least:
         raise ValueError(
             f"expected {what} of 0 or at least {limits.least_name} in magnitude for {s.name}; "
-            f"got {value!r}; use 0, or "
-            "scale the tensor afterwards"
+            f"got {value!r}; use 0, or scale the tensor afterwards"
         )

@@ -47,12 +47,12 @@ def region(
     Raises
     ------
     TypeError, ValueError
-        If the ranks differ, the tensor does not contain the buffer, or has more than 2^63 elements.
+        If the ranks differ, or if the tensor does not contain the buffer or has more than 2^63 elements.
     """
     if global_shape is None:
         if offset is not None:
             raise ValueError(
-                f"offset: expected global_shape beside it; got offset={shown(offset)} alone; pass the whole "
+                f"offset: expected global_shape with it; got offset={shown(offset)} alone; pass the whole "
                 "tensor's shape"
             )
         return Region(shape, 0, _pitches(shape))
@@ -62,7 +62,7 @@ def region(
         return Region(whole, _flat(offset, shape, whole), (1,))
     if len(whole) != len(shape):
         raise ValueError(
-            f"global_shape: expected {len(shape)} axes, as the buffer of shape {shape} has; got "
+            f"global_shape: expected {len(shape)} axes, like the buffer of shape {shape}; got "
             f"{shown(whole)}; a flat range of a tensor is a 1-D buffer with an int as offset"
         )
     if len(corner) != len(shape):

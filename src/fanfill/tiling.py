@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# A contiguous stretch of this many values is drawn where it lies; shorter ones cost less through a scratch in
-# the cache than as calls of their own (a call costs some 5 us from Python; 16 Ki normals 10 to 18 us, copying
-# them from L2 a third of that).
+# A contiguous stretch of at least this many values is drawn in place. Shorter ones cost less through a
+# scratch in the cache than as separate calls (a call from Python costs about 5 us, 16 Ki normals 10 to 18 us,
+# copying them from L2 a third of that).
 IN_PLACE = 16_384
 
 # Tiles cut from one axis are a multiple of this, so that most begin on a Philox block and, of any dtype, on a
@@ -45,7 +45,8 @@ class Tiling(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One tile: slices of the axes, and its elements' indices as the fewest axes. One of pitch 1 is a run."""
+    """One tile: slices of the axes, and the fewest axes with its elements' indices; one of pitch 1 is a
+    run."""
 
     where: tuple[slice, ...]
     start: int
@@ -54,7 +55,7 @@ class Piece(NamedTuple):
 
 
 def merge(shape: Sequence[int], pitches: Sequence[int], strides: Sequence[int]) -> tuple[Axis, ...]:
-    """Return the fewest axes that address the same elements: unit axes go, continued ones are joined."""
+    """Return the fewest axes that address the same elements: drop unit axes, join those that continue."""
     axes: list[Axis] = []
     for n, pitch, stride in zip(shape, pitches, strides, strict=True):
         if n == 1:
@@ -69,9 +70,9 @@ def merge(shape: Sequence[int], pitches: Sequence[int], strides: Sequence[int]) 
 def tiling(start: int, axes: tuple[Axis, ...], itemsize: int, aligned: bool, chunk: int, tile: int) -> Tiling:
     """Cut a region into tiles.
 
-    Where the last axes are packed in memory for long enough, a tile is a contiguous stretch of at most
-    ``chunk`` values and is drawn in place. Elsewhere a tile has at most ``tile`` values, drawn into a scratch
-    and copied out; it is long both along the last axis, which draws fast, and along the axis of smallest
+    If the last axes are packed in memory for long enough, a tile is a contiguous stretch of at most ``chunk``
+    values and is drawn in place. Otherwise a tile has at most ``tile`` values, which are drawn into a scratch
+    and copied out. It is long both along the last axis, which draws fast, and along the axis of smallest
     stride, so that memory is written in whole cache lines.
 
     Parameters
@@ -138,8 +139,8 @@ def _block(axes: tuple[Axis, ...], budget: int) -> tuple[int, ...]:
     last = len(axes) - 1
     store = min(range(len(axes)), key=lambda k: (abs(axes[k].stride), -k))
     if store != last:
-        # Whole pages where they fit, for each costs a walk of the page tables: 1024 by 128 float32 were
-        # copied in 0.38 to 0.43 ns a value, 512 by 128 in 0.51 (AMD EPYC, 4096 x 4096; memcpy: 0.33).
+        # Whole pages if they fit, since each costs a walk of the page tables: copying 1024 by 128 float32
+        # took 0.38 to 0.43 ns a value, 512 by 128 took 0.51 (AMD EPYC, 4096 x 4096; memcpy: 0.33).
         side = 2 << (budget.bit_length() // 2)
         extents[store] = _even(axes[store].n, min(budget, max(side, budget // axes[last].n)))
     for k in (last, *reversed(range(last))):
@@ -148,7 +149,7 @@ def _block(axes: tuple[Axis, ...], budget: int) -> tuple[int, ...]:
 
 
 def _even(n: int, most: int) -> int:
-    """Return the part size that cuts n into the fewest parts of at most ``most``, all but the last alike."""
+    """Return the size that cuts n into the fewest parts of at most ``most``; only the last may be smaller."""
     if n <= most:
         return n
     part = -(-n // -(-n // max(most, 1)))

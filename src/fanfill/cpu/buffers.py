@@ -1,8 +1,8 @@
 """What may be filled, and how it is seen.
 
-A buffer is anything whose memory the caller owns and NumPy can view without a copy. This module answers three
-questions about one before a single byte is written: on which device it lies, which floating-point type it
-stores, and whether each element has memory of its own. Frameworks are recognised through ``sys.modules``: an
+A buffer is anything whose memory the caller owns and NumPy can view without a copy. Before a single byte is
+written, this module answers three questions about it: which device it is on, which floating-point type it
+stores, and whether any two elements share memory. Frameworks are recognised through ``sys.modules``: an
 object of a package that nobody has imported cannot exist.
 """
 
@@ -35,9 +35,9 @@ _DLPACK_CUDA = (2, 13)
 _DRAWN = tuple(STORAGES)
 WORDS = ("uint32",)
 
-# Nodes that the search for a collision may visit. Views that slicing, transposing, diagonals and sliding
-# windows make need a few dozen; the problem itself is NP-hard, so that somebody can always build strides that
-# need more. Those are refused.
+# The most nodes that the search for a collision visits. Views made by slicing, transposing, diagonals and
+# sliding windows need a few dozen. The problem itself is NP-hard, so there are always strides that need more;
+# those are refused.
 _SEARCH_LIMIT = 100_000
 
 
@@ -95,8 +95,7 @@ def device_of(buffer: object) -> Device:
             )
     raise TypeError(
         "expected a writable array: a numpy.ndarray, or an object with the buffer protocol, "
-        "__array_interface__ or DLPack; "
-        f"got {type_name(buffer)}; pass the array that holds its data"
+        f"__array_interface__ or DLPack; got {type_name(buffer)}; pass the array that holds its data"
     )
 
 
@@ -155,9 +154,8 @@ def host_array(buffer: object) -> NDArray[Any]:
         masked = sys.modules.get("numpy.ma")
         if masked is not None and isinstance(buffer, masked.MaskedArray):
             raise TypeError(
-                "expected a plain array; got a numpy.ma.MaskedArray, whose mask says that some elements "
-                "must not be touched; "
-                "pass its .data to fill them all"
+                "expected a plain array; got a numpy.ma.MaskedArray, whose mask says that some elements must "
+                "not be touched; pass its .data to fill them all"
             )
         return buffer.view(np.ndarray)
     if device_of(buffer) != "cpu":
@@ -172,7 +170,7 @@ def host_array(buffer: object) -> NDArray[Any]:
 
 
 def assert_fillable(array: NDArray[Any]) -> None:
-    """Raise ValueError unless the array may be written and each of its elements has memory of its own."""
+    """Raise ValueError unless the array can be written and no two of its elements share memory."""
     if not array.flags.writeable:
         raise ValueError(
             "expected a writable buffer; got a read-only one; pass a writable copy of it, such as "
@@ -195,13 +193,13 @@ def overlaps(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> boo
 
     Two elements collide when their index vectors differ by some d != 0 with ``|sum(d_k * stride_k)| <
     itemsize``. If every stride, taken in increasing order, steps over all that the smaller ones reach, no
-    such d exists: that settles every view that slicing and transposing can make. Otherwise a search over d
-    decides, exactly; should it grow too long, the answer is True, the safe one.
+    such d exists: that settles every view that slicing and transposing can make. Otherwise an exact search
+    over d decides; if it grows too long, the answer is True, the safe one.
 
     Examples
     --------
-    >>> overlaps((8, 3), (4, 4), 4), overlaps((3, 2), (8, 12), 4)       # a sliding window; two interleaved
-    rows (True, False)
+    >>> overlaps((8, 3), (4, 4), 4), overlaps((3, 2), (8, 12), 4)  # a sliding window; two interleaved rows
+    (True, False)
     """
     axes = sorted((abs(stride), n) for stride, n in zip(strides, shape, strict=True) if n > 1)
     if any(n == 0 for n in shape):

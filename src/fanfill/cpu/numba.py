@@ -1,6 +1,4 @@
-"""Filling host memory with Numba-compiled kernels, which hold no GIL and write natural order at full
-vector width.
-"""
+"""Fills host memory by compiled kernels: they release the GIL and write in order, at full vector width."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ if TYPE_CHECKING:
 
     from fanfill.backends import Put
 
-# Some 1.5 ms of float32 normals, for which Ctrl-C has to wait. Two threads are 2 to 5 % slower with 2^20 and
-# no faster with 2^24.
+# About 1.5 ms of float32 normals, which is how long Ctrl-C may wait. Two threads are 2 to 5 % slower with
+# 2^20 and no faster with 2^24.
 _CHUNK = 1 << 21
-# Bytes of a strided tile's scratch: half of an L2 of 1 MiB. Smaller ones pay more for each call from Python
-# (8 us a tile), and more for each page of the target, of which they write a shorter part.
+# Bytes of a strided tile's scratch: half of a 1 MiB L2. Smaller ones cost more calls from Python (8 us a
+# tile), and more walks of the page tables, since they write a shorter part of each page of the target.
 _SCRATCH = 1 << 19
 # The newest release of Numba that the tests have run with.
 TESTED = "0.68"

@@ -1,6 +1,4 @@
-"""Filling host memory with NumPy alone: the same functions over blocks of arrays. Several times slower,
-the same bits.
-"""
+"""Fills host memory by NumPy alone: the same functions on blocks of arrays; slower, the same bits."""
 
 from __future__ import annotations
 

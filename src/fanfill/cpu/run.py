@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], object]
 
-# Up to here a fill stays on the calling thread, and so does any tile: 128 Ki normals take some 90 us on one
-# core. To wake a helper takes 20 us, or 150 where the system has put its core to sleep, and helpers take
-# turns at the GIL.
+# A fill of at most this many values stays on the calling thread, and so does any tile: 128 Ki normals take
+# about 90 us on one core. Waking a helper takes 20 us, or 150 if the system has put its core to sleep, and
+# helpers compete for the GIL.
 SMALL = 131_072
 
-# With several threads, each gets at least this many tiles, if there are so many values: a thread that starts
-# late or loses its core then delays the end by a fraction of the whole.
+# With several threads, each gets at least this many tiles if there are enough values. A thread that starts
+# late or loses its core then delays the end by only a fraction of the whole.
 _SHARES = 4
 
-# Bytes from which on values are written past the caches. No private cache holds so much, and what a shared
-# one would keep, the next tensor's values drive out. Memory then need not be read before it is written: two
-# threads gain a sixth with uniforms, a tenth with normals (in turns, 8 MiB to 1 GiB).
+# From this many bytes on, values are written past the caches. No private cache holds as much, and the next
+# tensor's values would drive them out of a shared one. Memory then need not be read before it is written: two
+# threads gain a sixth with uniforms, a tenth with normals (interleaved runs, 8 MiB to 1 GiB).
 STREAM = 1 << 23
 
 
@@ -54,7 +54,7 @@ def fill_lanes(
         The buffer as `fanfill.cpu.buffers.as_lanes` sees it: any strides, no two elements in the
         same memory.
     region
-        Which part of its global tensor the view is.
+        The part of its global tensor that the view is.
     recipe
         What to draw. The form ``constant`` needs no kernels: its bit pattern is stored.
     key
@@ -166,7 +166,7 @@ def _lead(target: NDArray[Any]) -> int:
 def _stretch(
     target: NDArray[Any], plan: Tiling, kernels: HostKernels, lead: int, key: Key, params: tuple[Any, ...]
 ) -> Callable[[int], int]:
-    """Draw tiles of one run of elements; all but the first begin ``lead`` elements later, with a line."""
+    """Draw tiles of one run of elements; all but the first begin ``lead`` elements later, at a cache line."""
     (extent,) = plan.extents
 
     def draw(number: int) -> int:

@@ -1,14 +1,15 @@
-"""Filling the memory of CUDA devices: finding CuPy and the driver, compiling, loading, launching.
+"""Fills the memory of CUDA devices: finds CuPy and the driver, compiles, loads and launches.
 
 Requirements this module answers:
 
-* CuPy is imported here and nowhere else, when a device is first asked for. All that is wanted from it is in
+* CuPy is imported here and nowhere else, when a device is first asked for. Everything that is used of it is
+in
   one record, `fanfill.cuda.driver.Driver`.
-* Kernels are compiled by NVRTC without CuPy's help. CuPy's own way appends ``-ftz=true`` to every
-  compilation, demands CUDA's headers, and names nothing that could be cached across its versions.
+* NVRTC compiles the kernels without CuPy's help. CuPy's own way appends ``-ftz=true`` to every compilation,
+  needs CUDA's headers, and its names change between its versions, so nothing could be cached.
 * Once a kernel has been launched on a device, launching it again allocates nothing, loads nothing and waits
   for nothing, so that it can be captured into a CUDA graph.
-* Whatever is missing is said with the remedy, and never leads through the host.
+* If something is missing, the error says what and how to get it. A fill never goes through the host.
 """
 
 from __future__ import annotations

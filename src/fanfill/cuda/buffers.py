@@ -1,4 +1,4 @@
-"""What may be filled on a CUDA device, and how it is seen: the counterpart of `fanfill.cpu.buffers.as_lanes`.
+"""What can be filled on a CUDA device, and how it is seen: the counterpart of `fanfill.cpu.buffers`.
 
 Nothing here asks the device anything. A CuPy array and a torch tensor are read through their own attributes,
 any other object through ``__cuda_array_interface__``; frameworks are recognised through ``sys.modules``.

@@ -1,6 +1,7 @@
 """Runs one fill in a device's memory: the counterpart of `fanfill.cpu.run`.
 
-How a fill is cut into launches is decided here and in ``fanfill_kernels.cuda.geometry``, and enters no value.
+This module and ``fanfill_kernels.cuda.geometry`` decide how a fill is cut into launches, on which no value
+depends.
 """
 
 from __future__ import annotations
