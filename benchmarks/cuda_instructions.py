@@ -26,7 +26,7 @@ from fanfill_kernels import cuda
 TABLE = Path(__file__).parents[1] / "tests" / "data" / "cuda_instructions.json"
 ARCHES = (80, 90)
 # Bytes of a value, by the ends of kernels' names.
-WIDTHS = {"32": 4, "64": 8, "float16": 2, "bfloat16": 2, "e4m3fn": 1, "e5m2": 1, "_16": 2, "_8": 1}
+WIDTHS = {"32": 4, "64": 8, "float16": 2, "bfloat16": 2, "fn": 1, "e5m2": 1, "fnuz": 1, "_16": 2, "_8": 1}
 _FUNCTION = re.compile(r"Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 _USAGE = re.compile(r"Function (\S+):\s*\n\s*(.*)")
