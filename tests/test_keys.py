@@ -152,7 +152,7 @@ def every_kernel() -> list[cpu.Compiled]:
         for form in forms.forms_of(dtype)
         for kernel in cpu.loops_of(form, dtype)
     ]
-    moves = (scattering.reverse, scattering.turn, scattering.weave)
+    moves = (scattering.reverse, scattering.transpose, scattering.interleave)
     ways = [(size, move, past) for size in (1, 2, 4, 8) for move in moves for past in (False, True)]
     return found + [cpu.scatter(*way) for way in ways]
 

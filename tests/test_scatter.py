@@ -142,7 +142,7 @@ def test_strides_that_are_no_multiple_of_the_item_are_left_to_numpy() -> None:
 @pytest.mark.parametrize(
     ("order", "steps", "expected"),
     [
-        ((1, 0), (1, 1), scatter.turn),
+        ((1, 0), (1, 1), scatter.transpose),
         ((0, 1), (1, -1), scatter.reverse),
         ((0, 1), (1, 2), None),
         ((0, 1), (1, 1), None),
@@ -187,27 +187,32 @@ def columns_apart(count: int, rows: int, pitch: int, size: int, shift: int) -> t
 def test_wherever_columns_begin_they_are_written_past_the_caches_and_to_their_ends(
     monkeypatch: pytest.MonkeyPatch, size: int, count: int, rows: int
 ) -> None:
-    monkeypatch.setattr(cpu_run, "STREAM", 1)
+    monkeypatch.setattr(cpu_run, "NONTEMPORAL", 1)
     asked = note_loops(monkeypatch)
     for shift in range(0, LINE, size):
         memory, view = columns_apart(count, rows, 112, size, shift)
         assert_put(BACKEND.scatter(view), memory, view, whole(view))
-        assert asked.pop() == (scatter.turn, True)
+        assert asked.pop() == (scatter.transpose, True)
         assert not asked
 
 
 @pytest.mark.parametrize(
     ("rows", "size", "pitch", "streams"),
     [
-        (cpu_run.STREAM // 32 // 4, 4, cpu_run.STREAM // 32 // 4, True),
-        (cpu_run.STREAM // 32 // 4 - 1, 4, cpu_run.STREAM // 32 // 4, False),  # what a cache may hold
+        (cpu_run.NONTEMPORAL // 32 // 4, 4, cpu_run.NONTEMPORAL // 32 // 4, True),
         (
-            cpu_run.STREAM // 32 // 4,
+            cpu_run.NONTEMPORAL // 32 // 4 - 1,
             4,
-            cpu_run.STREAM // 32 // 4 + 4,
+            cpu_run.NONTEMPORAL // 32 // 4,
+            False,
+        ),  # what a cache may hold
+        (
+            cpu_run.NONTEMPORAL // 32 // 4,
+            4,
+            cpu_run.NONTEMPORAL // 32 // 4 + 4,
             False,
         ),  # columns that begin within lines
-        (cpu_run.STREAM // 32 // 2, 2, cpu_run.STREAM // 32 // 2, False),  # squares of half lines
+        (cpu_run.NONTEMPORAL // 32 // 2, 2, cpu_run.NONTEMPORAL // 32 // 2, False),  # squares of half lines
     ],
 )
 def test_large_memory_is_written_past_the_caches_where_columns_are_whole_lines(
@@ -216,14 +221,15 @@ def test_large_memory_is_written_past_the_caches_where_columns_are_whole_lines(
     asked = note_loops(monkeypatch)
     memory, view = columns_apart(32, rows, pitch, size, 16)
     assert_put(BACKEND.scatter(view), memory, view, whole(view))
-    assert asked == [(scatter.turn, streams)]
+    assert asked == [(scatter.transpose, streams)]
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
 @pytest.mark.parametrize("size", [4, 8])
 def test_squares_bypass_the_caches_and_end_with_a_fence(size: int) -> None:
     plain, streaming = (
-        cpu.scatter(size, scatter.turn, stream).compile().library.get_asm_str() for stream in (False, True)
+        cpu.scatter(size, scatter.transpose, stream).compile().library.get_asm_str()
+        for stream in (False, True)
     )
     pattern, fence = r"\bv?movnt\w+", r"\bmfence\b|\block\b"
     assert not re.search(pattern, plain)

@@ -30,7 +30,7 @@ def stream(case: str, start: int, lead: int) -> np.ndarray:
     memory = memory[shift : shift + (COUNT + 2 * GUARD) * lanes.itemsize].view(lanes)
     out = memory[GUARD : GUARD + COUNT]
     assert out.ctypes.data % loops.LINE == lead
-    cpu.kernels(made.form, made.dtype).stream(out, start, KEY, made.params)
+    cpu.kernels(made.form, made.dtype).nontemporal(out, start, KEY, made.params)
     assert_guards_untouched(memory)
     return out
 
@@ -47,14 +47,14 @@ def test_a_fill_streams_only_where_blocks_begin_with_lines() -> None:
     memory = np.zeros(256, np.float32)
     first = -memory.ctypes.data % loops.LINE // 4
     found = {
-        (lead, start): loops.can_stream(memory[first + lead :], start, 4)
+        (lead, start): loops.can_bypass_caches(memory[first + lead :], start, 4)
         for lead in range(16)
         for start in range(4)
     }
     assert found == {(lead, start): (start - lead) % 4 == 0 for lead in range(16) for start in range(4)}
 
 
-@pytest.mark.parametrize(("nbytes", "streamed"), [(cpu_run.STREAM - 4, False), (cpu_run.STREAM, True)])
+@pytest.mark.parametrize(("nbytes", "streamed"), [(cpu_run.NONTEMPORAL - 4, False), (cpu_run.NONTEMPORAL, True)])
 def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -> None:
     calls: list[str] = []
 
@@ -66,12 +66,12 @@ def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -
 
             return call
 
-        return HostKernels(noted("run"), noted("box"), noted("stream"))
+        return HostKernels(noted("run"), noted("box"), noted("nontemporal"))
 
     made, found = RECIPES["normal-float32"], np.empty(nbytes // 4, np.float32)
     region = regions.region(found.shape)
     cpu_run.fill_lanes(found, region, made, KEY, get("numba")._replace(kernels=kernels), 2)
-    assert set(calls) == {"stream" if streamed else "run"}
+    assert set(calls) == {"nontemporal" if streamed else "run"}
     expected = np.empty_like(found)
     cpu_run.fill_lanes(expected, region, made, KEY, get("numpy"), 2)
     assert_same_bytes(found, expected)
@@ -111,7 +111,7 @@ def test_streams_bypass_the_caches_and_end_with_a_fence(case: str) -> None:
     pattern = r"\bv?movnt\w+"
     kernels = cpu.kernels(made.form, made.dtype)
     plain = kernels.run.compile().library.get_asm_str()
-    streaming = kernels.stream.streaming.compile().library.get_asm_str()
+    streaming = kernels.nontemporal.nontemporal.compile().library.get_asm_str()
     fence = r"\bmfence\b|\block\b"
     assert not re.search(pattern, plain)
     assert not re.search(fence, plain)

@@ -100,7 +100,8 @@ def test_vectors_go_with_as_many_of_one_width() -> None:
     four, two, wide = first.consecutive(16, 4), first.consecutive(8, 4), first.consecutive(16, 8)
     assert (four + four).size == (four + first).size == 16
     for a, b, sizes in ((four, two, "4 of 4, 2 of 4"), (wide, four, "2 of 8, 4 of 4")):
-        with pytest.raises(TypeError, match=f"expected as many vectors of one width; got {sizes}"):
+        wanted = f"expected the same number of vectors of the same width; got {sizes}"
+        with pytest.raises(TypeError, match=wanted):
             a + b
 
 

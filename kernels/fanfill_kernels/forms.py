@@ -31,13 +31,13 @@ class Kernels(NamedTuple):
 
     ``run(out, start, key, params)`` fills contiguous ``out`` with elements ``start``, ``start + 1``, ...;
     ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C
-    order over ``shape``. ``stream`` is ``run`` for a buffer so large that its values are better written past
+    order over ``shape``. ``nontemporal`` is ``run`` for a buffer so large that its values are better written past
     the caches.
     """
 
     run: Callable[..., None]
     box: Callable[..., None]
-    stream: Callable[..., None]
+    nontemporal: Callable[..., None]
 
 
 WORDS = {"words": Form(arithmetic.word)}

@@ -1,11 +1,11 @@
-"""The operations whose spelling differs between a NumPy block and compiled vectors.
+"""The operations that are spelled differently for a NumPy block and for compiled vectors.
 
 ``philox.py``, ``arithmetic.py``, ``arithmetic64.py`` and ``narrow.py`` are written once, on "lanes": a lane
 is a NumPy array here, an entry of a tape (``tape.py``), or the vectors of a loop that is being compiled
-(``trace.py``). The rules that make all executions agree to the bit:
+(``trace.py``). Three rules make all executions agree to the bit:
 
-* both operands of an operation have one type, and where integers meet the cast says which;
-* a cast between integers of one width reinterprets, any other cast converts, rounded to nearest even;
+* both operands of an operation have the same type; an explicit cast says which type integers take;
+* a cast between integers of the same width reinterprets, any other cast converts, rounded to nearest even;
 * floating-point work is one IEEE operation at a time, never a library function other than ``sqrt``.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 
 def _cast(x: Any, dtype: np.dtype[Any]) -> Any:
-    """Reinterpret between integers of one width, convert otherwise; no copy where none is needed."""
+    """Reinterpret between integers of the same width, convert otherwise; copy only if necessary."""
     if isinstance(x, int):
         return dtype.type(x)
     if x.dtype == dtype:
@@ -69,7 +69,7 @@ def sqrt(x: Any) -> Any:
 
 
 def magnitude(x: Any) -> Any:
-    """The absolute value of an integer that is not the least of its type."""
+    """The absolute value of an integer other than the least of its type."""
     return np.absolute(x)
 
 
@@ -89,17 +89,17 @@ def least(a: int, b: int) -> int:
 
 
 def unpack(arguments: Any) -> Any:
-    """What a kernel was given: itself, or in compiled code what lies at that address."""
+    """A kernel's arguments: those given, or in compiled code those stored at the address given."""
     return arguments
 
 
 def scratch(count: int) -> Any:
-    """Memory for so many uint64 until the kernel ends; compiled, on the stack."""
+    """Memory for ``count`` uint64 until the kernel ends; on the stack in compiled code."""
     return np.empty(count, np.uint64)
 
 
 def scratch_of(like: Any, count: int) -> Any:
-    """Memory for so many items of the type of ``like``, in the same way."""
+    """Memory for ``count`` items of the type of ``like``, in the same way."""
     return np.empty(count, like.dtype)
 
 
@@ -109,7 +109,7 @@ def lead(out: Any, alignment: int) -> int:
 
 
 def publish() -> None:
-    """Let other threads see everything that has been written, streamed or not, before what follows."""
+    """Let other threads see everything written so far, past the caches or not, before what follows."""
 
 
 def loop(count: int, body: Any, state: Any) -> None:
@@ -118,8 +118,8 @@ def loop(count: int, body: Any, state: Any) -> None:
         body(i, *state)
 
 
-# What follows moves elements of vectors. Compiled code holds a vector of ``count`` elements in registers of
-# ``width``; NumPy holds an array.
+# The functions below move elements of vectors. Compiled code holds a vector of ``count`` elements in
+# registers of ``width`` elements each; NumPy holds an array.
 
 
 def consecutive(first: Any, count: int, width: int) -> Any:
@@ -146,24 +146,24 @@ def put(memory: Any, index: Any, x: Any) -> None:
         memory[index] = x
 
 
-def weave(memory: Any, index: Any, a: Any, b: Any, stream: bool = False) -> None:
-    """Store two vectors by turns: ``a[0], b[0], a[1], b[1], ...``; on ``stream`` past the caches, to memory
-    that begins with a cache line.
+def interleave(memory: Any, index: Any, a: Any, b: Any, nontemporal: bool = False) -> None:
+    """Store two vectors interleaved: ``a[0], b[0], a[1], b[1], ...``; if ``nontemporal``, past the caches, to
+    memory that begins with a cache line.
     """
     if isinstance(memory, np.ndarray):
         memory[index : index + 2 * a.size : 2] = a
         memory[index + 1 : index + 2 * b.size : 2] = b
     else:
-        memory.weave(index, a, b, stream)
+        memory.interleave(index, a, b, nontemporal)
 
 
-def woven(a: Any, b: Any, first: int) -> Any:
-    """``a[first], b[first], a[first + 2], b[first + 2], ...``: by turns, every second element of both."""
+def interleaved(a: Any, b: Any, first: int) -> Any:
+    """``a[first], b[first], a[first + 2], b[first + 2], ...``: every second element of both, interleaved."""
     if isinstance(a, np.ndarray):
         return np.stack((a[first::2], b[first::2]), axis=1).reshape(-1)
-    return a.woven(b, first)
+    return a.interleaved(b, first)
 
 
 def parts(x: Any, count: int) -> Any:
-    """A vector cut into so many, if it has as many registers; NumPy has none, and one part."""
+    """A vector cut into ``count`` parts, if it has as many registers; a NumPy array is one part."""
     return (x,) if isinstance(x, np.ndarray) else x.parts(count)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.lanes import low_half, woven
+from fanfill_kernels.lanes import interleaved, low_half
 
 M0 = np.uint64(0xD2511F53)
 M1 = np.uint64(0xCD9E8D57)
@@ -50,8 +50,10 @@ def philox_strands(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """
     p0, p1, c1, c3, k0, k1 = last_round(c0, c1, c2, c3, k0, k1)
     p0, p1, c1, c3 = (x.view(np.uint32) for x in (p0, p1, c1, c3))
-    upper = woven(p1, p0, 1).view(np.uint64)
-    return upper ^ woven(c1, c3, 0).view(np.uint64) ^ (k0 | (k1 << HALF)), woven(p1, p0, 0).view(np.uint64)
+    upper = interleaved(p1, p0, 1).view(np.uint64)
+    return upper ^ interleaved(c1, c3, 0).view(np.uint64) ^ (k0 | (k1 << HALF)), interleaved(p1, p0, 0).view(
+        np.uint64
+    )
 
 
 def last_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:

@@ -54,7 +54,7 @@ class HostKernels(NamedTuple):
     box
         ``box(out, start, shape, pitches, key, params)`` fills the 1-D contiguous ``out``, in C order over
         ``shape``; the element at coordinates c is ``start + sum(c_k * pitches_k)``.
-    stream
+    nontemporal
         ``run`` for a part of a buffer so large that its values are better written past the caches.
     """
 
@@ -63,7 +63,7 @@ class HostKernels(NamedTuple):
         [NDArray[Any], int, tuple[int, ...], tuple[int, ...], tuple[int, int, int, int], tuple[Any, ...]],
         None,
     ]
-    stream: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
+    nontemporal: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
 
 
 class Backend(NamedTuple):

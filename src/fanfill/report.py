@@ -148,7 +148,7 @@ def prepare(job: Job, dtype: np.dtype[Any]) -> None:
     Whatever is wrong with the job is refused here, and the clock of the real fill sees neither a compiler nor
     the start of threads.
     """
-    enough = -(-cpu_run.STREAM // dtype.itemsize)  # to be filled by the kernel that fills the whole
+    enough = -(-cpu_run.NONTEMPORAL // dtype.itemsize)  # to be filled by the kernel that fills the whole
     first = np.empty(min(math.prod(job.shape), enough), dtype)
     ff.fill(
         first,

@@ -52,11 +52,14 @@ def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) 
     found = []
     for form, dtype in forms:
         loops = cpu.loops_of(form, dtype)
-        found += [loop for loop in loops if loop is not loops.streaming or cpu.streams(dtype)]
+        found += [loop for loop in loops if loop is not loops.nontemporal or cpu.may_bypass_caches(dtype)]
     for itemsize in itemsizes:
-        copies = [(function, False) for function in (scattering.reverse, scattering.turn, scattering.weave)]
+        copies = [
+            (function, False)
+            for function in (scattering.reverse, scattering.transpose, scattering.interleave)
+        ]
         if itemsize >= 4:  # narrower columns are no whole cache lines
-            copies.append((scattering.turn, True))
+            copies.append((scattering.transpose, True))
         found += [cpu.scatter(itemsize, *copy) for copy in copies]
     return found
 

@@ -1,7 +1,7 @@
-"""Numba kernels: the loops of ``loops.py`` compiled for one form and one dtype at a time, at first use.
+"""Numba kernels: the loops of ``loops.py``, compiled for one form and one dtype at a time, at first use.
 
-A compiled kernel is kept on disk (``cache.py``) under a name that carries a digest of what it is made from
-(``keys.py``), and comes back without Numba being imported (``objects.py``).
+A compiled kernel is kept on disk (``cache.py``) under a name with a digest of everything that it is made from
+(``keys.py``), and is loaded again without importing Numba (``objects.py``).
 """
 
 import os
@@ -23,16 +23,16 @@ from fanfill_kernels.store.objects import Layout
 
 _KEY = ("u8",) * 4
 _libraries: list[Any] = []  # compiled code lives as long as its library
-_proofs: set[str] = set()  # digests of what has compiled the kernel of ``probe.py``, which ran
+_proofs: set[str] = set()  # digests of compilers whose kernel of ``probe.py`` has run
 
 
 def interpreted() -> bool:
-    """Whether Numba's switch to run everything as Python is on."""
+    """Whether Numba is switched off (``NUMBA_DISABLE_JIT``), so that everything runs as Python."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
 def proven() -> bool:
-    """Whether what compiles here has been tried out before: then Numba need not be imported."""
+    """Whether the compiler of this process has been tried out before: then Numba need not be imported."""
     proof = keys.of_compiler()
     if disk.load(f"proof-{proof}") is not None:
         _proofs.add(proof)
@@ -40,14 +40,14 @@ def proven() -> bool:
 
 
 def remember(proof: str) -> None:
-    """Keep in mind that what has this digest was tried out, unless it has been replaced meanwhile."""
+    """Note that the compiler with this digest was tried out, unless it has been replaced meanwhile."""
     if keys.of_compiler() == proof:
         _proofs.add(proof)
         disk.store(f"proof-{proof}", b"")
 
 
 class Compiled:
-    """A function of the arguments that ``layout`` describes, compiled when it is first called."""
+    """A function that takes the arguments of ``layout`` and is compiled at its first call."""
 
     def __init__(
         self, name: str, layout: Layout, function: Any, bound: Bound, constants: dict[str, Any] | None = None
@@ -60,7 +60,7 @@ class Compiled:
         (self._call or self._made())(*arguments)
 
     def compile(self) -> Any:
-        """Compile it anew: its `numba_internals.Code`."""
+        """Compile it anew; return its `numba_internals.Code`."""
         try:
             from fanfill_kernels.compile.compiler import compiled
 
@@ -74,12 +74,12 @@ class Compiled:
             ) from error
 
     def key(self, goal: Target | None = None) -> str:
-        """Under which its code is kept, for this machine's processor or the one that is named."""
+        """The key under which its code is kept, for this machine's processor or for ``goal``."""
         digest = keys.of_kernel(self._function, self._bound, self._constants, self.layout, goal)
         return f"{self.name}-{digest}"
 
     def keep(self) -> str:
-        """Compile it for the processor that Numba compiles for, and keep it without running it; its key."""
+        """Compile it for Numba's target processor and keep it without running it; return its key."""
         return undivided(self._compiled_and_kept)[0]
 
     def _made(self) -> Callable[..., None]:
@@ -98,7 +98,7 @@ class Compiled:
         return lambda *arguments: bare(arguments)
 
     def _address(self) -> int:
-        """Where its code is: brought from disk, or compiled and kept there."""
+        """The address of its code: loaded from disk, or compiled and kept there."""
         objects.assert_executable()
         stored = disk.load(self.key())
         if stored is not None:
@@ -110,27 +110,29 @@ class Compiled:
         key = self.key()
         made = self.compile()
         _libraries.append(made.library)
-        # A key that has changed names what this process has not compiled, or not all of it.
+        # If the key has changed, it names something that this process did not compile, or only in part.
         if made.object_code is not None and self.key() == key:
             disk.store(key, made.symbol.encode() + b"\0" + made.object_code)
-            for proof in _proofs:  # which may have gone with other kernels
+            for proof in _proofs:  # the folder may have been cleared
                 remember(proof)
         return key, int(made.address)
 
 
-class Stream:
-    """The kernel ``stream``: one of two, since what streams must begin its blocks with cache lines."""
+class Nontemporal:
+    """The kernel ``nontemporal``. It stores past the caches if blocks begin with cache lines; else it is
+    ``run``.
+    """
 
-    def __init__(self, streaming: Compiled, run: Compiled, steps: int) -> None:
-        self.streaming, self.run, self.steps = streaming, run, steps
+    def __init__(self, nontemporal: Compiled, run: Compiled, steps: int) -> None:
+        self.nontemporal, self.run, self.steps = nontemporal, run, steps
 
     def __call__(self, out: Any, start: int, *arguments: Any) -> None:
-        fits = loops.can_stream(out, start, self.steps)
-        (self.streaming if fits else self.run)(out, start, *arguments)
+        fits = loops.can_bypass_caches(out, start, self.steps)
+        (self.nontemporal if fits else self.run)(out, start, *arguments)
 
 
 def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
-    """What stands for the placeholders of the loops for one form and dtype, and their constants."""
+    """What replaces the placeholders of the loops for one form and dtype, and their constants."""
     long = dtype == "float64"
     basic: Bound = {
         loops.store: store_of(dtype),
@@ -157,14 +159,14 @@ class Loops(NamedTuple):
     """The compiled loops of one form and dtype: two for consecutive elements, two for boxes."""
 
     run: Compiled
-    streaming: Compiled
+    nontemporal: Compiled
     runs: Compiled
     elements: Compiled
 
 
 @cache
 def loops_of(form: str, dtype: str) -> Loops:
-    """The loops that fill arrays of the dtype's lanes with values of the form."""
+    """The loops that fill arrays of this dtype's lanes with values of this form."""
     made = form_of(form, dtype)
     bound, constants = _bind(made, dtype)
     bound |= {boxes.advance: boxes.advance}
@@ -176,7 +178,7 @@ def loops_of(form: str, dtype: str) -> Loops:
     whole = (out, "i8", *last)
     return Loops(
         Compiled(f"run_{name}", whole, loops.fill, bound, constants),
-        Compiled(f"stream_{name}", whole, loops.fill, bound, constants | {"STREAM": True}),
+        Compiled(f"nontemporal_{name}", whole, loops.fill, bound, constants | {"NONTEMPORAL": True}),
         Compiled(f"runs_{name}", (out, "i8", "i8", "[i8]", "[i8]", *last), runs, bound, constants),
         Compiled(f"elements_{name}", (out, "i8", "[i8]", "[i8]", *last), elements, bound, constants),
     )
@@ -184,28 +186,30 @@ def loops_of(form: str, dtype: str) -> Loops:
 
 @cache
 def kernels(form: str, dtype: str) -> Kernels:
-    """The kernels that fill contiguous arrays of the dtype's lanes with values of the form."""
+    """The kernels that fill contiguous arrays of this dtype's lanes with values of this form."""
     made = loops_of(form, dtype)
     return Kernels(
         made.run,
         boxes.box_by(made.runs, made.elements),
-        Stream(made.streaming, made.run, 2 if dtype == "float64" else 4) if streams(dtype) else made.run,
+        Nontemporal(made.nontemporal, made.run, 2 if dtype == "float64" else 4)
+        if may_bypass_caches(dtype)
+        else made.run,
     )
 
 
-def streams(dtype: str) -> bool:
-    """Whether values of the dtype go past the caches: LLVM narrows to 8 bits as it stores, and such a store
-    does not.
+def may_bypass_caches(dtype: str) -> bool:
+    """Whether values of the dtype can be stored past the caches. 8-bit values cannot: LLVM narrows them as
+    it stores, and such a store goes through the caches.
     """
     return FORMATS[dtype].itemsize != 1
 
 
 @cache
-def scatter(itemsize: int, function: Any, stream: bool = False) -> Any:
-    """One of the loops of ``scatter.py``, for values of that many bytes."""
+def scatter(itemsize: int, function: Any, nontemporal: bool = False) -> Any:
+    """One of the loops of ``scatter.py``, for values of ``itemsize`` bytes."""
     items = f"[u{itemsize}]"
     kinds = {"memory": items, "values": items, "bases": "[i8]", "offsets": "[i8]"}
     layout = tuple(kinds.get(name, "i8") for name in scattering.ARGUMENTS[function.__name__])
     bound = {helper: helper for helper in (scattering.move_row, scattering.move_rows)}
-    name = f"{function.__name__}_{'past_' * stream}{8 * itemsize}"
-    return Compiled(name, layout, function, bound, {"STREAM": stream})
+    name = f"{function.__name__}_{'nontemporal_' * nontemporal}{8 * itemsize}"
+    return Compiled(name, layout, function, bound, {"NONTEMPORAL": nontemporal})

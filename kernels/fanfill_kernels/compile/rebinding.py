@@ -1,4 +1,4 @@
-"""Functions with placeholders, bound: the same code object, with other functions as its globals."""
+"""Binds a function's placeholders: the same code object, with other functions as its globals."""
 
 from types import FunctionType
 from typing import Any
@@ -7,7 +7,7 @@ Bound = dict[Any, Any]
 
 
 class Body:
-    """What ``lanes.loop`` runs: called in Python, written as LLVM instructions in compiled code."""
+    """What ``lanes.loop`` runs: called in Python, or written as LLVM instructions in compiled code."""
 
     def __init__(self, function: FunctionType) -> None:
         self.function = function
@@ -17,9 +17,7 @@ class Body:
 
 
 def rebind(function: Any, bound: Bound, name: str = "", **constants: Any) -> FunctionType:
-    """The same code under another name, with bound functions as its globals in place of those that they
-    stand for.
-    """
+    """The same code under another name, whose globals hold bound functions in place of placeholders."""
     names = {
         key: bound.get(value, value) if isinstance(value, FunctionType) else value
         for key, value in function.__globals__.items()

@@ -1,16 +1,16 @@
 """The copy from a contiguous tile to where its values belong: memory of any strides.
 
-Memory is read and written in cache lines, so the tile is turned in squares of ``SIDE`` by ``SIDE``, whose
+Memory is read and written in cache lines, so the tile is transposed in squares of ``SIDE`` by ``SIDE``, whose
 rows are a line of 4-byte values: each line is read once and written once, whatever the distance between
-lines. So distances that are a power of two, which make lines evict each other, do no harm. Where every column
-begins with a line, or as long after one as all others, squares begin with lines, too, and those of large
-memory are written past the caches, without being read before: this copy then takes 0.7 to 0.8 times as long
-with 4-byte values, 0.55 to 0.7 with 8-byte ones (in turns, 8192 x 8192 and 4096 x 4096).
+lines. So distances that are a power of two, which make lines evict each other, do no harm. If all columns
+begin at the same distance from a cache line, squares can begin with lines, too. In large memory, such squares
+are written past the caches, without being read first: the copy then takes 0.7 to 0.8 times as long with
+4-byte values, 0.55 to 0.7 with 8-byte ones (measured alternately, 8192 x 8192 and 4096 x 4096).
 
-A tile of many axes is copied by lists of its places. They are kept short, for a place takes eight bytes and a
-value one.
+A tile with many axes is copied by lists of its places. The lists are kept short, since a place takes eight
+bytes and a value may take only one.
 
-Compiled once for each size of item, on unsigned integers. Offsets and strides count items.
+The loops are compiled once for each item size, on unsigned integers. Offsets and strides count items.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,30 +24,32 @@ from fanfill_kernels.lanes import lead, least, publish, u64, unpack
 
 SIDE = 16
 BATCH = 8  # values moved one by one, but without a loop
-STREAM = False  # whether squares are written past the caches; bound anew where they are
-LISTED = 16_384  # places listed at most, 128 KiB; a call of some us copies at least half as many values
-STRETCH = 64  # columns done at a time where a tile has few rows: the lines that the rows share stay in L1
+NONTEMPORAL = False  # whether squares are written past the caches; bound to True for the kernels that do so
+LISTED = 16_384  # places listed at most, 128 KiB; a call of a few us copies at least half as many values
+STRETCH = 64  # columns done at a time when a tile has few rows: the lines that the rows share stay in L1
 
 
 def reverse_line(memory: Any, at: Any, values: Any, source: Any) -> None:
-    """Copy ``SIDE`` consecutive values, the first of them to ``at``, the others before it."""
+    """Copy ``SIDE`` consecutive values in reverse: the first goes to ``at``, the others before it."""
     memory[at - SIDE + 1 : at + 1] = values[source : source + SIDE][::-1]
 
 
-def turn_block(memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any) -> None:
-    """Copy ``SIDE`` lines, ``pitch`` apart in ``values``, to as many in memory: column k of them becomes the
-    line at ``at + offsets[first + k]``.
+def transpose_block(
+    memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
+) -> None:
+    """Copy ``SIDE`` lines, ``pitch`` apart in ``values``, to as many lines in memory: their column k becomes
+    the line at ``at + offsets[first + k]``.
     """
     for k in range(SIDE):
         place = at + offsets[first + k]
         memory[place : place + SIDE] = values[source + k :: pitch][:SIDE]
 
 
-def stream_block(
+def transpose_block_nontemporal(
     memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
 ) -> None:
-    """Do the same past the caches, to lines of memory that are whole cache lines."""
-    turn_block(memory, at, offsets, first, values, source, pitch)
+    """Do the same past the caches, to lines in memory that are whole cache lines."""
+    transpose_block(memory, at, offsets, first, values, source, pitch)
 
 
 def move_group(memory: Any, at: Any, step: Any, values: Any, source: Any, pitch: Any) -> None:
@@ -74,7 +76,7 @@ def reverse(arguments: Any) -> None:
     for base in bases:
         for k in range(0, count - SIDE + 1, SIDE):
             reverse_line(memory, at + base - k, values, source + k)
-        if count >= SIDE:  # some of them again
+        if count >= SIDE:  # copies some values a second time
             reverse_line(memory, at + base - count + SIDE, values, source + count - SIDE)
         else:
             move_row(memory, at + base, -1, values, source, 1, count)
@@ -92,39 +94,41 @@ def move_rows(
             move_row(memory, place, step, values, source + row * pitch + column, pitch, count)
 
 
-def turn(arguments: Any) -> None:
+def transpose(arguments: Any) -> None:
     """(memory, at, bases, offsets, values, pitch, rows, step, lead): copy tiles of ``rows`` lines, ``pitch``
-    apart in ``values``, to memory, ``step`` from row to row, and the columns at ``offsets``; in squares from
-    row ``lead`` on.
+    apart in ``values``, to memory, where rows are ``step`` apart and columns lie at ``offsets``; from row
+    ``lead`` on in squares.
     """
     memory, at, bases, offsets, values, pitch, rows, step, lead = unpack(arguments)
     columns = offsets.size
-    turned = columns - columns % SIDE
+    transposed = columns - columns % SIDE
     last = rows - (rows - lead) % SIDE
     source = 0
     for base in bases:
         if step == 1 and lead < last:
-            for column in range(0, turned, SIDE):
+            for column in range(0, transposed, SIDE):
                 for row in range(lead, last, SIDE):
                     line = source + row * pitch + column
-                    if STREAM:
-                        stream_block(memory, at + base + row, offsets, column, values, line, pitch)
+                    if NONTEMPORAL:
+                        transpose_block_nontemporal(
+                            memory, at + base + row, offsets, column, values, line, pitch
+                        )
                     else:
-                        turn_block(memory, at + base + row, offsets, column, values, line, pitch)
+                        transpose_block(memory, at + base + row, offsets, column, values, line, pitch)
             below, rest = source + lead * pitch, source + last * pitch
             move_rows(memory, at + base, offsets, 0, 1, values, source, pitch, lead)
-            move_rows(memory, at + base + lead, offsets, turned, 1, values, below, pitch, last - lead)
+            move_rows(memory, at + base + lead, offsets, transposed, 1, values, below, pitch, last - lead)
             move_rows(memory, at + base + last, offsets, 0, 1, values, rest, pitch, rows - last)
         else:
             move_rows(memory, at + base, offsets, 0, step, values, source, pitch, rows)
         source += rows * pitch
-    if STREAM:
+    if NONTEMPORAL:
         publish()
 
 
-def weave(arguments: Any) -> None:
+def interleave(arguments: Any) -> None:
     """(memory, at, bases, offsets, values, pitch, rows, step, columns, stride): do the same for few rows, in
-    stretches of ``columns``, ``stride`` apart, that begin at ``offsets``.
+    stretches that begin at ``offsets`` and hold ``columns`` values, ``stride`` apart.
     """
     memory, at, bases, offsets, values, pitch, rows, step, columns, stride = unpack(arguments)
     first = 0
@@ -142,8 +146,19 @@ def weave(arguments: Any) -> None:
 
 ARGUMENTS = {
     "reverse": ("memory", "at", "bases", "values", "count"),
-    "turn": ("memory", "at", "bases", "offsets", "values", "pitch", "rows", "step", "lead"),
-    "weave": ("memory", "at", "bases", "offsets", "values", "pitch", "rows", "step", "columns", "stride"),
+    "transpose": ("memory", "at", "bases", "offsets", "values", "pitch", "rows", "step", "lead"),
+    "interleave": (
+        "memory",
+        "at",
+        "bases",
+        "offsets",
+        "values",
+        "pitch",
+        "rows",
+        "step",
+        "columns",
+        "stride",
+    ),
 }
 
 
@@ -158,8 +173,8 @@ def offsets_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
 
 
 def listed(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[int, int, Any]]:
-    """The offsets of all places, in C order, in lists of at most ``LISTED``: (how many places lie before a
-    list, what is to be added to each offset, the list). All lists are the first one or its beginning.
+    """The offsets of all places, in C order, in lists of at most ``LISTED``. Yields (how many places come
+    before the list, what to add to each offset, the list). Every list is the first one or a prefix of it.
     """
     inner, axis = 1, len(shape)
     while axis and inner * shape[axis - 1] <= LISTED:
@@ -168,7 +183,7 @@ def listed(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[i
     if not axis:
         yield 0, 0, offsets_of(shape, strides)
         return
-    axis -= 1  # of which only a part fits
+    axis -= 1  # only a part of this axis fits
     n, stride = shape[axis], strides[axis]
     part = -(-n // -(-n // (LISTED // inner)))  # the fewest parts, all but the last alike
     offsets = offsets_of((part, *shape[axis + 1 :]), strides[axis:])
@@ -182,24 +197,28 @@ def listed(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[i
 
 
 def scatter_by(
-    kernel: Callable[..., Any], shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, stream: bool
+    kernel: Callable[..., Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    itemsize: int,
+    nontemporal: bool,
 ) -> Callable[[Any, int, Any], None]:
     """Choose how to copy tiles of one shape.
 
     Parameters
     ----------
     kernel
-        Compiles one of the three loops above; given True as well, to write past the caches.
+        Compiles one of the three loops above; if True is passed too, one that writes past the caches.
     shape, strides, itemsize
         The tile's lengths, its strides in items, and an item's bytes.
-    stream
-        Whether to write past the caches what are whole lines: no cache holds all that will be written.
+    nontemporal
+        Whether to write whole lines past the caches, since no cache holds all that will be written.
 
     Returns
     -------
     scatter
         ``scatter(memory, at, values)`` copies contiguous ``values``, in C order over ``shape``, to memory:
-        that of place c to ``at + sum(c_k * strides_k)``.
+        the value of place c to ``at + sum(c_k * strides_k)``.
     """
     last = len(shape) - 1
     store = min(range(len(shape)), key=lambda k: (shape[k] == 1, abs(strides[k]), -k))
@@ -214,17 +233,17 @@ def scatter_by(
 
         return scatter
 
-    weaves = store < last and rows < BATCH
-    inner = slice(store + 1, last if weaves else None)
-    columns, stride = (shape[last], strides[last]) if weaves else (1, 0)
+    interleaves = store < last and rows < BATCH
+    inner = slice(store + 1, last if interleaves else None)
+    columns, stride = (shape[last], strides[last]) if interleaves else (1, 0)
     pitch = prod(shape[store + 1 :])
     lists = tuple(
         (base + offset, before * rows * pitch + column * columns, places, offsets)
         for before, base, places in bases
         for column, offset, offsets in listed(shape[inner], strides[inner])
     )
-    if weaves:
-        function = kernel(weave)
+    if interleaves:
+        function = kernel(interleave)
 
         def scatter(memory: Any, at: int, values: Any) -> None:
             for ahead, source, places, offsets in lists:
@@ -234,7 +253,7 @@ def scatter_by(
     else:
         others = [stride for k, stride in enumerate(strides) if k != store and shape[k] > 1]
         lines = step == 1 and itemsize >= 4 and not any(stride * itemsize % LINE for stride in others)
-        function = kernel(turn, stream and lines)
+        function = kernel(transpose, nontemporal and lines)
 
         def scatter(memory: Any, at: int, values: Any) -> None:
             before = min(lead(memory[at:], LINE), rows) if lines else 0

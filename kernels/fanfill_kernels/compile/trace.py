@@ -1,13 +1,13 @@
 """Lane functions as LLVM instructions: called once on ``Lane`` objects, they write what they do.
 
 ``tape.py`` does the same for NumPy. The functions ask for operations through ``__array_ufunc__`` and
-``__array_function__``; each becomes one instruction, strictly typed: operands of different types are an error
-here, where NumPy would widen them. No instruction is marked as inexact, so that LLVM neither contracts a
+``__array_function__``. Each operation becomes one strictly typed instruction: operands of different types are
+an error here, where NumPy would widen them. No instruction is marked as inexact, so LLVM neither contracts a
 multiply-add nor reorders anything.
 
-A lane holds one scalar, or several vectors (``consecutive`` and ``Memory.vectors`` make such). Then each
-operation is written for one vector after the other: as many chains of dependent instructions stand side by
-side in the code, where the processor finds them. A scalar beside vectors is spread over all of them.
+A lane holds one scalar or several vectors (made by ``consecutive`` and ``Memory.vectors``). With vectors,
+each operation is written for one vector after the other, so the code holds that many chains of dependent
+instructions side by side, where the processor finds them. A scalar that meets vectors is spread over them.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ ONE = ir.Constant(ir.IntType(32), 1)
 
 
 def llvm_type(dtype: DTypeLike, width: int = 0) -> ir.Type:
-    """The LLVM type of a machine word of that dtype, or of a vector of so many."""
+    """The LLVM type of a machine word of that dtype, or of a vector of ``width`` such words."""
     kind = np.dtype(dtype)
     word = (
         _FLOATS[kind.itemsize]
@@ -63,13 +63,13 @@ def llvm_type(dtype: DTypeLike, width: int = 0) -> ir.Type:
 
 
 def constant(x: Any, dtype: np.dtype[Any], width: int = 0) -> Any:
-    """A number as an LLVM constant, or as a vector of so many of it."""
+    """A number as an LLVM constant, or a vector that repeats it ``width`` times."""
     number = float(x) if dtype.kind == "f" else int(x)
     return ir.Constant(llvm_type(dtype, width), [ir.Constant(llvm_type(dtype), number)] * width or number)
 
 
 def shuffled(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
-    """The vector of those places of ``a`` and, counted on, ``b``."""
+    """The vector of these places of ``a`` followed by ``b``."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
 
 
@@ -122,9 +122,10 @@ class Lane(NDArrayOperatorsMixin):
     def low_half(self) -> "Lane":
         """The low 32 bits of uint64.
 
-        In vectors by a shuffle with zeros, which LLVM sees through and drops: a multiplication of two such is
-        the processor's widening one. It moves a mask, where it can, out of the loop to another operand, and
-        then does not know any more that the high half is zero (with AVX2 a twentieth of a uniform's time).
+        Vectors are shuffled with zeros. LLVM sees through that and drops it: multiplying two such vectors
+        becomes the processor's widening multiplication. A mask it would move out of the loop to another
+        operand where it can, and then no longer know that the high half is zero (with AVX2 that costs a
+        twentieth of a uniform's time).
         """
         if not self.width:
             return self & np.uint64(2**32 - 1)  # type: ignore[no-any-return]
@@ -135,7 +136,7 @@ class Lane(NDArrayOperatorsMixin):
         return Lane(self.builder, vectors, np.uint32, words.width).view(np.uint64)
 
     def consecutive(self, count: int, width: int) -> "Lane":
-        """This scalar, and those that follow it, ``count`` in all, in vectors of ``width``."""
+        """This scalar and the numbers that follow it, ``count`` in all, in vectors of ``width``."""
         first = self._spread(width)
         steps = (
             [ir.Constant(llvm_type(self.dtype), k + j) for j in range(width)] for k in range(0, count, width)
@@ -144,8 +145,8 @@ class Lane(NDArrayOperatorsMixin):
         vectors = [self.builder.add(first, ir.Constant(kind, numbers)) for numbers in steps]
         return Lane(self.builder, vectors, self.dtype, width)
 
-    def woven(self, other: "Lane", first: int) -> "Lane":
-        """By turns this one's and the other's elements ``first``, ``first + 2``, ..."""
+    def interleaved(self, other: "Lane", first: int) -> "Lane":
+        """This one's and the other's elements ``first``, ``first + 2``, ..., interleaved."""
         places = [first + k + (self.width if odd else 0) for k in range(0, self.width, 2) for odd in (0, 1)]
         pairs = zip(self.values, other.values, strict=True)
         vectors = [shuffled(self.builder, a, b, places) for a, b in pairs]
@@ -190,7 +191,7 @@ def _aligned(operands: Any, dtypes: list[Any]) -> tuple[list[tuple[Any, ...]], i
     vectors = [x for x in operands if isinstance(x, Lane) and x.width]
     if len({(x.width, len(x.values)) for x in vectors}) > 1:
         sizes = ", ".join(f"{len(x.values)} of {x.width}" for x in vectors)
-        raise TypeError(f"expected as many vectors of one width; got {sizes}")
+        raise TypeError(f"expected the same number of vectors of the same width; got {sizes}")
     width, count = (vectors[0].width, len(vectors[0].values)) if vectors else (0, 1)
     columns = [
         [constant(x, dtype, width)] * count
@@ -232,8 +233,8 @@ def _square_root(module: Any, kind: Any) -> Any:
 class Memory:
     """A contiguous vector of machine words: ``memory[i]`` loads, ``memory[i] = x`` stores.
 
-    An index counts from 0 up. An integer stored into a narrower word keeps its low bits. What holds vectors
-    is stored from there on.
+    Indices count from 0 up. An integer stored into a narrower word keeps its low bits. A lane of vectors is
+    stored from the index on.
     """
 
     __slots__ = ("builder", "data", "dtype")
@@ -269,13 +270,15 @@ class Memory:
         else:
             self.builder.store(x.value, self._at(index), align=self.dtype.itemsize)
 
-    def weave(self, index: Any, a: Lane, b: Lane, stream: bool = False) -> None:
-        """Store ``a[0], b[0], a[1], b[1], ...`` from ``index`` on: on ``stream``, whole cache lines."""
+    def interleave(self, index: Any, a: Lane, b: Lane, nontemporal: bool = False) -> None:
+        """Store ``a[0], b[0], a[1], ...`` from ``index`` on; if ``nontemporal``, as whole cache lines."""
         size, wide = self.dtype.itemsize, a.dtype.itemsize
-        if size < wide:  # two fit into one word of what they were computed in: nothing changes its place
+        if size < wide:  # two values fit into one word that they were computed in: no element moves
             mask = a.dtype.type(2 ** (8 * size) - 1)
             pairs = (a & mask) | ((b & mask) << a.dtype.type(8 * size))
-            self._put(index, pairs if 2 * size == wide else pairs.astype(f"u{2 * size}"), 2 * a.width, stream)
+            self._put(
+                index, pairs if 2 * size == wide else pairs.astype(f"u{2 * size}"), 2 * a.width, nontemporal
+            )
             return
         self._check(a)
         lines = []
@@ -283,17 +286,17 @@ class Memory:
             for first in (0, a.width // 2):
                 places = [k + odd for k in range(first, first + a.width // 2) for odd in (0, a.width)]
                 lines.append(shuffled(self.builder, x, y, places))
-        self._put(index, Lane(self.builder, lines, a.dtype, a.width), a.width, stream)
+        self._put(index, Lane(self.builder, lines, a.dtype, a.width), a.width, nontemporal)
 
     def _check(self, x: Lane) -> None:
         if x.dtype != self.dtype and "f" in (x.dtype.kind, self.dtype.kind):
             raise TypeError(f"expected a value of {self.dtype} to store; got one of {x.dtype}")
 
-    def _put(self, index: Any, x: Lane, step: int, stream: bool = False) -> None:
+    def _put(self, index: Any, x: Lane, step: int, nontemporal: bool = False) -> None:
         """Store each of the vectors ``step`` words after the one before."""
         for number, value in enumerate(x.values):
             place = self._vector_at(index + number * step, value.type)
-            if stream:
+            if nontemporal:
                 stored = self.builder.store(value, place, align=x.width * x.dtype.itemsize)
                 stored.set_metadata("nontemporal", self.builder.module.add_metadata([ONE]))
             else:

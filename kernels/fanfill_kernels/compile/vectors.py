@@ -1,8 +1,8 @@
-"""Operations on memory for compiled code, most on several neighbouring items at once.
+"""Operations on memory for compiled code, most of them on several neighbouring items at once.
 
-A short inner loop would be left to LLVM, which guards it against overlap, and to Numba, which guards it
-against negative indices: for 16 values that costs several times the copy. ``boxes.py`` and ``scatter.py``
-hold the plain Python that these stand for.
+If a short inner loop were left to LLVM and Numba, LLVM would guard it against overlap and Numba against
+negative indices: for 16 values that costs several times the copy. ``boxes.py`` and ``scatter.py`` hold the
+plain Python that these operations replace.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ keys.note_module()
 
 
 def _vector_at(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int) -> Any:
-    """Where ``count`` lanes of a contiguous array begin, as a pointer to a vector of them."""
+    """The address of item ``at`` of a contiguous array, as a pointer to a vector of ``count`` items."""
     data = numba.data_of(context, builder, kind, array)
     lane = numba.machine_type(context, kind.dtype)
     return builder.bitcast(builder.gep(data, [at]), ir.VectorType(lane, count).as_pointer())
@@ -56,7 +56,7 @@ def _copier(count: int, backwards: bool) -> Any:
 
 
 def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
-    """Turn a square of lanes: swap ever smaller quarters off the diagonal."""
+    """Transpose a square of lanes: swap ever smaller quarters off the diagonal."""
     side = len(lines)
     half = side // 2
     while half:
@@ -71,9 +71,9 @@ def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
     return lines
 
 
-def _turner(stream: bool) -> Any:
+def _transposer(nontemporal: bool) -> Any:
     @intrinsic
-    def turn_block(
+    def transpose_block(
         context: Any, memory: Any, at: Any, offsets: Any, first: Any, values: Any, source: Any, pitch: Any
     ) -> Any:
         _assert_vectors(memory, values)
@@ -92,7 +92,7 @@ def _turner(stream: bool) -> Any:
                 column = builder.add(first, ir.Constant(first.type, k))
                 place = builder.add(at, builder.load(builder.gep(data, [column])))
                 to = _vector_at(context, builder, memory, target, place, scatter.SIDE)
-                if stream:
+                if nontemporal:
                     stored = builder.store(line, to, align=LINE)
                     stored.set_metadata("nontemporal", builder.module.add_metadata([ONE]))
                 else:
@@ -102,7 +102,7 @@ def _turner(stream: bool) -> Any:
         ints = types.intp
         return types.void(memory, ints, offsets, ints, values, ints, ints), codegen
 
-    return turn_block
+    return transpose_block
 
 
 @intrinsic
@@ -162,14 +162,14 @@ def _publish(_context: Any) -> Any:
     return types.void(), codegen
 
 
-# What stands for each operation in compiled code.
+# What replaces each operation in compiled code.
 OPERATIONS = {
     lanes.lead: _lead,
     lanes.publish: _publish,
     boxes.copy_span: _copier(boxes.SPAN, backwards=False),
     boxes.list_span: _list_span,
     scatter.reverse_line: _copier(scatter.SIDE, backwards=True),
-    scatter.turn_block: _turner(stream=False),
-    scatter.stream_block: _turner(stream=True),
+    scatter.transpose_block: _transposer(nontemporal=False),
+    scatter.transpose_block_nontemporal: _transposer(nontemporal=True),
     scatter.move_group: _move_group,
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from fanfill import system
 from fanfill.backends import Backend, HostKernels, put_by_numpy
-from fanfill.cpu.run import STREAM
+from fanfill.cpu.run import NONTEMPORAL
 from fanfill_kernels.process.undivided import undivided
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _scatter(target: NDArray[Any]) -> Put:
     from fanfill_kernels.compile import cpu
     from fanfill_kernels.compile.scatter import scatter_by
 
-    stream = target.nbytes >= STREAM
+    nontemporal = target.nbytes >= NONTEMPORAL
     strides = tuple(stride // size for stride in target.strides)
     ends = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     lowest = target[
@@ -116,7 +116,7 @@ def _scatter(target: NDArray[Any]) -> Put:
 
     @functools.lru_cache(maxsize=2)  # all whole tiles share one answer, and may stand beside others in turn
     def scatter(lengths: tuple[int, ...]) -> Callable[[NDArray[Any], int, NDArray[Any]], None]:
-        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides, size, stream)
+        return scatter_by(functools.partial(cpu.scatter, size), lengths, strides, size, nontemporal)
 
     def put(where: tuple[slice, ...], values: NDArray[Any]) -> None:
         at = beginning

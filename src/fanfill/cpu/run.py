@@ -34,7 +34,7 @@ _SHARES = 4
 # From this many bytes on, values are written past the caches. No private cache holds as much, and the next
 # tensor's values would drive them out of a shared one. Memory then need not be read before it is written: two
 # threads gain a sixth with uniforms, a tenth with normals (interleaved runs, 8 MiB to 1 GiB).
-STREAM = 1 << 23
+NONTEMPORAL = 1 << 23
 
 
 def fill_lanes(
@@ -125,9 +125,9 @@ def _draw(
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
     kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
-    streams = plan.in_place and view.nbytes >= STREAM
+    streams = plan.in_place and view.nbytes >= NONTEMPORAL
     if streams:
-        kernels = kernels._replace(run=kernels.stream)
+        kernels = kernels._replace(run=kernels.nontemporal)
     if plan.in_place and [(axis.stride, axis.pitch) for axis in plan.axes] == [(view.itemsize, 1)]:
         return lambda: _stretch(target, plan, kernels, _lead(target) if streams else 0, key, params)
 
