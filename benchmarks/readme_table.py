@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fanfill.bench import picture, report
-from fanfill.bench.measure import size_text
+from fanfill.bench.measure import Row, size_text
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 COLUMNS = (
@@ -27,7 +27,7 @@ COLUMNS = (
 MACHINE = "{cpu}, {cpus} CPUs, {vector_bits}-bit vectors, {system}, load {load:.2f} at the end"
 
 
-def contestant(row: report.Row) -> str:
+def contestant(row: Row) -> str:
     """The name of a line: a peer's is its best way's, whichever that is in each column."""
     if row.subject != "fanfill":
         return row.subject
@@ -36,12 +36,12 @@ def contestant(row: report.Row) -> str:
 
 def table(result: report.Result) -> list[str]:
     """G values/s and, in brackets, the share of the limit; a line a contestant, the fastest first."""
-    cells: dict[str, dict[tuple[str, str], report.Row]] = {}
+    cells: dict[str, dict[tuple[str, str], Row]] = {}
     for column in COLUMNS:
         for row in picture.best_rows(result, *column):
             cells.setdefault(contestant(row), {})[column] = row
 
-    def cell(row: report.Row | None) -> str:
+    def cell(row: Row | None) -> str:
         rate = None if row is None else row.values_per_second
         if row is None or rate is None:
             return ""

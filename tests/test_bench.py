@@ -19,11 +19,11 @@ from rich.console import Console
 
 import fanfill as ff
 from fanfill.bench import measure, peers, report, suite
-from fanfill.bench.measure import Case
-from fanfill.bench.report import Result, Row
+from fanfill.bench.measure import Case, Row
+from fanfill.bench.report import Result
 from fanfill.cli import bench, main
 
-TINY = suite.Settings(
+TINY = measure.Settings(
     peers=("numpy",),
     left_out=("jax",),
     sizes=(3000,),
@@ -131,7 +131,8 @@ def test_a_missing_or_left_out_peer_is_a_row_of_the_table(
     monkeypatch.setitem(peers.PEERS, "onemkl", missing)
     buffer = np.empty(10, np.float32)
     entrants = peers.entrants("onemkl", Case("normal", "float32", 10), buffer)
-    rows = suite.timed("peers", Case("normal", "float32", 10), entrants, TINY, 0.0)
+    case = Case("normal", "float32", 10)
+    rows = measure.timed("peers", [(case, entrant) for entrant in entrants], suite.race(TINY, 0.0))
     _, text = shown(bench.show, dataclasses.replace(tiny, rows=(*tiny.rows, *rows)))
     assert "libmkl_rt.so" in text
     assert "left out of --quick" in text

@@ -65,7 +65,7 @@ def test_values_that_are_not_the_oracle_s_are_not_timed(gpu, monkeypatch):
 
 def test_settings_stand_for_the_options():
     chosen = cuda.settings(1, False, None, None)
-    assert (chosen.number, chosen.peers, chosen.sizes) == (1, ("torch", "cupy", "curand"), (2**30,))
+    assert (chosen.device, chosen.peers, chosen.sizes) == (1, ("torch", "cupy", "curand"), (2**30,))
     assert chosen.scaling[-1] == 2**30
     assert cuda.settings(quick=True).sizes == (2**26,)
     with pytest.raises(
@@ -83,7 +83,7 @@ def test_devices_that_are_not_there(gpu, capsys):
 
 
 def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
-    took = iter([1e-3, 1e-4, 2e-3, 9e-3, 4e-3, 8e-3, 3e-3, 7e-3])  # two to warm up, then three turns
+    took = iter([9e-3, 1e-3, 9e-3, 1e-4, 2e-3, 9e-3, 4e-3, 8e-3, 3e-3, 7e-3])  # two warm-ups each first
     counted = []
 
     def seconds(run, stream):
@@ -91,14 +91,14 @@ def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
         run()
         return next(took)
 
-    arena = cuda.Arena(SimpleNamespace(seconds=seconds), 0, 0, 5)
+    memory = cuda.GpuMemory(SimpleNamespace(seconds=seconds), 0, 0, 5)
     runs = [lambda: counted.append("a"), lambda: counted.append("b")]
-    first, second = cuda.contest(arena, runs, 3)
+    first, second = cuda.race(memory, 3)(runs)
     assert (first.rounds, second.rounds) == (3, 3)
     assert first.seconds == pytest.approx(3e-3 / 2)  # a call of 1 ms: two make a sample
     assert second.seconds == pytest.approx(8e-3 / 20)
-    assert counted.count("a") == 2 + 3 * 2
-    assert counted.count("b") == 2 + 3 * 20
+    assert counted.count("a") == 3 + 3 * 2
+    assert counted.count("b") == 3 + 3 * 20
 
 
 class Torch:
@@ -145,7 +145,7 @@ class Torch:
 def test_torch_draws_into_the_same_memory(monkeypatch, case, method, asked):
     fake = Torch(640)
     monkeypatch.setitem(__import__("sys").modules, "torch", fake)
-    arena = cuda.Arena(SimpleNamespace(), 1, 640, 0)
+    arena = cuda.GpuMemory(SimpleNamespace(), 1, 640, 0)
     (entrant,) = cuda.entrants("torch", arena, case)
     entrant.run()
     assert entrant.method == method
@@ -184,7 +184,7 @@ def test_cupy_and_curand_draw_the_case_s_scale(monkeypatch):
     modules = __import__("sys").modules
     monkeypatch.setitem(modules, "cupy", fake)
     monkeypatch.setitem(modules, "cupy.cuda", fake.cuda)
-    arena = cuda.Arena(SimpleNamespace(), 0, 640, 9)
+    arena = cuda.GpuMemory(SimpleNamespace(), 0, 640, 9)
     for entrant in cuda.entrants("cupy", arena, Case("uniform", "float32", 10)):
         entrant.run()
         np.testing.assert_allclose(drawn, np.linspace(-0.05, 0.05, 10), atol=1e-7)
@@ -202,9 +202,10 @@ def test_cupy_and_curand_draw_the_case_s_scale(monkeypatch):
 
 def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch):
     monkeypatch.setitem(cuda.PEERS, "broken", lambda arena, case: iter([][0]))
-    (entrant,) = cuda.entrants("broken", cuda.Arena(SimpleNamespace(), 0, 0, 0), Case("normal", "float32", 1))
+    memory, case = cuda.GpuMemory(SimpleNamespace(), 0, 0, 0), Case("normal", "float32", 1)
+    (entrant,) = cuda.entrants("broken", memory, case)
     assert entrant.missing == "IndexError: list index out of range"
-    (row,) = cuda.timed("peers", None, Case("normal", "float32", 1), [entrant], 3)
+    (row,) = cuda.timed("peers", [(case, entrant)], cuda.race(memory, 3))
     assert (row.subject, row.missing, row.seconds) == ("broken", entrant.missing, None)
 
 
@@ -216,12 +217,12 @@ def test_nothing_is_measured_without_a_device(monkeypatch):
 
 def test_auto_measures_a_usable_gpu_and_else_the_host(gpu):
     assert benching.chosen(True, None, None) == cuda.settings(0, True, None, None)
-    assert isinstance(benching.chosen(True, None, None, "cpu"), suite.Settings)
+    assert benching.chosen(True, None, None, "cpu") == suite.settings(True)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_measures_the_host_where_no_gpu_is():
-    assert isinstance(benching.chosen(True, None, None), suite.Settings)
+    assert benching.chosen(True, None, None) == suite.settings(True)
     assert [str(subject) for subject in selftest.subjects()] == ["numba", "numpy"]
 
 

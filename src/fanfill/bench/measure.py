@@ -7,6 +7,7 @@ import gc
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,12 +27,18 @@ from fanfill.report import MEMSET_BYTE, MEMSET_PIECE
 __all__ = [
     "BOUND",
     "DISTRIBUTIONS",
+    "HOST",
     "LAWS",
     "STD",
     "Arena",
     "Case",
+    "Clock",
     "Entrant",
+    "Race",
+    "Row",
+    "Run",
     "Sample",
+    "Settings",
     "assert_window",
     "contest",
     "filler",
@@ -39,7 +46,9 @@ __all__ = [
     "limits",
     "numpy_dtype",
     "parse_size",
+    "repeat",
     "size_text",
+    "timed",
     "windows",
 ]
 
@@ -53,9 +62,9 @@ LAWS = {
 DISTRIBUTIONS = ("words", *LAWS)
 SEED = 1
 WINDOW = 4096  # values compared with the oracle at the front, in the middle and at the end
-# One sample lasts this long at least, by repeating the call: the clock's own cost and grain are lost in it.
-SAMPLE_SECONDS = 1e-3
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+Run = Callable[[], object]
 
 
 class Case(NamedTuple):
@@ -72,7 +81,7 @@ class Entrant(NamedTuple):
     subject: str
     method: str
     threads: int
-    run: Callable[[], object] | None
+    run: Run | None
     missing: str | None = None
 
 
@@ -81,6 +90,106 @@ class Sample(NamedTuple):
 
     seconds: float
     rounds: int
+
+
+Race = Callable[[list[Run]], list[Sample]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: who did what, how fast, and at what share of the limit; or what is missing.
+
+    Attributes
+    ----------
+    group
+        "limit", "peers", "scaling", "model" or "cold".
+    subject, method
+        Who (fanfill, numpy, torch, ...), and by which call; for "cold", which process.
+    distribution, dtype, values, threads
+        What was drawn; values is 0 for processes.
+    seconds, rounds
+        The median, and of how many rounds.
+    share
+        Throughput over that of memset by one thread on the same buffer in the same turns; for a process, the
+        seconds of ``python -c "import numba"`` over its own. None if there is nothing to compare it with.
+    missing
+        Why there is no figure, or None.
+    """
+
+    group: str
+    subject: str
+    method: str
+    distribution: str
+    dtype: str
+    values: int
+    threads: int
+    seconds: float | None = None
+    rounds: int = 0
+    share: float | None = None
+    missing: str | None = None
+
+    @property
+    def values_per_second(self) -> float | None:
+        """Throughput, None where nothing was drawn."""
+        return self.values / self.seconds if self.seconds and self.values else None
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Throughput in bytes written."""
+        return self.values_per_second and self.values_per_second * itemsize(self.dtype)
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str, int, int]:
+        """What makes two rows of two runs the same measurement."""
+        return (
+            self.group,
+            self.subject,
+            self.method,
+            self.distribution,
+            self.dtype,
+            self.values,
+            self.threads,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large and how long a run is.
+
+    Attributes
+    ----------
+    peers
+        Names of the peers that take part.
+    sizes
+        How many values each contest draws.
+    scaling
+        How many values the fills that show scaling draw.
+    rounds, seconds, least
+        Turns of each contest, after how many seconds an entrant sits out, and the turns it gets in any case;
+        see `contest`.
+    device
+        Number of the CUDA device; None on the host. The fields below are the host's.
+    left_out
+        Peers that the run leaves out by itself; each gets a row that says so.
+    total
+        Seconds after which contests are cut short.
+    processes
+        Rounds of cold processes.
+    model
+        Dtypes in which the whole model is initialised.
+    """
+
+    peers: tuple[str, ...]
+    sizes: tuple[int, ...]
+    scaling: tuple[int, ...]
+    rounds: int
+    seconds: float = math.inf
+    least: int = 3
+    device: int | None = None
+    left_out: tuple[str, ...] = ()
+    total: float = math.inf
+    processes: int = 0
+    model: tuple[str, ...] = ()
 
 
 class Arena:
@@ -149,7 +258,7 @@ def limits(buffer: NDArray[Any]) -> tuple[Entrant, Entrant]:
     return Entrant("limit", "memset", 1, memset), Entrant("limit", "numpy fill", 1, numpy_fill)
 
 
-def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Callable[[], object]:
+def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
     """The fill of a case, compiled, and checked against the NumPy oracle.
 
     Raises
@@ -164,7 +273,7 @@ def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Call
     return run
 
 
-def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Callable[[], object]:
+def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
     engine = resolve("cpu", backend)
     if case.distribution == "words":
         region = regions.region(buffer.shape)
@@ -178,7 +287,7 @@ def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Calla
     return lambda: ff.fill(buffer, law, seed=SEED, backend=backend, threads=threads)
 
 
-def _assert_right(case: Case, buffer: NDArray[Any], run: Callable[[], object]) -> None:
+def _assert_right(case: Case, buffer: NDArray[Any], run: Run) -> None:
     content = buffer.view(np.uint8)
     spans = windows(case)
     for start, count in spans:
@@ -211,15 +320,50 @@ def assert_window(case: Case, start: int, found: bytes) -> None:
         )
 
 
+class Clock(NamedTuple):
+    """How calls are timed.
+
+    Attributes
+    ----------
+    seconds
+        ``seconds(run, count)`` calls ``run`` that many times and returns how long all the calls took.
+    sample
+        One sample lasts at least this long, by repeating the call: the clock's own cost and grain are lost in
+        it.
+    grain
+        The shortest time that the clock can tell.
+    """
+
+    seconds: Callable[[Run, int], float]
+    sample: float
+    grain: float
+
+
+def repeat(run: Run, count: int) -> None:
+    """Call ``count`` times."""
+    for _ in range(count):
+        run()
+
+
+def _elapsed(run: Run, count: int) -> float:
+    began = perf_counter()
+    repeat(run, count)
+    return perf_counter() - began
+
+
+HOST = Clock(_elapsed, sample=1e-3, grain=1e-7)
+
+
 def contest(
-    runs: Sequence[Callable[[], object]],
+    runs: Sequence[Run],
     *,
     rounds: int,
-    seconds: float,
+    seconds: float = math.inf,
     least: int = 3,
     deadline: float = math.inf,
+    clock: Clock = HOST,
 ) -> list[Sample]:
-    """Time calls in turns, after one turn to warm up; the median of each.
+    """Time calls in turns, after one turn to warm up; return the median of each.
 
     Parameters
     ----------
@@ -228,13 +372,15 @@ def contest(
     rounds
         How many turns.
     seconds
-        A call that has taken so long in all sits out the turns beyond the first `least`.
+        A call that has taken this long in total sits out the turns beyond the first `least`.
     least
-        Turns that everyone gets, unless the deadline passes: then one.
+        Turns that every call gets, unless the deadline passes: then one.
     deadline
         On the clock of ``time.perf_counter``.
+    clock
+        What times the calls.
     """
-    repeats = [_warm(run) for run in runs]
+    repeats = [_warm(run, clock) for run in runs]
     times: list[list[float]] = [[] for _ in runs]
     spent_by = [0.0] * len(runs)
     collecting = gc.isenabled()
@@ -245,12 +391,8 @@ def contest(
                 late = turn >= 1 and perf_counter() > deadline
                 if late or (turn >= least and spent_by[k] >= seconds):
                     continue
-                count = repeats[k]
-                began = perf_counter()
-                for _ in range(count):
-                    run()
-                spent = perf_counter() - began
-                times[k].append(spent / count)
+                spent = clock.seconds(run, repeats[k])
+                times[k].append(spent / repeats[k])
                 spent_by[k] += spent
     finally:
         if collecting:
@@ -258,13 +400,27 @@ def contest(
     return [Sample(median(found), len(found)) for found in times]
 
 
-def _warm(run: Callable[[], object]) -> int:
-    """Call once and, if that was quick, once more: how many calls make one sample."""
-    spent = SAMPLE_SECONDS
+def _warm(run: Run, clock: Clock) -> int:
+    """Call once and, if that was quick, once more; return how many calls make one sample."""
+    spent = clock.sample
     for _ in range(2):
-        began = perf_counter()
-        run()
-        spent = perf_counter() - began
-        if spent > 5 * SAMPLE_SECONDS:
+        spent = clock.seconds(run, 1)
+        if spent > 5 * clock.sample:
             break
-    return math.ceil(SAMPLE_SECONDS / min(SAMPLE_SECONDS, max(spent, 1e-7)))
+    return math.ceil(clock.sample / min(clock.sample, max(spent, clock.grain)))
+
+
+def timed(group: str, entrants: Sequence[tuple[Case, Entrant]], race: Race) -> list[Row]:
+    """Rows of a contest; the others are compared with the first entrant, which is the limit."""
+    samples = iter(race([entrant.run for _, entrant in entrants if entrant.run is not None]))
+    rows = []
+    limit = None
+    for case, (subject, method, threads, run, missing) in entrants:
+        if run is None:
+            rows.append(Row(group, subject, method, "", "", 0, threads, missing=missing))
+            continue
+        sample = next(samples)
+        limit = limit or sample.seconds
+        kind = "limit" if subject == "limit" else group
+        rows.append(Row(kind, subject, method, *case, threads, *sample, limit / sample.seconds))
+    return rows

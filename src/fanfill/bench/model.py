@@ -6,7 +6,8 @@ One flat buffer is allocated, and both draw into views of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,8 +16,7 @@ from numpy.typing import NDArray
 
 import fanfill as ff
 from fanfill.bench import llama
-from fanfill.bench.measure import STD, Arena, Entrant, Sample, contest, limits
-from fanfill.bench.report import Row
+from fanfill.bench.measure import STD, Arena, Case, Entrant, Row, Run, contest, limits, timed
 
 __all__ = ["SCHEMES", "rows"]
 
@@ -54,28 +54,17 @@ def rows(
         size = math.prod(shape)
         views.append((name, buffer[start : start + size].reshape(shape)))
         start += size
-    entrants = [("", limits(buffer)[0])]
+    entrants = [(Case("", dtype, total), limits(buffer)[0])]
     for scheme in SCHEMES:
-        entrants.append((scheme, Entrant("fanfill", "fill, by name", ff.get_threads(), ours(scheme, views))))
+        case = Case(scheme, dtype, total)
+        own = Entrant("fanfill", "fill, by name", ff.get_threads(), ours(scheme, views))
+        entrants.append((case, own))
         if with_torch:
-            entrants.append((scheme, theirs(scheme, views, dtype)))
-    calls = [entrant.run for _, entrant in entrants if entrant.run is not None]
-    samples = iter(contest(calls, rounds=ROUNDS, seconds=SECONDS, least=LEAST))
-    limit: Sample | None = None
-    found = []
-    for scheme, (subject, method, threads, run, missing) in entrants:
-        if run is None:
-            found.append(Row("model", subject, method, "", "", 0, threads, missing=missing))
-            continue
-        sample = next(samples)
-        limit = limit or sample
-        group = "limit" if subject == "limit" else "model"
-        share = limit.seconds / sample.seconds
-        found.append(Row(group, subject, method, scheme, dtype, total, threads, *sample, share))
-    return found
+            entrants.append((case, theirs(scheme, views, dtype)))
+    return timed("model", entrants, partial(contest, rounds=ROUNDS, seconds=SECONDS, least=LEAST))
 
 
-def ours(scheme: str, views: Parameters) -> Callable[[], object]:
+def ours(scheme: str, views: Parameters) -> Run:
     """One fill a parameter, each under its own name."""
     laws = [law_of(scheme, name, view.ndim) for name, view in views]
 

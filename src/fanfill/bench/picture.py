@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fanfill.bench.measure import DISTRIBUTIONS, size_text
-from fanfill.bench.report import Result, Row
+from fanfill.bench.measure import DISTRIBUTIONS, Row, size_text
+from fanfill.bench.report import Result
 
 __all__ = ["best_rows", "draw"]
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import fanfill as ff
 from fanfill import machine
-from fanfill.bench.measure import itemsize, size_text
+from fanfill.bench.measure import Row, size_text
 from fanfill.cpu import threads
 
-__all__ = ["Change", "Result", "Row", "compare", "load", "save", "surroundings", "text_of"]
+__all__ = ["Change", "Result", "compare", "load", "save", "surroundings", "text_of"]
 
 FORMAT = 1
 LIBRARIES = (
@@ -35,63 +35,6 @@ LIBRARIES = (
     "mkl_random",
     "randomgen",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: who did what, how fast, and at what share of the limit; or what is missing.
-
-    Attributes
-    ----------
-    group
-        "limit", "peers", "scaling", "model" or "cold".
-    subject, method
-        Who (fanfill, numpy, torch, ...), and by which call; for "cold", which process.
-    distribution, dtype, values, threads
-        What was drawn; values is 0 for processes.
-    seconds, rounds
-        The median of so many.
-    share
-        Throughput over that of memset by one thread on the same buffer in the same turns; for a process, the
-        seconds of ``python -c "import numba"`` over its own. None where there is nothing to hold it against.
-    missing
-        Why there is no figure, or None.
-    """
-
-    group: str
-    subject: str
-    method: str
-    distribution: str
-    dtype: str
-    values: int
-    threads: int
-    seconds: float | None = None
-    rounds: int = 0
-    share: float | None = None
-    missing: str | None = None
-
-    @property
-    def values_per_second(self) -> float | None:
-        """Throughput, None where nothing was drawn."""
-        return self.values / self.seconds if self.seconds and self.values else None
-
-    @property
-    def bytes_per_second(self) -> float | None:
-        """Throughput in bytes written."""
-        return self.values_per_second and self.values_per_second * itemsize(self.dtype)
-
-    @property
-    def key(self) -> tuple[str, str, str, str, str, int, int]:
-        """What makes two rows of two runs the same measurement."""
-        return (
-            self.group,
-            self.subject,
-            self.method,
-            self.distribution,
-            self.dtype,
-            self.values,
-            self.threads,
-        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,15 +18,18 @@ from fanfill.bench.measure import (
     Arena,
     Case,
     Entrant,
+    Race,
+    Row,
+    Settings,
     contest,
     filler,
     limits,
     parse_size,
+    timed,
 )
 from fanfill.bench.peers import PEERS, entrants
-from fanfill.bench.report import Row
 
-__all__ = ["Settings", "run", "settings"]
+__all__ = ["run", "settings"]
 
 # Cases in which everyone takes part; the others are in benchmarks/.
 CONTESTS = (
@@ -42,44 +45,6 @@ SLOW = ("jax",)
 QUICK_SECONDS = 50.0  # leaves ten for imports and compilation
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How large and how long a run is.
-
-    Attributes
-    ----------
-    peers
-        Names among `PEERS`.
-    left_out
-        Peers that the run leaves out by itself, each a row that says so.
-    sizes
-        Values of each contest.
-    scaling
-        Values of the fills that show scaling.
-    rounds, seconds
-        Turns of each contest, and after how many seconds one of its entrants sits out; see `contest`.
-    least
-        Turns that everyone gets.
-    total
-        Seconds after which contests are cut short.
-    processes
-        Rounds of cold processes.
-    model
-        Dtypes in which the whole model is initialised.
-    """
-
-    peers: tuple[str, ...]
-    left_out: tuple[str, ...]
-    sizes: tuple[int, ...]
-    scaling: tuple[int, ...]
-    rounds: int
-    seconds: float
-    least: int
-    total: float
-    processes: int
-    model: tuple[str, ...]
 
 
 def settings(
@@ -170,7 +135,7 @@ def peers_of(case: Case, arena: Arena, chosen: Settings, deadline: float) -> lis
     taking_part = [*limits(buffer), *ours(case, buffer)]
     for name in chosen.peers:
         taking_part += entrants(name, case, buffer)
-    return timed("peers", case, taking_part, chosen, deadline)
+    return timed("peers", [(case, entrant) for entrant in taking_part], race(chosen, deadline))
 
 
 def scaling_of(case: Case, arena: Arena, chosen: Settings, deadline: float) -> list[Row]:
@@ -183,44 +148,14 @@ def scaling_of(case: Case, arena: Arena, chosen: Settings, deadline: float) -> l
         limits(buffer)[0],
         *(Entrant("fanfill", backend, count, filler(case, buffer, backend, count)) for count in counts),
     ]
-    return timed("scaling", case, taking_part, chosen, deadline)
+    return timed("scaling", [(case, entrant) for entrant in taking_part], race(chosen, deadline))
 
 
-def timed(
-    group: str, case: Case, taking_part: Sequence[Entrant], chosen: Settings, deadline: float
-) -> list[Row]:
-    """Rows of a contest; the first entrant is the limit that the others are held against."""
-    running = [entrant for entrant in taking_part if entrant.run is not None]
-    samples = iter(
-        contest(
-            [entrant.run for entrant in running if entrant.run is not None],
-            rounds=chosen.rounds,
-            seconds=chosen.seconds,
-            least=chosen.least,
-            deadline=deadline,
-        )
+def race(chosen: Settings, deadline: float) -> Race:
+    """A contest by the settings."""
+    return partial(
+        contest, rounds=chosen.rounds, seconds=chosen.seconds, least=chosen.least, deadline=deadline
     )
-    rows = []
-    limit = None
-    for subject, method, count, call, missing in taking_part:
-        if call is None:
-            rows.append(Row(group, subject, method, "", "", 0, count, missing=missing))
-            continue
-        sample = next(samples)
-        limit = limit or sample.seconds
-        rows.append(
-            Row(
-                "limit" if subject == "limit" else group,
-                subject,
-                method,
-                *case,
-                count,
-                sample.seconds,
-                sample.rounds,
-                limit / sample.seconds,
-            )
-        )
-    return rows
 
 
 def processes(rounds: int, seconds: float, progress: Progress) -> list[Row]:

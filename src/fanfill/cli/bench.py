@@ -14,7 +14,7 @@ from rich.table import Table
 from fanfill.arguments import number_of
 from fanfill.backends import device_of
 from fanfill.bench import cuda, picture, report, suite
-from fanfill.bench.measure import parse_size
+from fanfill.bench.measure import Settings, parse_size
 from fanfill.cli.fill import progress_bar
 
 __all__ = ["chosen", "command", "show", "show_changes"]
@@ -27,9 +27,6 @@ GROUPS = {
     "cold": 'Whole processes; the share is that of python -c "import numba"',
 }
 HEADINGS = ("what", "who", "how", "threads", "G values/s", "GB/s", "of the limit")
-
-
-Settings = suite.Settings | cuda.Settings
 
 
 def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "auto") -> Settings:
@@ -48,10 +45,10 @@ def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "aut
 
 def measured(settings: Settings, progress: suite.Progress) -> report.Result:
     """The run that the settings describe, and what it ran on."""
-    if isinstance(settings, suite.Settings):
+    if settings.device is None:
         return report.surroundings(report.command_line(), suite.run(settings, progress))
     result = report.surroundings(report.command_line(), cuda.run(settings, progress))
-    return replace(result, machine={**result.machine, **cuda.facts(settings.number)})
+    return replace(result, machine={**result.machine, **cuda.facts(settings.device)})
 
 
 def command(settings: Settings, *, out: Path, old: Path | None, threshold: float) -> None:
@@ -72,7 +69,7 @@ def command(settings: Settings, *, out: Path, old: Path | None, threshold: float
     report.save(result, out / "bench.json")
     try:
         # What the picture shows is a host's: threads.
-        host = isinstance(settings, suite.Settings)
+        host = settings.device is None
         drawn = [str(path) for path in picture.draw(result, out)] if host else []
     except ImportError as error:
         drawn = [f"no picture: {error}; pip install 'fanfill[bench]'"]
