@@ -68,7 +68,7 @@ def test_a_folder_that_can_only_be_read_is_used_and_said_to_be_that(
 ) -> None:
     folder.chmod(0o555)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
-    assert "used        yes, to read; it cannot be written\n" in shown(capsys)
+    assert "used        yes, for reading; it cannot be written\n" in shown(capsys)
 
 
 def test_clearing_removes_what_is_ours_and_says_how_much(folder: Path, capsys: Capture) -> None:

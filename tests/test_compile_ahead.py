@@ -233,7 +233,7 @@ def test_a_folder_that_is_not_used_is_refused_before_anything_is_compiled(
     monkeypatch.setenv("FANFILL_CACHE_DIR", "here")
     assert_refused(
         capsys,
-        "expected a folder where compiled kernels are kept; here is not used: 'here' depends on .*; name one",
+        "expected a folder where compiled kernels are kept; got here, unusable: 'here' depends on .*; name",
         *WORDS,
     )
 

@@ -59,7 +59,7 @@ def test_cubins_are_kept_between_processes_by_architecture_version_and_source(
 
 
 def test_a_family_is_compiled_alone_and_to_the_same_code():
-    whole = nvrtc.compile(source(), "fill.cu", 90, ptx=True).decode()
+    whole = nvrtc.compiler().compile(source(), "fill.cu", 90, ptx=True).decode()
     for name in (
         "normal_float32",
         "truncated_float8_e5m2",
@@ -67,7 +67,7 @@ def test_a_family_is_compiled_alone_and_to_the_same_code():
         "words_uint32",
         "constant_8",
     ):
-        text = nvrtc.compile(choice.source_of(name), "fill.cu", 90, ptx=True).decode()
+        text = nvrtc.compiler().compile(choice.source_of(name), "fill.cu", 90, ptx=True).decode()
         assert set(re.findall(r"\.entry (\w+)", text)) == {f"run_{name}", f"box_{name}"}
         for kind in ("run", "box"):
             assert choice.family(f"{kind}_{name}") == name

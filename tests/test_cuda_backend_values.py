@@ -34,7 +34,7 @@ def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
 
 
 @pytest.mark.parametrize(
-    ("place", "problem"), [(0, "SHA-256 .*, expected"), (-selftest.GUARD, "bytes beside the buffer")]
+    ("place", "problem"), [(0, "SHA-256 .*, expected"), (-selftest.GUARD, "bytes outside the buffer")]
 )
 def test_a_wrong_bit_and_a_byte_beside_the_buffer_are_seen(gpu, monkeypatch, place, problem):
     def launch(*arguments):

@@ -194,14 +194,13 @@ def test_compile_errors_point_at_the_file() -> None:
     broken = cuda.source().replace("const f32 z = t * t;", "const f32 z = t * unknown;")
     line = 1 + cuda.text("arithmetic.cuh").split("const f32 z = t * t;")[0].count("\n")
     with pytest.raises(BackendUnavailableError, match=rf"arithmetic\.cuh\({line}\): error"):
-        nvrtc.compile(broken, "fill.cu", 90, ptx=True)
+        nvrtc.compiler().compile(broken, "fill.cu", 90, ptx=True)
 
 
 def test_an_architecture_that_nvrtc_does_not_know() -> None:
     newest = nvrtc.compiler()
     with pytest.raises(BackendUnavailableError, match=r"expected an architecture that NVRTC .* got 70"):
         newest.compile(SMALL, "small.cu", 70)
-    assert nvrtc.version() == newest.version
     assert nvrtc.compiler(newest=12).version[0] == 12
 
 

@@ -140,7 +140,7 @@ def test_what_is_written_beside_the_buffer_is_seen(monkeypatch):
     monkeypatch.setattr(selftest, "_host", careless)
     case = golden.Case("he_normal", "float32", "small")
     problem = selftest.check(selftest.Subject("numpy"), case, "contiguous")
-    assert problem == "bytes beside the buffer were written"
+    assert problem == "bytes outside the buffer were written"
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -160,7 +160,7 @@ def test_without_ml_dtypes_the_rest_is_tested_and_it_is_said(few, capsys, monkey
     assert selftest.untested() == tuple(name for name in STORAGES if name.startswith(("bf", "float8")))
     assert main(["selftest", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert f"not tested: {', '.join(selftest.untested())}, for want of ml_dtypes; pip install" in out
+    assert f"not tested: {', '.join(selftest.untested())}: ml_dtypes is missing; pip install" in out
     assert "16 fills" in out
 
 

@@ -1,11 +1,11 @@
 """The normal distribution function, the same everywhere.
 
-Requirements this module answers:
+This module meets two requirements:
 
-* `Phi` feeds the fixed-point constants of the truncated normal, which are part of the number contract, so no
-  libm and no caller's decimal context may have a say: every operation is a `decimal` one, correctly rounded
-  to a stated number of digits in a context of our own;
-* tails keep their relative precision: 70 digits of the smallest one that is not taken as zero.
+* `Phi` determines the fixed-point constants of the truncated normal, which are part of the number contract.
+  So neither libm nor the caller's decimal context may influence it: every operation is a `decimal` one,
+  correctly rounded to a stated number of digits in this module's own context.
+* Tails keep their relative precision: 70 digits of the smallest one that is not taken as zero.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Phi(-16) is below 2^-189. The finest unit of the fixed-point constants is 2^-150 (a mass of 2^-24 in 126
-# bits), so that a tail beyond 16 sigma would round to zero all the same.
+# bits), so a tail beyond 16 sigma would round to zero anyway.
 FAR = 16.0
 LEAST_MASS = Fraction(1, 2**24)
 
@@ -72,8 +72,8 @@ def lower_tail(x: float) -> Fraction:
     """Phi(x), the probability of a standard normal value below `x`; `x` may be infinite.
 
     The series ``Phi(x) - 1/2 = phi(x) (x + x^3/3 + x^5/(3 5) + x^7/(3 5 7) + ...)`` (Abramowitz and Stegun
-    26.2.11) has terms of one sign, so nothing cancels but the final subtraction from 1/2, for which digits
-    are held ready. Zero below -16, one above 16.
+    26.2.11) has terms of one sign, so nothing cancels except in the final subtraction from 1/2, for which
+    there are digits to spare. Zero below -16, one above 16.
     """
     if x > 0:
         return 1 - lower_tail(-x)
@@ -101,16 +101,15 @@ def interval(lower: float, upper: float) -> Interval:
     Raises
     ------
     ValueError
-        The mass of the interval is below 2^-24: the words of a float32 could not resolve it.
+        If the mass of the interval is below 2^-24: the words of a float32 could not resolve it.
     """
     below, above = lower_tail(lower), upper_tail(upper)
     # The difference of the tails on the interval's own side keeps the relative precision of a far interval.
     mass = upper_tail(lower) - above if lower > 0 else lower_tail(upper) - below
     if mass < LEAST_MASS:
         raise ValueError(
-            f"expected cuts that hold at least 2^-24 of the normal distribution; got "
-            f"[{lower!r}, {upper!r}], which holds {float(mass):.3g}; "
-            "move the cuts (units of std) nearer to 0 or further apart"
+            f"expected cuts that hold at least 2^-24 of the normal distribution; got [{lower!r}, {upper!r}], "
+            f"which holds {float(mass):.3g}; move the cuts (units of std) nearer to 0 or further apart"
         )
     return Interval(below, mass, above)
 
@@ -121,17 +120,17 @@ def moments(lower: float, upper: float) -> tuple[float, float]:
 
     With ``m = (phi(a) - phi(b)) / mass`` the mean is m and the variance is
     ``1 + (a phi(a) - b phi(b)) / mass - m^2`` (Johnson, Kotz, Balakrishnan 1994, section 13.10.1). For narrow
-    intervals 15 digits cancel, of 130.
+    intervals 15 of the 130 digits cancel.
 
     Raises
     ------
     ValueError
-        As `interval`.
+        As for `interval`.
     """
     exact = interval(lower, upper).mass
     with localcontext(_CONTEXT):
         mass = Decimal(exact.numerator) / Decimal(exact.denominator)
-        # A cut beyond 16 sigma weighs nothing, finite or not: its term is left out as its tail is.
+        # A cut beyond 16 sigma weighs nothing, finite or not: its term is left out, as its tail is.
         ends = [(Decimal(x), sign) for x, sign in ((lower, 1), (upper, -1)) if abs(x) <= FAR]
         mean = sum((sign * _density(x * x) for x, sign in ends), Decimal(0)) / mass
         second = 1 + sum((sign * x * _density(x * x) for x, sign in ends), Decimal(0)) / mass
@@ -141,9 +140,9 @@ def moments(lower: float, upper: float) -> tuple[float, float]:
 def central_constants(cuts: Interval, width_bits: int) -> tuple[int, int]:
     """(origin, width) of the integer line ``Q = origin + width * w`` for Phi(z) - 1/2 in units of 2^-63.
 
-    `width_bits` is 31 where the word has 32 bits; the half word of ``u = (w + 1/2) / 2^32`` is then in the
-    origin. It is 63 where the word has 64 bits and the product is cut to its upper half: there the half word
-    is under half a unit. The origin is a u64, two's complement.
+    `width_bits` is 31 if the word has 32 bits; the origin then includes the half word of
+    ``u = (w + 1/2) / 2^32``. It is 63 if the word has 64 bits and the product is cut to its upper half: the
+    half word is then less than half a unit. The origin is a u64, two's complement.
     """
     width = round(cuts.mass * 2**width_bits)
     origin = round((cuts.below - Fraction(1, 2)) * 2**63) + (width // 2 if width_bits == 31 else 0)
@@ -158,13 +157,13 @@ def tail_constants(lower: float, upper: float, word_bits: int) -> tuple[int, int
     in units of 2^-s: Phi(z) and 1 - Phi(z) at ``u = (w + 1/2) / 2^word_bits``. Both stay inside [0, 2^n) for
     every w, with n = 2 * word_bits: 64-bit lines for a float32's word, 128-bit lines for a float64's.
 
-    Where [lower, upper] lies wholly beyond two sigma on one side, all that matters is the tail on that side,
-    and the unit is the finest that keeps it below a quarter of the range. The other line is then set to be
-    always the larger one. Elsewhere the two lines add up to the range's half (but for the rounding of the
-    width), and the smaller one tells.
+    If [lower, upper] lies entirely beyond two sigma on one side, only the tail on that side matters, and the
+    unit is the finest that keeps it below a quarter of the range. The other line is then set so that it is
+    always the larger one. Otherwise the two lines add up to half the range (except for the rounding of the
+    width), and the smaller one decides.
 
-    A width is rounded to nearest, so that the lines are off by half a unit a word. That is at most 2^-24.9 of
-    the smaller one for float32 (a one-sided cut just inside two sigma, at the last word), 2^-56.9 for
+    A width is rounded to nearest, so the lines are off by up to half a unit a word. That is at most 2^-24.9
+    of the smaller line for float32 (a one-sided cut just inside two sigma, at the last word), 2^-56.9 for
     float64.
     """
     cuts = interval(lower, upper)
@@ -189,5 +188,5 @@ def tail_constants(lower: float, upper: float, word_bits: int) -> tuple[int, int
 
 
 def _density(square: Decimal) -> Decimal:
-    """phi(x) of x^2, in the current context."""
+    """phi(x), given x^2, in the current context."""
     return (-square / 2).exp() / _TAU.sqrt()

@@ -1,7 +1,7 @@
-"""The folders of this process's cgroups, from its own up to what is mounted: where Linux keeps their limits.
+"""The folders of this process's cgroups, from its own up to the mount, where Linux keeps their limits.
 
-The kernel's files are bytes: a path is any bytes but NUL and newline, colons among them. So all is read,
-split and joined as bytes, and lines end with a newline alone.
+The kernel's files are bytes: a path may hold any bytes but NUL and newline, even colons. So everything is
+read, split and joined as bytes, and only a newline ends a line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Parts = tuple[bytes, ...]
 
 
 class Mount(NamedTuple):
-    """Where cgroups are mounted: which of them is seen there, and the controllers (none: version 2)."""
+    """A mount of cgroups: which cgroup is seen there, where, and its controllers (none: version 2)."""
 
     root: Parts
     folder: bytes
@@ -27,8 +27,8 @@ def folders(controller: str, root: str | os.PathLike[str] = "/") -> list[bytes]:
     """The folders that may hold a limit of `controller` on this process.
 
     A limit may be set on any ancestor, so the process's own cgroups (``proc/self/cgroup``) are followed up to
-    the mount, as far as it can be seen from here: of a cgroup outside the namespace, the mount's own folder
-    is all that can be an ancestor. The folders need not exist.
+    the mount, as far as they can be seen from here. For a cgroup outside the namespace, only the mount's own
+    folder can be an ancestor. The folders need not exist.
 
     Parameters
     ----------
@@ -55,17 +55,17 @@ def folders(controller: str, root: str | os.PathLike[str] = "/") -> list[bytes]:
 
 
 def ancestors(mount: Mount, own: Parts) -> list[bytes]:
-    """The folders from a mount down to a cgroup, both of whose paths are as this process sees them."""
+    """The folders from a mount down to a cgroup; both paths are as this process sees them."""
     below = own[len(mount.root) :] if own[: len(mount.root)] == mount.root else None
     if below is None or b".." in below:
-        # The mount may lie above us, by steps whose names we do not see; any other does not limit us.
+        # The mount may lie above us, by steps whose names we do not see. Any other does not limit us.
         inside = all(part == b".." for part in mount.root)
         return [mount.folder] if inside else []
     return [os.path.join(mount.folder, *below[:depth]) for depth in range(len(below) + 1)]
 
 
 def mounts(base: bytes) -> list[Mount]:
-    """What ``proc/self/mountinfo`` says of cgroups: nothing where there is none."""
+    """The mounts of cgroups that ``proc/self/mountinfo`` lists; none if there is no such file."""
     found = []
     for line in lines(os.path.join(base, b"proc/self/mountinfo")):
         # "36 35 0:31 ROOT FOLDER options [more ...] - TYPE source options": fields have their spaces escaped.
@@ -80,7 +80,7 @@ def mounts(base: bytes) -> list[Mount]:
 
 
 def guesses(base: bytes, controllers: bytes, name: bytes) -> list[Mount]:
-    """Where everybody mounts cgroups, for a system that does not say where it does."""
+    """The usual mounts of cgroups, for a system that does not say where it mounts them."""
     usual = os.path.join(base, b"sys/fs/cgroup")
     if not controllers:
         return [Mount((), usual, ())]
@@ -98,7 +98,7 @@ def unescaped(field: bytes) -> bytes:
 
 
 def lines(path: bytes) -> list[bytes]:
-    """A file's lines but for empty ones, or none if it cannot be read."""
+    """A file's lines except empty ones; none if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return [line for line in file.read().split(b"\n") if line]

@@ -1,4 +1,4 @@
-"""The one exception class of the package; everything else is a ValueError or a TypeError."""
+"""The only exception class of the package; all other errors are built-in ones, such as ValueError."""
 
 
 class BackendUnavailableError(RuntimeError):

@@ -30,7 +30,7 @@ _GAINS = {**dict.fromkeys(_UNIT_GAINS, 1.0), "tanh": 5 / 3, "relu": math.sqrt(2.
 
 
 class Scaling(NamedTuple):
-    """The rule by which a variance follows from a shape: ``scale / fan``, the fan chosen by `mode`."""
+    """The rule that gives a variance for a shape: ``scale / fan``, where `mode` chooses the fan."""
 
     scale: float
     mode: str
@@ -39,13 +39,13 @@ class Scaling(NamedTuple):
     batch_axis: int | tuple[int, ...]
 
     def fans(self, shape: Sequence[int]) -> tuple[int, int]:
-        """fan_in and fan_out of `shape` by these axes."""
+        """fan_in and fan_out of `shape` for these axes."""
         return fans(shape, self.in_axis, self.out_axis, self.batch_axis)
 
     def variance(self, shape: Sequence[int], times: int = 1) -> float:
-        """``times * scale / fan`` in float64; a fan of zero, that of an empty tensor, counts as one.
+        """``times * scale / fan`` in float64; a fan of zero (an empty tensor) counts as one.
 
-        The fans are exact integers, which are rounded to nearest where they first meet a float.
+        The fans are exact integers. They are rounded to nearest when they first meet a float.
         """
         fan_in, fan_out = self.fans(shape)
         try:
@@ -60,8 +60,7 @@ class Scaling(NamedTuple):
         except OverflowError:
             raise ValueError(
                 f"expected fans within the range of float64; got a shape of {len(shape)} axes with fans "
-                "beyond it; "
-                "no tensor is that large: check the shape"
+                "beyond it; no tensor is that large: check the shape"
             ) from None
         variance = times * self.scale / (fan or 1.0)
         if variance == math.inf or (variance == 0.0 and self.scale != 0.0):
@@ -77,8 +76,7 @@ def fans(
 ) -> tuple[int, int]:
     """fan_in and fan_out of a weight tensor.
 
-    With ``receptive`` the product of all axes that are named in none of the three arguments (a convolution's
-    kernel)::
+    ``receptive`` is the product of all axes that none of the three arguments names (a convolution's kernel)::
 
         fan_in  = product of in_axis  * receptive
         fan_out = product of out_axis * receptive
@@ -88,31 +86,32 @@ def fans(
     shape : sequence of int
         The whole tensor's shape.
     in_axis, out_axis : int or sequence of int
-        The axes over which the inputs and the outputs of the layer run. Negative ones count from the end.
+        The axes of the layer's inputs and outputs. Negative ones count from the end.
     batch_axis : int or sequence of int
-        Axes that hold independent layers of one kind: groups, gates, heads, experts. They count in neither
+        Axes of independent layers of the same kind: groups, gates, heads, experts. They count in neither
         fan.
 
     Returns
     -------
     (int, int)
-        Exact, of any size; zero where an axis is empty.
+        Exact integers of any size; zero if an axis is empty.
 
     Raises
     ------
     ValueError
-        Rank below 2 with the default axes; an axis out of range or named twice; a negative dimension.
+        If the rank is below 2 with the default axes; if an axis is out of range or named twice; if a
+        dimension is negative.
     TypeError
-        A dimension or an axis that is not an integer.
+        If a dimension or an axis is not an integer.
 
     Notes
     -----
-    The default is the layout of Keras and JAX, (\\*k, in, out). torch's is (out, in, \\*k): say
+    The default is the layout of Keras and JAX, (\\*k, in, out). torch's is (out, in, \\*k): pass
     ``in_axis=1, out_axis=0``.
 
-    Grouped convolution: split the groups off as an axis of their own. The C order of the elements, and so
-    every value that is drawn, stays the same. (torch's own fan_out of a grouped weight counts all groups.)
-    Gates that are stacked in one weight, as in an LSTM, are split off alike.
+    Grouped convolution: split the groups off into a separate axis. The C order of the elements stays the
+    same, and so does every value. (torch's own fan_out of a grouped weight counts all groups.) Split off
+    gates that are stacked in one weight, as in an LSTM, in the same way.
 
     Examples
     --------
@@ -137,8 +136,8 @@ def fans(
     if len(dims) < 2 and (in_axis, out_axis) == (-2, -1):
         raise ValueError(
             "expected a shape of two axes or more, because fans need an input and an output axis; got "
-            f"{shown(dims)}; "
-            "name them with in_axis= and out_axis= (either may be ()), or use uniform, normal or constant"
+            f"{shown(dims)}; name them with in_axis= and out_axis= (either may be ()), or use uniform, "
+            "normal or constant"
         )
     rest = dict(enumerate(dims))
     in_size = _take("in_axis", in_axis, dims, rest)
@@ -149,7 +148,7 @@ def fans(
 
 
 def gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor by which a layer's weights make up for what its nonlinearity takes from the signal.
+    """The factor by which a layer's weights must grow to make up for its nonlinearity.
 
     ==========================================================  ==========================================
     linear, sigmoid, conv, conv1d ... conv_transpose3d          1
@@ -164,20 +163,20 @@ def gain(nonlinearity: str, param: float | None = None) -> float:
     nonlinearity : str
         One of the names above.
     param : float, optional
-        The negative slope of leaky_relu. The others take none.
+        The negative slope of leaky_relu. The other nonlinearities take none.
 
     Raises
     ------
     ValueError
-        An unknown name; a param that is not finite, or given to a nonlinearity that has none.
+        If the name is unknown; if param is not finite, or the nonlinearity takes none.
     TypeError
-        A param that is not a real number (a bool is not).
+        If param is not a real number (a bool is not).
 
     Notes
     -----
-    The values are those that the field uses (torch.nn.init.calculate_gain). relu and leaky_relu: He et al.
-    2015. For selu, 3/4 trades self-normalisation for better gradient flow: Klambauer et al. 2017 want 1, that
-    is `lecun_normal`.
+    The values are the usual ones (torch.nn.init.calculate_gain). relu and leaky_relu: He et al. 2015. For
+    selu, 3/4 trades self-normalisation for better gradient flow. Klambauer et al. 2017 use 1, as
+    `lecun_normal` does.
     """
     if nonlinearity == "leaky_relu":
         return math.sqrt(rectifier_scale("param", 0.01 if param is None else param))
@@ -196,7 +195,7 @@ def gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def rectifier_scale(what: str, slope: float) -> float:
-    """2 / (1 + slope^2): the variance scale for a rectifier of that negative slope (He et al. 2015)."""
+    """2 / (1 + slope^2): the variance scale for a rectifier with this negative slope (He et al. 2015)."""
     slope = real(what, slope)
     scale = 2.0 / (1.0 + slope * slope)
     if scale == 0.0:
@@ -241,7 +240,7 @@ def axes_of(what: str, axes: Axes) -> int | tuple[int, ...]:
 
 
 def _take(what: str, axes: Axes, dims: tuple[int, ...], rest: dict[int, int]) -> int:
-    """The product of the dimensions on `axes`, which leave `rest`."""
+    """The product of the dimensions on `axes`; removes them from `rest`."""
     one_or_many = axes_of(what, axes)
     size = 1
     for axis in (one_or_many,) if isinstance(one_or_many, int) else one_or_many:
@@ -253,8 +252,7 @@ def _take(what: str, axes: Axes, dims: tuple[int, ...], rest: dict[int, int]) ->
         if axis % len(dims) not in rest:
             raise ValueError(
                 f"expected every axis once among in_axis, out_axis and batch_axis; got {what}={shown(axes)}, "
-                "which names "
-                f"axis {axis % len(dims)} of {shown(dims)} again; give each axis one role"
+                f"which names axis {axis % len(dims)} of {shown(dims)} again; give each axis one role"
             )
         size *= rest.pop(axis % len(dims))
     return size

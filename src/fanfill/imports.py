@@ -1,6 +1,6 @@
-"""Modules that are imported when they are first needed, by a thread that a fork waits for.
+"""Imports modules when they are first needed, in a way that forks wait for.
 
-A child that is forked while another thread is in the middle of importing a module can never import it.
+A child forked while another thread is importing a module could never import that module.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ _lock = forks.lock()
 
 @functools.cache
 def module(name: str) -> Any:
-    """Return a module, imported if need be."""
+    """Return a module; import it if necessary."""
     with _lock:
         return forks.call(lambda: importlib.import_module(name))

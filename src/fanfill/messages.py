@@ -1,4 +1,4 @@
-"""How what a caller gave is shown in an error: in few characters, and without an error of its own."""
+"""Shows a caller's value in an error message: in few characters, and without raising another error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import reprlib
 
 __all__ = ["shown", "type_name"]
 
-# More than any message needs, and than the longest shape of 64 axes that anybody has.
+# More than any message needs, and more than the longest real shape of 64 axes.
 _MOST = 400
 
 
 class _Short(reprlib.Repr):
-    """Python's shortened `repr`, with whole tuples, and with integers of any length.
+    """Python's shortened `repr`, but with whole tuples and with integers of any length.
 
-    From 4,301 digits on Python converts no integer to text; fewer are too long for a message, too.
+    Python converts no integer of more than 4,300 digits to text, and shorter ones are too long for a message.
     """
 
     def __init__(self) -> None:
@@ -30,15 +30,15 @@ _short = _Short()
 
 
 def shown(value: object) -> str:
-    """Return what `repr` says of a value, shortened; never an error, and never more than 400 characters."""
+    """Return a value's `repr`, shortened to at most 400 characters; never raises an error."""
     try:
         text = _short.repr(value)
-    except Exception:  # of a length or an iteration of its own, say
+    except Exception:  # from the value's own length or iteration, say
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= _MOST else f"{text[: _MOST - 3]}..."
 
 
 def type_name(value: object) -> str:
-    """Return the full name of a value's type; of Python's own the short one."""
+    """Return the full name of a value's type, or the short one for Python's own types."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,8 +1,8 @@
 """The measured fill behind ``fanfill fill``: what was drawn, how fast, and whether theory agrees.
 
-The clock runs over one fill of a buffer whose pages are in memory, with the kernels compiled: what a training
-program sees that initialises parameters it holds. Around it, outside the clock, the same buffer gives the
-memory limit (memset by one thread), the moments and the hash.
+The clock covers one fill of a buffer whose pages are in memory, with the kernels compiled: what a training
+program sees when it initialises parameters that it holds. Before and after, outside the clock, the same
+buffer gives the memory limit (memset by one thread), the moments and the hash.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run
 Progress = Callable[[str, int, int], None]
 
 MOMENTS_BLOCK = 1 << 20  # values: a float64 scratch of 8 MiB
-HASH_BLOCK = 1 << 23  # bytes: a Ctrl-C waits for one of them
+HASH_BLOCK = 1 << 23  # bytes: Ctrl-C waits for one block
 # Large enough that the C library's choice of store (cached or streaming) is the one it would make for the
-# whole buffer, small enough that Ctrl-C is answered between two pieces.
+# whole buffer; small enough that Ctrl-C, which is answered between two pieces, does not wait long.
 MEMSET_PIECE = 1 << 28
 # Not zero: some machines write zeros at twice the rate of anything else (58 GB/s against 25 on a virtual
 # Zen 4), and draws are not zero.
@@ -41,7 +41,7 @@ MEMSET_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Job:
-    """What to fill a buffer with, and by what."""
+    """What to fill a buffer with, and how."""
 
     initializer: ff.Initializer
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation of a buffer's values, None where it has none."""
+    """Mean and standard deviation of a buffer's values; None if it has none."""
 
     mean: float | None
     std: float | None
@@ -62,7 +62,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Report:
-    """Every figure of a run: sizes in bytes, None for what was not or cannot be measured."""
+    """Every figure of a run: sizes in bytes, None for what was not measured or cannot be."""
 
     initializer: str
     shape: tuple[int, ...]
@@ -88,12 +88,12 @@ class Report:
 
 
 def run(job: Job, buffer: np.ndarray[Any, Any], progress: Progress, *, warm: bool = True) -> Report:
-    """Fill `buffer` by `job` and measure the fill and its values.
+    """Fill `buffer` as `job` says, and measure the fill and its values.
 
     Parameters
     ----------
     job : Job
-        What to do, prepared; ``job.shape`` and ``job.dtype`` are the buffer's.
+        What to do; `prepare` has seen it. ``job.shape`` and ``job.dtype`` are the buffer's.
     buffer : numpy.ndarray
         C-contiguous and writable.
     progress : callable
@@ -143,12 +143,12 @@ def run(job: Job, buffer: np.ndarray[Any, Any], progress: Progress, *, warm: boo
 
 
 def prepare(job: Job, dtype: np.dtype[Any]) -> None:
-    """Fill the first values of the job's tensor elsewhere, before the buffer is asked for.
+    """Fill the first values of the job's tensor in other memory, before the buffer is allocated.
 
-    Whatever is wrong with the job is refused here, and the clock of the real fill sees neither a compiler nor
-    the start of threads.
+    An invalid job is refused here, and the clock of the real fill covers neither compilation nor the start of
+    threads.
     """
-    enough = -(-cpu_run.NONTEMPORAL // dtype.itemsize)  # to be filled by the kernel that fills the whole
+    enough = -(-cpu_run.NONTEMPORAL // dtype.itemsize)  # for the kernel that fills the whole buffer
     first = np.empty(min(math.prod(job.shape), enough), dtype)
     ff.fill(
         first,
@@ -163,9 +163,10 @@ def prepare(job: Job, dtype: np.dtype[Any]) -> None:
 
 
 def memset_rate(buffer: np.ndarray[Any, Any], progress: Callable[[int, int], None]) -> float | None:
-    """Bytes per second of the C library's memset by one thread over the whole buffer, median of some rounds.
+    """Bytes per second of the C library's memset by one thread over the whole buffer: the median of several
+    rounds.
 
-    A first round, not timed, brings the pages into memory. None for an empty buffer.
+    An untimed first round brings the pages into memory. None for an empty buffer.
     """
     if not buffer.nbytes:
         return None
@@ -187,10 +188,10 @@ def memset_round(buffer: np.ndarray[Any, Any], progress: Callable[[int, int], No
 
 
 def moments(buffer: np.ndarray[Any, Any], about: float, progress: Callable[[int, int], None]) -> Moments:
-    """Mean and standard deviation of all values, in float64, by blocks.
+    """Mean and standard deviation of all values, in float64, block by block.
 
-    The sums are of differences from `about`, the expected mean: so a mean far larger than the standard
-    deviation cancels before anything is squared. Block sums are added exactly (``math.fsum``).
+    It sums differences from `about`, the expected mean: a mean far larger than the standard deviation then
+    cancels before anything is squared. Block sums are added exactly (``math.fsum``).
     """
     if not buffer.size:
         return Moments(None, None)
@@ -225,7 +226,7 @@ def sha256(buffer: np.ndarray[Any, Any], stop: threading.Event) -> str:
 def examine(
     buffer: np.ndarray[Any, Any], about: float, progress: Callable[[int, int], None]
 ) -> tuple[Moments, str]:
-    """Moments and hash, side by side: both read every byte, and neither holds the interpreter for long."""
+    """Moments and hash, computed in parallel: both read every byte, and neither holds the GIL for long."""
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="fanfill-sha256") as pool:
         digest = pool.submit(sha256, buffer, stop)

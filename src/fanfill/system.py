@@ -1,6 +1,6 @@
-"""What differs between systems, each with what is done where a system lacks it.
+"""What differs between systems, and what is done if a system lacks something.
 
-Linux has been run; of macOS and Windows the documentation has been read, and tests hide what they lack.
+This has run on Linux. For macOS and Windows it follows their documentation, and tests hide what they lack.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = [
 RENAMES_MAPPED = os.name != "nt"
 """Whether a file can get another name, and be replaced, while it is mapped."""
 
-ZEROS = 1 << 20  # bytes a write
+ZEROS = 1 << 20  # bytes per write
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
-# Windows has no links to follow, and wants to be told that bytes are bytes.
+# Windows has no links to follow, but must be told that bytes are bytes.
 _NEW |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 NUMBA_MACHINES = {"x86_64", "AMD64", "aarch64", "arm64", "ARM64"}
-"""The processors, as Linux, macOS and Windows name them, that PyPI has Numba's wheels for."""
+"""The processors, as Linux, macOS and Windows name them, for which PyPI has wheels of Numba."""
 
 
 def without_numba() -> str | None:
-    """The trait of this place that PyPI has no Numba for, or None: what the markers in pyproject.toml say,
-    and the C library, which no marker sees.
+    """The feature of this system for which PyPI has no Numba, or None. It covers the markers in
+    pyproject.toml and the C library, which no marker can test.
     """
     implementation, machine = platform.python_implementation(), platform.machine()
     if implementation != "CPython":
@@ -60,19 +60,19 @@ def glibc() -> bool:
     """Whether the C library is GNU's."""
     try:
         return hasattr(os, "confstr") and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (OSError, ValueError):  # musl knows no such fact; macOS no such name
+    except (OSError, ValueError):  # musl has no such value; macOS no such name
         return False
 
 
 def affinity() -> int:
-    """How many CPUs this process may run on: macOS and Windows say how many there are."""
+    """How many CPUs this process may run on; on macOS and Windows, how many there are."""
     if hasattr(os, "process_cpu_count"):
         return os.process_cpu_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def madvise() -> Callable[[int, int, int], int] | None:
-    """Linux' ``madvise(address, length, advice)``; None elsewhere: huge pages are its own."""
+    """Linux's ``madvise(address, length, advice)``; None on other systems, which have no such huge pages."""
     if sys.platform != "linux":
         return None
     try:
@@ -84,7 +84,7 @@ def madvise() -> Callable[[int, int, int], int] | None:
 
 
 def widen(pipe: int, size: int) -> None:
-    """Ask for a larger pipe, where the system has such a request (Linux) and the file is a pipe."""
+    """Ask for a larger pipe, if the system offers that (Linux) and the file is a pipe."""
     if sys.platform == "linux":
         from fcntl import F_SETPIPE_SZ, fcntl
 
@@ -93,22 +93,22 @@ def widen(pipe: int, size: int) -> None:
 
 
 def new_file(path: str | os.PathLike[str], mode: int) -> io.FileIO:
-    """Open a file that nothing stood for before, to read and write; links are not followed."""
+    """Create a file that must not exist yet, and open it to read and write; links are not followed."""
     return io.FileIO(os.fspath(path), "x+", opener=lambda name, _: os.open(name, _NEW, mode))
 
 
 def take_over(descriptor: int, older: os.stat_result) -> None:
-    """Give a new file the older one's owner, group and permissions, as far as the system allows it."""
+    """Give a new file the older one's owner, group and permissions, as far as the system allows."""
     mode = stat.S_IMODE(older.st_mode)
     if hasattr(os, "fchown"):
         for owner, group in ((-1, older.st_gid), (older.st_uid, -1)):
             with suppress(OSError):  # not ours to give, or a file system without owners
                 os.fchown(descriptor, owner, group)
         if os.fstat(descriptor).st_gid != older.st_gid:
-            # Another group's members may do what everybody may.
+            # Members of the other group may only do what everybody may.
             mode = mode & ~0o070 | (mode & 0o007) << 3
     if hasattr(os, "fchmod"):
-        with suppress(OSError):  # a file system without modes; else it stays readable by us alone
+        with suppress(OSError):  # a file system without modes; otherwise only we can read the file
             os.fchmod(descriptor, mode)
 
 
@@ -120,26 +120,26 @@ def reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        # EINVAL as well: some C libraries report a file system without the operation that way.
+        # EINVAL as well: some C libraries report it if the file system lacks the operation.
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise
         write_zeros(descriptor, size)
 
 
 def write_zeros(descriptor: int, size: int) -> None:
-    """The slow reservation, for file systems that know no other."""
+    """Reserve space slowly, for file systems that offer no other way."""
     zeros = bytes(ZEROS)
     for start in range(0, size, ZEROS):
         _write(descriptor, memoryview(zeros)[: min(ZEROS, size - start)])
 
 
 def write_from(descriptor: int, data: bytearray) -> None:
-    """Write a file anew, from its beginning: what is done where a mapped file cannot be renamed."""
+    """Write a file anew, from its beginning, on systems where a mapped file cannot be renamed."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     for start in range(0, len(data), ZEROS):  # Windows takes less than 2 GiB at once
         _write(descriptor, memoryview(data)[start : start + ZEROS])
 
 
 def _write(descriptor: int, pending: memoryview) -> None:
-    while pending:  # a write may be short, and is when the disk is nearly full
+    while pending:  # a write may be short, and will be if the disk is nearly full
         pending = pending[os.write(descriptor, pending) :]

@@ -78,7 +78,7 @@ class OutOfMemory(MemoryError):
 @functools.cache
 def module(source: str, architecture: int) -> Module:
     """The kernels as the CPU runs them; shared by all machines of a process."""
-    return Module(nvrtc.compile(source, "fill.cu", architecture, ptx=True))
+    return Module(nvrtc.compiler().compile(source, "fill.cu", architecture, ptx=True))
 
 
 ready: set[tuple[int, str]] = set()

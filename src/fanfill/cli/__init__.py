@@ -1,12 +1,12 @@
-"""The command line's frame: what every command shares, whatever it does.
+"""The command line's frame: what all commands share.
 
-Requirements answered here:
+This module meets these requirements:
 
-* Whatever goes wrong ends in one line on stderr and exit code 2, never in a traceback. That includes typer
-  and rich missing: this module imports neither.
+* Any error ends in one line on stderr and exit code 2, never in a traceback. That includes missing typer or
+  rich: this module imports neither.
 * Ctrl-C ends with exit code 130 and SIGTERM with 143, after every ``finally`` on the way out has run.
-* A reader that closes the pipe (``fanfill info | head -1``) is no error and causes no message: exit code 141,
-  as a shell reports it of other tools.
+* A reader that closes the pipe (``fanfill info | head -1``) is not an error and causes no message: the exit
+  code is 141, as a shell reports for other tools.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXTRA = ("typer", "rich")
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP, as an exception: everything that unwinds for Ctrl-C unwinds for it."""
+    """SIGTERM or SIGHUP as an exception: it unwinds the stack just as Ctrl-C does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(arguments: Sequence[str] | None) -> int:
-    """Run one command; whatever goes wrong is a line and a code."""
+    """Run one command; turn any error into one line and an exit code."""
     try:
         with signals_as_exceptions(), one_line_warnings():
             return run(arguments)
@@ -64,7 +64,7 @@ def guarded(arguments: Sequence[str] | None) -> int:
 
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Parse the arguments, then carry out the command that they name."""
+    """Parse the arguments, then run the command that they name."""
     try:
         from fanfill.cli import app
     except ModuleNotFoundError as error:
@@ -80,26 +80,26 @@ def run(arguments: Sequence[str] | None) -> int:
 
 
 def complain(message: str, code: int = USAGE) -> int:
-    """One line on stderr, whatever the message looks like; if stderr takes none, the code says it."""
+    """Write one line to stderr, whatever the message looks like; if that fails, the code alone reports it."""
     with suppress(OSError):
         sys.stderr.write(f"fanfill: {' '.join(message.split())}\n")
     return code
 
 
 def unexpected(error: Exception) -> str:
-    """The line for an error that nothing here raises on purpose, with the place that a report of it needs."""
+    """The line for an unexpected error, with the code location that a bug report needs."""
     import fanfill
 
     if isinstance(error, fanfill.BackendUnavailableError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
-    first, _, _ = str(error).partition("\n")  # a compiler's complaint runs to pages
+    first, _, _ = str(error).partition("\n")  # a compiler's message runs to pages
     return f"internal error: {type(error).__name__}: {first} ({place.filename}:{place.lineno})"
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does. Only a main thread may ask for that."""
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does. Only the main thread can set that up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -120,7 +120,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Show a warning as its message: the source line it comes from says nothing to who typed a command."""
+    """Show a warning as its message only: its source line means nothing to someone who typed a command."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"fanfill: {' '.join(str(message).split())}\n"
     try:

@@ -1,4 +1,4 @@
-"""The commands and their options: words in, one callable out. Parsing ends before any work begins."""
+"""The commands and their options. Parsing turns arguments into one callable, before any work begins."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises
     ------
     ValueError
-        The arguments do not make a command; the message says why in one line.
+        If the arguments do not make a command; the message says why in one line.
     """
     command = typer.main.get_command(app)
     try:
-        # Not standalone: typer neither prints nor exits, so every complaint leaves the way ours do.
+        # Not standalone: typer neither prints nor exits, so its errors are reported as ours are.
         result = command.main(list(arguments), prog_name="fanfill", standalone_mode=False)
     except typer.Abort as error:  # Ctrl-C while parsing, in older releases; newer ones return 130
         raise KeyboardInterrupt from error
     except Exception as error:
-        # typer's exceptions for misuse moved between its releases; what they have in common is this method.
+        # typer's exceptions for misuse moved between its releases; they have this method in common.
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
@@ -54,11 +54,11 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def nothing_more() -> None:
-    """What is left to do when the words asked for help or for the version, and got it."""
+    """Do nothing: the arguments asked for help or the version, and it was shown."""
 
 
 def show_version(asked: bool) -> None:
-    """Print the version and stop, if it was asked for."""
+    """Print the version and stop, if asked."""
     if asked:
         sys.stdout.write(f"{ff.__version__}\n")
         raise typer.Exit
@@ -141,16 +141,16 @@ def fill(
 
 @app.command()
 def info() -> Command:
-    """Versions, processor, threads and why that many, backends and why not, cache folder."""
+    """Show versions, the processor, the threads and why that many, the backends, and the cache folder."""
     return informing.command
 
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="remove what it holds")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="remove the kernels")] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> Command:
-    """Show the folder of compiled kernels: where it is, whether it is used and why not, what it holds."""
+    """Show the folder of compiled kernels: where it is, whether it is used (or why not), and its contents."""
     return partial(caching.command, clear, as_json=json)
 
 
@@ -161,20 +161,20 @@ def compile_ahead(
         str | None, typer.Option(help="he_normal,uniform,words,... [default: all]")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda (this machine's), cuda:sm_90 (here or not); or several")
+        str, typer.Option(help="cpu, cuda (this machine's), cuda:sm_90 (here or elsewhere); or several")
     ] = "cpu",
     cpu: Annotated[
         str | None, typer.Option(help="LLVM's name: x86-64-v3, neoverse-n1, ... [default: this one]")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
 ) -> Command:
-    """Compile kernels before they are needed and keep them, for a container's image, say."""
+    """Compile kernels before they are needed, for a container's image for example, and keep them."""
     return partial(compiling.command, compiling.chosen(dtypes, initializers, device, cpu), as_json=json)
 
 
 @app.command()
 def selftest(
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: all that is usable")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: everything usable")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> Command:
     """Draw every initializer in every dtype and layout, and compare with the committed hashes."""
@@ -186,9 +186,9 @@ def words(
     seed: Annotated[int, typer.Option(help="0 to 2^64 - 1")] = 0,
     name: Annotated[str, typer.Option(help="the substream's name; digits are an integer")] = "0",
     start: Annotated[int, typer.Option(help="index of the first word")] = 0,
-    count: Annotated[int | None, typer.Option(help="how many [default: until nobody reads]")] = None,
+    count: Annotated[int | None, typer.Option(help="how many [default: until the reader closes]")] = None,
 ) -> Command:
-    """Write the generator's raw words of 32 bits to stdout, lowest byte first, for external test suites."""
+    """Write the generator's raw 32-bit words to stdout, lowest byte first, for external test suites."""
     return partial(wording.command, seed=seed, name=filling.parse_name(name), start=start, count=count)
 
 
@@ -202,6 +202,6 @@ def bench(
     compare: Annotated[Path | None, typer.Option(help="an older bench.json; exit 1 if slower")] = None,
     threshold: Annotated[float, typer.Option(help="by how much, as a fraction")] = 0.1,
 ) -> Command:
-    """Measure fanfill beside its peers and the memory limit; show, keep and compare."""
+    """Measure fanfill, its peers and the memory limit; show, keep and compare the results."""
     settings = benching.chosen(quick, peers, sizes, device)
     return partial(benching.command, settings, out=out, old=compare, threshold=threshold)

@@ -1,4 +1,4 @@
-"""``fanfill cache``: the folder of compiled kernels, what it holds, and its clearing."""
+"""``fanfill cache``: shows or clears the folder of compiled kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(clear: bool, *, as_json: bool) -> None:
 
 
 def shown(*, as_json: bool) -> None:
-    """Where the folder is, whether it is used and why not, and what it holds."""
+    """Show where the folder is, whether it is used (or why not), and what it holds."""
     folder, why, found = cache.folder(), cache.refused(), cache.entries()
     writable = why is None and (os.access(folder, os.W_OK) or not folder.exists())
     if as_json:
@@ -37,7 +37,7 @@ def shown(*, as_json: bool) -> None:
         }
         sys.stdout.write(json.dumps(facts) + "\n")
         return
-    use = f"no: {why}" if why is not None else "yes" if writable else "yes, to read; it cannot be written"
+    use = f"no: {why}" if why is not None else "yes" if writable else "yes, for reading; it cannot be written"
     lines = [
         ("folder", f"{folder} ({f'named by {cache.named_by()}' if cache.named_by() else 'the default'})"),
         ("used", use),

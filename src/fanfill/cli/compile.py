@@ -1,4 +1,4 @@
-"""``fanfill compile``: kernels are compiled and kept before a program needs them."""
+"""``fanfill compile``: compiles kernels and keeps them before a program needs them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["chosen", "command"]
 
 
 def chosen(dtypes: str | None, names: str | None, devices: str, cpu: str | None) -> ahead.Job:
-    """The work that the options name."""
+    """The work that the options ask for."""
     return ahead.job(listed(names), listed(dtypes), listed(devices) or (), cpu)
 
 
 def listed(text: str | None) -> Sequence[str] | None:
-    """Names joined by commas."""
+    """The names in a comma-separated list."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def command(work: ahead.Job, *, as_json: bool) -> None:
-    """Carry out ``fanfill compile``.
+    """Run ``fanfill compile``.
 
     Raises
     ------
     ValueError
-        If there is nowhere to keep kernels, before any is compiled.
+        If there is nowhere to keep kernels; raised before any is compiled.
     """
     refused = cache.refused()
     if refused is not None:
         raise ValueError(
-            f"expected a folder where compiled kernels are kept; {cache.folder()} is not used: {refused}; "
+            f"expected a folder where compiled kernels are kept; got {cache.folder()}, unusable: {refused}; "
             "name one with FANFILL_CACHE_DIR"
         )
     began = perf_counter()
@@ -45,7 +45,7 @@ def command(work: ahead.Job, *, as_json: bool) -> None:
             made.append(kernel)
             progress("compiling", len(made), total)
     seconds = perf_counter() - began
-    # What must be set where kernels for a processor that was named are used.
+    # What must be set wherever kernels for a named processor are used.
     environment = {} if work.processor is None else ahead.environment(work.processor)
     if as_json:
         facts = {

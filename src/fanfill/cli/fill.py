@@ -1,4 +1,4 @@
-"""``fanfill fill``: the job around one fill, from words to a report."""
+"""``fanfill fill``: one fill and the work around it, from arguments to a report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
 
 
 def parse_name(text: str) -> int | str:
-    """A name of digits is the integer substream of that number, as in Python; any other is a string."""
+    """The name of a tensor: an integer substream if the text is all digits, as in Python; else a string."""
     return number_of(text, "name") if re.fullmatch(r"[0-9]+", text) else text
 
 
@@ -64,8 +64,8 @@ def command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Carry out ``fanfill fill`` and print its report on stdout."""
-    # A tensor of no values: what `draw` says about dtypes and backends, it says before anything large begins.
+    """Run ``fanfill fill`` and print its report to stdout."""
+    # Draws an empty tensor: `draw` refuses a wrong dtype or backend before anything large begins.
     numpy_dtype = ff.draw(0, ff.constant(0), seed=seed, dtype=dtype, device="cpu", backend=backend).dtype
     job = report.Job(
         initializer=ff.initializer(initializer, **options),
@@ -93,19 +93,19 @@ def command(
 
 
 def refuse_too_large(needed: int) -> None:
-    """Refuse what the machine would have to kill someone for, where the system tells how much there is."""
+    """Refuse a tensor that would get a process killed, if the system says how much memory is available."""
     available = machine.available_memory()
     if available is not None and needed > available:
         raise MemoryError(
-            f"the tensor must fit into memory: it takes {needed / 1e9:.2f} GB, "
-            f"and {available / 1e9:.2f} GB are available; "
-            "take a smaller shape or a narrower --dtype, or write it to a file with --out FILE.npy"
+            f"the tensor must fit into memory: it takes {needed / 1e9:.2f} GB, and {available / 1e9:.2f} GB "
+            "are available; take a smaller shape or a narrower --dtype, or write it to a file with "
+            "--out FILE.npy"
         )
 
 
 @contextmanager
 def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
-    """A callable that shows (phase, done, total) as one bar on stderr, or shows nothing."""
+    """A callable that shows (phase, done, total) as one bar on stderr, or nothing."""
     if not wanted:
         yield lambda phase, done, total: None
         return
@@ -117,8 +117,8 @@ def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
 def throttled(bar: Progress) -> report.Progress:
     """Forward a phase's first and last step and, between them, at most 20 a second.
 
-    The fill calls hundreds of times a second, thousands on many cores, and an update of the bar takes
-    microseconds from the fill's clock.
+    The fill calls this hundreds of times a second, thousands on many cores, and each update of the bar costs
+    the fill microseconds.
     """
     task = bar.add_task("")
     shown, due = "", 0.0
@@ -139,7 +139,7 @@ def throttled(bar: Progress) -> report.Progress:
 
 
 def render(asked: str, result: report.Report, out: Path | None) -> str:
-    """The report for people: one line a fact."""
+    """The report for people: one line per fact."""
     size = " x ".join(map(str, result.shape))
     lines = [
         ("values", f"{result.values:,} ({size}), {result.dtype}, {result.bytes / 1e9:.3g} GB"),
@@ -162,17 +162,17 @@ def render(asked: str, result: report.Report, out: Path | None) -> str:
 
 
 def memset_line(result: report.Report) -> str:
-    """The memory limit and how the two figures were taken, or why there is none."""
+    """The memory limit and how both figures were measured, or why there is none."""
     if result.memset_share is None or result.memset_bytes_per_second is None:
-        return "not measured; the clock ran over pages that were new, in memory or in the file"
+        return "not measured; the pages were new, in memory or in the file, when the clock started"
     return (
         f"the fill runs at {result.memset_share:.2f} of one thread's memset on the same buffer "
-        f"({result.memset_bytes_per_second / 1e9:.4g} GB/s, median; pages touched, kernels compiled before)"
+        f"({result.memset_bytes_per_second / 1e9:.4g} GB/s, median; pages touched, kernels compiled first)"
     )
 
 
 def moment_line(measured: float | None, expected: float, error: float | None) -> str:
-    """A measured moment beside the theoretical one."""
+    """A measured moment and the theoretical one."""
     if measured is None:
         return f"none without values (theory {expected:.8g})"
     return f"{measured:.8g} (theory {expected:.8g}{f', standard error {error:.2g}' if error else ''})"

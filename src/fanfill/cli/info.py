@@ -1,4 +1,4 @@
-"""``fanfill info``: what this installation runs on and why it chose what it chose."""
+"""``fanfill info``: what this installation runs on, what it has chosen, and why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")  # which of the wheels is instal
 
 
 def command() -> None:
-    """Print the facts on stdout, one a line."""
+    """Print the facts to stdout, one per line."""
     bits = machine.vector_bits()
     statuses = ff.backends()
     selection = ff.select_backend(np.empty(0, np.float32))
@@ -50,12 +50,12 @@ def command() -> None:
 
 
 def usability(status: BackendStatus) -> str:
-    """Whether a backend can be used, and what else there is to say of it."""
+    """Whether a backend can be used, and any note about it."""
     return status.reason or "; ".join(filter(None, ("usable", status.note)))
 
 
 def gpu_libraries() -> list[tuple[str, str]]:
-    """CuPy and NVRTC, as far as they are there."""
+    """CuPy and NVRTC, if installed."""
     from fanfill.cuda import nvrtc
 
     found = [(wheel, version(wheel)) for wheel in CUPY]

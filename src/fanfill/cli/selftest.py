@@ -1,4 +1,4 @@
-"""``fanfill selftest``: what was drawn here, against what every machine draws."""
+"""``fanfill selftest``: compares what is drawn here with what every machine draws."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fanfill.selftest import Check, Subject, golden
 
 __all__ = ["command"]
 
-SHOWN = 10  # differences that are told one by one
+SHOWN = 10  # differences that are shown one by one
 
 
 def command(device: str, *, as_json: bool) -> None:
@@ -77,14 +77,14 @@ def as_text(
 
 
 def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float) -> None:
-    """A table a subject, the first differences, and the sum."""
+    """Show a table for each subject, the first differences, and the totals."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
     for subject in tested:
         facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
         console.print(table(f"{subject}{f' ({facts})' if facts else ''}", *cells(subject, checks)))
     if selftest.untested():
         names = ", ".join(selftest.untested())
-        console.out(f"not tested: {names}, for want of ml_dtypes; pip install ml_dtypes", highlight=False)
+        console.out(f"not tested: {names}: ml_dtypes is missing; pip install ml_dtypes", highlight=False)
     for check in failed[:SHOWN]:
         console.out(f"{check.subject}: {check.case}, {check.layout}: {check.problem}", highlight=False)
     if len(failed) > SHOWN:
@@ -98,7 +98,7 @@ def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Ch
 
 
 def cells(subject: Subject, checks: Iterable[Check]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Headings and rows: how many fills of an initializer and dtype were right, or how many were not."""
+    """Headings and rows: how many fills of each initializer and dtype were right, or how many were wrong."""
     tried, wrong = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for check in checks:
         if check.subject == subject:

@@ -1,13 +1,13 @@
-"""Stdout and stderr as the commands write to them, whatever they are and whatever becomes of them.
+"""Stdout and stderr as the commands write to them, whatever they are and whatever happens to them.
 
-Requirements answered here:
+This module meets these requirements:
 
 * A closed stdout is refused before any work: the report would have nowhere to go.
-* What stdout does not take (a full disk, a reader that has gone) is one kind of error, `Unwritable`. It is no
-  ``OSError``: click and rich end the process over those by themselves, with codes of their own.
+* If stdout cannot be written (a full disk, a reader that has gone), the error is `Unwritable`. It is not an
+  ``OSError``: click and rich end the process on those themselves, with their own exit codes.
 * A character that stdout's encoding lacks is written escaped, as Python does on stderr.
-* Stderr may be closed or full: then the exit code says what there is to say.
-* The interpreter, which flushes both once more on its way out, finds nothing left that could fail.
+* Stderr may be closed or full: then only the exit code reports the result.
+* When the interpreter flushes both once more at exit, nothing is left that could fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Unwritable", "output", "standard_error", "writing"]
 
 
 class Unwritable(Exception):
-    """Stdout did not take what was written to it."""
+    """Stdout could not be written."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout: {error.strerror or error}")
@@ -30,14 +30,14 @@ class Unwritable(Exception):
 
 
 class Output:
-    """A text stream in front of another, whose failures are `Unwritable`."""
+    """A text stream in front of another one; raises `Unwritable` if that one cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     @property
     def encoding(self) -> str:
-        """The encoding of the stream behind: rich draws by it."""
+        """The encoding of the stream behind this one; rich draws accordingly."""
         return self.stream.encoding or "utf-8"
 
     @property
@@ -65,7 +65,7 @@ class Output:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Where all that can fail is a write to stdout."""
+    """Turn an ``OSError`` into `Unwritable`, in a block where only a write to stdout can fail."""
     try:
         yield
     except OSError as error:
@@ -74,14 +74,14 @@ def writing() -> Iterator[None]:
 
 @contextmanager
 def output() -> Iterator[None]:
-    """Let stdout be such a stream, and be flushed at the end.
+    """Make stdout such a stream, and flush it at the end.
 
     Raises
     ------
     ValueError
-        Stdout is closed.
+        If stdout is closed.
     Unwritable
-        It does not take what was written.
+        If it cannot be written.
     """
     stream = sys.stdout
     if missing(stream):
@@ -102,7 +102,7 @@ def output() -> Iterator[None]:
 
 @contextmanager
 def standard_error() -> Iterator[None]:
-    """Let stderr be something that can be written to, and be done with at the end."""
+    """Make stderr writable, and settle it at the end."""
     stream = sys.stderr
     if not missing(stream):
         try:
@@ -120,12 +120,12 @@ def standard_error() -> Iterator[None]:
 
 
 def missing(stream: TextIO | None) -> bool:
-    """Whether a standard stream is closed: Python has None for one that was so from the start."""
+    """Whether a standard stream is closed; it is None if it was closed from the start."""
     return stream is None or stream.closed
 
 
 def settle(stream: TextIO) -> None:
-    """Flush a stream, or give up what it does not take."""
+    """Flush a stream; if that fails, discard the rest."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -133,7 +133,7 @@ def settle(stream: TextIO) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Lead a stream's descriptor to nowhere, if it has one."""
+    """Redirect a stream's descriptor, if it has one, to the null device."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -143,7 +143,7 @@ def silence(stream: TextIO) -> None:
 
 
 def occupy_standard_descriptors() -> None:
-    """Keep closed descriptors up to 2 from files: a library's last words would go into one."""
+    """Occupy closed descriptors up to 2, so that no file gets one: a library's last words would go there."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)

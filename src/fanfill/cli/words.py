@@ -1,10 +1,10 @@
 """``fanfill words``: the generator's raw words on stdout, for test suites that read a pipe.
 
-Requirements answered here:
+This module meets these requirements:
 
-* as fast as a pipe takes them: one piece is drawn while the one before is being written;
-* the bytes are the same on every machine: words of 32 bits, lowest byte first;
-* nothing but words goes to stdout, and never to a terminal.
+* Words come as fast as a pipe takes them: one piece is drawn while the previous one is being written.
+* The bytes are the same on every machine: words of 32 bits, lowest byte first.
+* Nothing but words goes to stdout, and nothing at all to a terminal.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fanfill.cli import streams
 
 __all__ = ["command"]
 
-# Words in a piece, of which there are two: 2 MiB each, which a core's caches and the pipe pass on warm.
+# Words in each of the two pieces: 2 MiB, so that they stay in a core's caches on their way to the pipe.
 PIECE = 1 << 19
-PIPE_BYTES = 1 << 20  # what Linux lets anybody ask for; the default of 64 KiB costs a switch for every 64 KiB
+PIPE_BYTES = 1 << 20  # the most that any user may ask for; the default costs a switch for every 64 KiB
 
 Words = NDArray[np.uint32]
 
 
 def command(*, seed: int, name: str | int, start: int, count: int | None) -> None:
-    """Write ``count`` words, from word ``start`` on, to stdout; None: as long as somebody reads.
+    """Write ``count`` words, from word ``start`` on, to stdout; None: until the reader closes it.
 
     Raises
     ------
     ValueError
-        The start or the count is out of range, or stdout is a terminal. Nothing has been written then.
+        If the start or the count is out of range, or stdout is a terminal. Nothing has been written then.
     Unwritable
-        The reader has gone, or the disk is full.
+        If the reader has gone, or the disk is full.
     """
     integer(start, "--start", 0, LARGEST_TENSOR, "[0, 2**63)")
     left = LARGEST_TENSOR - start
@@ -47,8 +47,8 @@ def command(*, seed: int, name: str | int, start: int, count: int | None) -> Non
         left = integer(count, "--count", 0, left + 1, f"[0, {left}]: words end at 2**63")
     if sys.stdout.isatty():
         raise ValueError(
-            "expected stdout to be a pipe or a file; got a terminal, which bytes would garble; "
-            "show some with: fanfill words --count 8 | od -A d -t x4"
+            "expected stdout to be a pipe or a file; got a terminal, which raw bytes would garble; "
+            "to show a few words: fanfill words --count 8 | od -A d -t x4"
         )
     sys.stdout.flush()
     write_words(sys.stdout.fileno(), seed=seed, name=name, start=start, count=left)
@@ -74,7 +74,7 @@ def write_words(file: int, *, seed: int, name: str | int, start: int, count: int
 
 
 def write_all(file: int, data: memoryview[Any]) -> None:
-    """Write all of it: a pipe may take a part."""
+    """Write all data: a pipe may take only a part at a time."""
     while data:
         with streams.writing():
             data = data[os.write(file, data) :]

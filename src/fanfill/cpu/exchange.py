@@ -1,7 +1,7 @@
-"""Host memory that other libraries offer, as an ndarray on that very memory: never a copy, never beyond it.
+"""Views host memory of other libraries as an ndarray on the same memory: never a copy, never beyond its end.
 
-By itself NumPy takes copies where a protocol allows them, reads past the end of a buffer that is shorter than
-the shape beside it, and ignores masks. What it cannot view is said here in the words of the protocol.
+NumPy alone takes copies if a protocol allows them, reads past the end of a buffer that is too short for its
+shape, and ignores masks. Errors here describe what cannot be viewed in the words of the protocol.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 __all__ = ["array_of_dlpack", "array_of_interface", "array_of_memory", "assert_unmasked", "span"]
 
-# What NumPy and producers raise for what they cannot offer or take.
+# What NumPy and other libraries raise if they cannot view or offer memory.
 _REFUSALS = (BufferError, NotImplementedError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 def array_of_interface(owner: object, interface: Any) -> NDArray[Any]:
-    """View what an object's ``__array_interface__`` describes.
+    """View the memory that an object's ``__array_interface__`` describes.
 
     Raises
     ------
     TypeError
         If there is a mask, or NumPy cannot read the interface.
     ValueError
-        If the elements do not all lie in the buffer that the interface names. (Of an address nobody knows how
-        much memory lies there.)
+        If some elements lie outside the buffer that the interface names. (If it gives an address, nobody
+        knows how much memory lies there.)
     """
     assert_unmasked(interface, "__array_interface__")
     data, memory = interface.get("data"), None
     if not isinstance(data, tuple):
-        # NumPy lets go of the buffer once it has its address; this array keeps it from being resized.
+        # NumPy releases the buffer once it has its address; this array keeps the buffer from being resized.
         source: Any = owner if data is None else data
         memory = _viewed(owner, "__array_interface__", lambda: np.frombuffer(source, np.uint8))
         interface = {**interface, "data": memory}
@@ -49,8 +49,7 @@ def array_of_interface(owner: object, interface: Any) -> NDArray[Any]:
             raise ValueError(
                 "expected a buffer that holds all elements; got an __array_interface__ of shape "
                 f"{shown(array.shape)}, whose elements take bytes {first + low} to {first + high} of a "
-                f"buffer of {memory.nbytes}; correct its shape, strides or offset, or pass an array of what "
-                "is there"
+                f"buffer of {memory.nbytes}; correct its shape, strides or offset, or pass an array that fits"
             )
     return array
 
@@ -67,23 +66,23 @@ def array_of_memory(memory: memoryview) -> NDArray[Any]:
 
 
 def array_of_dlpack(buffer: Any) -> NDArray[Any]:
-    """View what an object in host memory offers by DLPack.
+    """View what an object in host memory offers through DLPack.
 
     Raises
     ------
     TypeError
-        If the object or NumPy refuses, or the object makes a copy for each who asks.
+        If the object or NumPy refuses, or the object makes a copy at each request.
     ValueError
         If it exports DLPack without a version: NumPy takes that as read-only.
     """
     exporter: Any = _Exporter(buffer)
     array = _viewed(buffer, "DLPack", lambda: np.from_dlpack(exporter))
-    # While the first export lives, a copy lies elsewhere; memory that is shared is where it was.
+    # While the first export is alive, a second copy lies elsewhere; shared memory stays where it is.
     again = _viewed(buffer, "DLPack", lambda: np.from_dlpack(exporter))
     if array.ctypes.data != again.ctypes.data and array.size:
         raise TypeError(
             f"expected an object that shares its memory; got a {type_name(buffer)}, whose __dlpack__ copies "
-            "it for each who asks, and the copy would be filled; pass the array that holds its data"
+            "it at each request, so only a copy would be filled; pass the array that holds its data"
         )
     if not array.flags.writeable and not exporter.versioned:
         why = (
@@ -99,7 +98,7 @@ def array_of_dlpack(buffer: Any) -> NDArray[Any]:
 
 
 def assert_unmasked(interface: Any, protocol: str) -> None:
-    """Raise TypeError for an array interface that is none, or that has a mask."""
+    """Raise TypeError if an array interface is not a dict or has a mask."""
     if not isinstance(interface, dict):
         raise TypeError(
             f"expected a dict as {protocol}; got {shown(interface)}; pass the array that holds the data"
@@ -112,7 +111,7 @@ def assert_unmasked(interface: Any, protocol: str) -> None:
 
 
 def span(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> tuple[int, int]:
-    """Where the bytes of a view begin and end, counted from its first element; of an empty one (0, 0)."""
+    """Where the bytes of a view begin and end, counted from its first element; (0, 0) for an empty view."""
     if 0 in shape:
         return 0, 0
     ends = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
@@ -128,12 +127,12 @@ class _Interface:
 
 
 class _Exporter:
-    """Asks an object for DLPack on NumPy's behalf: of version 1 and without a copy, where it knows of these.
+    """Asks an object for DLPack on NumPy's behalf: version 1 and no copy, if the object supports them.
 
     Attributes
     ----------
     asked
-        Whether NumPy has asked for a version; NumPy 2.0 does not, and takes all of DLPack as read-only.
+        Whether NumPy has asked for a version; NumPy 2.0 does not, and treats all of DLPack as read-only.
     versioned
         Whether the object has answered with one.
     """
@@ -151,7 +150,7 @@ class _Exporter:
         self.asked = True
         try:
             capsule = self.owner.__dlpack__(max_version=max_version, copy=False)
-        except TypeError:  # from before DLPack 1.0: it knows neither; what else is wrong, it says again
+        except TypeError:  # older than DLPack 1.0, it knows neither; any other TypeError comes again
             return self.owner.__dlpack__()
         self.versioned = "dltensor_versioned" in repr(capsule)
         return capsule

@@ -1,12 +1,12 @@
 """Huge pages for memory that a fill is about to touch for the first time.
 
-A fresh buffer has no pages yet: the system makes them, zeroed, one fault each. With pages of 4 KiB that takes
-twice as long as the draws themselves. Linux makes pages of 2 MiB where a program says that it wants them
-(``transparent_hugepage`` set to ``madvise``, as most distributions have it). NumPy says so for its own
-arrays, other frameworks do not; and who fills a buffer will touch all of it, whoever allocated it.
+A fresh buffer has no pages yet: the system makes them, zeroed, with one fault each. With pages of 4 KiB that
+takes twice as long as drawing the values. Linux makes pages of 2 MiB if a program asks for them
+(``transparent_hugepage`` set to ``madvise``, as in most distributions). NumPy asks for its own arrays, other
+frameworks do not. A fill touches the whole buffer, whoever allocated it, so it asks.
 
-It is a hint: no value depends on it, pages that exist stay as they are, and where the system cannot follow
-nothing is lost.
+It is a hint: no value depends on it, existing pages stay as they are, and a system that cannot follow it
+loses nothing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# As NumPy: from here on at least one whole huge page lies inside, wherever the buffer begins.
+# As in NumPy: a buffer of this size holds at least one whole huge page, wherever it begins.
 LEAST = 1 << 22
 _MADV_HUGEPAGE = 14
 
 
 def ask(view: NDArray[Any]) -> None:
-    """Ask for huge pages under a view that is about to be written whole.
+    """Ask for huge pages under a view that is about to be written completely.
 
-    A view with gaps is left alone: nobody said that the memory between will be touched, and huge pages would
-    make it resident.
+    A view with gaps is left alone: the memory in the gaps may never be touched, and huge pages would make it
+    resident.
     """
     if view.nbytes < LEAST:
         return
@@ -49,5 +49,5 @@ def ask(view: NDArray[Any]) -> None:
 
 @functools.cache
 def _advise() -> Callable[[int, int, int], int] | None:
-    """The system's ``madvise``, if it has one and FANFILL_HUGE_PAGES, which is read once, is not 0."""
+    """The system's ``madvise``; None if it has none or FANFILL_HUGE_PAGES (read only once) is 0."""
     return None if os.environ.get("FANFILL_HUGE_PAGES") == "0" else system.madvise()

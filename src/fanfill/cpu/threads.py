@@ -1,15 +1,15 @@
-"""The threads that fill: how many, and one pool for all who fill at once.
+"""The threads that fill: how many, and one pool that all simultaneous fills share.
 
-Requirements this module answers:
+This module meets these requirements:
 
-* Results never depend on threads, so that any number of them may turn up, or none: the calling thread takes
-  tasks like the others, and a busy pool, a failed thread start or an interpreter about to exit only mean
-  fewer helpers.
-* When `share` has returned or raised, no helper of it is running, and none will start.
-* Ctrl-C, and any exception in a task or a report, stops all within the task at hand.
-* After a fork the child has no helper threads: it gets a new pool, whatever the parent's threads were doing.
-* A signal handler, a finalizer or a trace function may fill while its own thread is anywhere in here: what a
-  caller waits for is a helper's present task, and a lock that is never held across a call.
+* Results never depend on threads, so any number of helpers may turn up, or none. The calling thread takes
+  tasks like the others. A busy pool, a failed thread start or an interpreter about to exit only mean fewer
+  helpers.
+* When `share` has returned or raised, none of its helpers is running, and none will start.
+* Ctrl-C, and any exception in a task or a report, stops all threads after their current tasks.
+* After a fork the child has no helper threads. It gets a new pool, whatever the parent's threads were doing.
+* A signal handler, a finalizer or a trace function may fill while its own thread is anywhere in this module:
+  a caller waits only for helpers' current tasks and for a lock that is never held across a call.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
     Work = Callable[[int], int]
 
 _MOST = 2**31
-# Seconds after which a caller that waits for a helper asks whether a signal handler has forked: in the child
-# there is no helper.
+# A caller that waits for a helper checks this often (in seconds) whether a signal handler has forked: the
+# child has no helper.
 _PATIENCE = 0.2
 _chosen: int | None = None
 
 
 def set_threads(n: int | None) -> None:
-    """Set how many threads fills use from now on (>= 1); None returns to the environment's choice."""
+    """Set how many threads fills use from now on (>= 1); None goes back to the environment's choice."""
     global _chosen
     _chosen = None if n is None else integer(n, "threads", 1, _MOST, "[1, 2**31)")
 
 
 def get_threads() -> int:
-    """Return how many threads a fill uses that names no number, the calling thread included.
+    """Return how many threads a fill uses by default, the calling thread included.
 
-    That is what `set_threads` set; else the environment variable FANFILL_NUM_THREADS, else NUMBA_NUM_THREADS,
-    else OMP_NUM_THREADS (the first of a comma list), else the CPUs this process may use: affinity and cgroup
-    quota. The environment is read once per process.
+    The first of these that is set counts: `set_threads`; the environment variables FANFILL_NUM_THREADS,
+    NUMBA_NUM_THREADS and OMP_NUM_THREADS (its first number, if it is a list); the number of CPUs that this
+    process may use (affinity and cgroup quota). The environment is read once per process.
 
-    Raises ValueError if FANFILL_NUM_THREADS is no integer >= 1; bad values of the other two are passed over.
+    Raises ValueError if FANFILL_NUM_THREADS is not an integer >= 1. Bad values of the other two are ignored.
     """
     return resolve(None)
 
 
 def resolve(threads: int | None) -> int:
-    """Return the number of threads for one fill: its argument, else what `get_threads` says."""
+    """Return the number of threads for one fill: its argument, or else the value of `get_threads`."""
     if threads is not None:
         return integer(threads, "threads", 1, _MOST, "[1, 2**31)")
     return _environment()[0] if _chosen is None else _chosen
@@ -90,10 +90,10 @@ def _positive(text: str) -> int | None:
 
 
 def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
-    """Return how many CPUs this process may use: the smaller of affinity and cgroup quota (rounded up).
+    """Return how many CPUs this process may use: the affinity or the cgroup quota (rounded up), if smaller.
 
-    A quota may be set on any cgroup from the process's own up (version 2's ``cpu.max``, version 1's
-    ``cpu.cfs_quota_us``): files that are missing or make no sense are passed over.
+    A quota may be set on the process's own cgroup or any ancestor (version 2's ``cpu.max``, version 1's
+    ``cpu.cfs_quota_us``). Files that are missing or make no sense are ignored.
 
     ``root`` is the folder that holds ``proc`` and ``sys``.
     """
@@ -101,7 +101,7 @@ def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _quota(folder: bytes) -> int:
-    """Return the quota of one cgroup in CPUs, or a number beyond any if it has none ("max", -1)."""
+    """Return the quota of one cgroup in CPUs, or `_MOST` if it has none ("max", -1)."""
     try:
         if os.path.exists(os.path.join(folder, b"cpu.max")):
             quota, period = map(int, _read(folder, b"cpu.max").split())
@@ -128,16 +128,16 @@ def share(
         How many tasks there are.
     worker
         Called once on each thread that takes part; returns its task function (which may own a scratch). A
-        task function gets the task's number and returns how much was done, in the caller's units.
+        task function gets the task's number and returns how much it did, in the caller's units.
     threads
-        The most threads, the calling one included.
+        The most threads to use, the calling one included.
     report
-        Called on the calling thread after each of its own tasks with all that has been done so far.
+        Called on the calling thread after each of its own tasks, with the amount done so far by all threads.
 
     Raises
     ------
     BaseException
-        Whatever a task or ``report`` raised, KeyboardInterrupt included. By then nothing runs any more.
+        Whatever a task or ``report`` raised, KeyboardInterrupt included. By then no task is running.
     """
     if threads <= 1 or tasks <= 1:
         work, done = worker(), 0
@@ -150,8 +150,8 @@ def share(
     job = _Job(tasks, worker, pool)
     tickets = [_Ticket(job) for _ in range(min(threads, tasks) - 1)]
     # Closing the job is a plain store, and CPython runs no signal handler between an exception's arrival and
-    # a handler's first store: however many Ctrl-C arrive, helpers stop after their present task. Waiting for
-    # that stands twice: a second Ctrl-C at the gate of the first wait, before its guard, meets the second.
+    # a handler's first store: however often Ctrl-C is pressed, helpers stop after their current tasks. The
+    # wait for them is written twice: if a second Ctrl-C arrives just before the first wait, the second waits.
     try:
         try:
             pool.enlist(tickets)
@@ -202,10 +202,10 @@ class _Job:
 
 
 class _Ticket:
-    """A helper's leave to join a job. The helper locks it to work, the caller to revoke it.
+    """A helper's permission to join a job. The helper locks it to work, the caller to revoke it.
 
-    To join a working helper is the same act as to revoke a ticket that none has taken: lock it. The lock is
-    reentrant so that doing so again, after an interruption at any point, is harmless.
+    Waiting for a working helper and revoking an unused ticket are the same act: locking it. The lock is
+    reentrant, so locking it again, after an interruption at any point, is harmless.
     """
 
     __slots__ = ("job", "lock")
@@ -220,12 +220,12 @@ class _Ticket:
         try:
             if self.job is not None:
                 self.job.help()
-        finally:  # whatever was thrown into this thread: the caller waits for the lock
+        finally:  # whatever is raised in this thread, the caller waits for the lock
             self.lock.release()
 
 
 def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
-    """Lock every ticket: wait for helpers at work, at most a task, and keep the others from starting."""
+    """Lock every ticket: wait for working helpers, one task at most, and keep the others from starting."""
     interruption: BaseException | None = None
     for ticket in tickets:
         while ticket.job is not None:
@@ -240,14 +240,14 @@ def _collect(pool: _Pool, tickets: list[_Ticket]) -> None:
 
 
 class _Pool:
-    """Helper threads, as many as the largest request so far; daemons, so that they hold up no exit.
+    """Helper threads, as many as the largest request so far; daemons, so that they delay no exit.
 
-    Nothing here takes a lock: a list of them is changed by single operations, and who meets another caller
-    that adds to it goes without.
+    Nothing here takes a lock: the staff is changed by single operations, and a caller that meets another one
+    adding to it does without more helpers.
     """
 
     def __init__(self) -> None:
-        self.staff: dict[object, int] = {}  # its helpers: a mark of each, and its thread
+        self.staff: dict[object, int] = {}  # its helpers: a mark for each, and its thread
         self.queue: SimpleQueue[_Ticket] = SimpleQueue()
 
     def assert_ours(self) -> None:
@@ -277,7 +277,7 @@ class _Pool:
             sys.settrace(threading.gettrace())
             while True:
                 self.queue.get().redeem()
-        finally:  # thrown out, by a debugger's or a timeout library's asynchronous exception: make room
+        finally:  # ended by a debugger's or a timeout library's asynchronous exception: make room
             self.staff.pop(mark, None)
 
 

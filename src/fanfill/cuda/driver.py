@@ -1,6 +1,6 @@
-"""CUDA as a fill sees it: one record of functions, and CuPy behind them.
+"""CUDA as a fill sees it: one record of functions, implemented with CuPy.
 
-What stands behind this record is all that a machine without a GPU has to replace.
+To emulate a GPU, a machine without one only has to replace these functions.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = ["INSTALL", "Driver", "find", "one_line"]
 
-INSTALL = "pip install 'fanfill[cuda12]' or 'fanfill[cuda13]', by the CUDA version that nvidia-smi names"
+INSTALL = "pip install 'fanfill[cuda12]' or 'fanfill[cuda13]', for the CUDA version that nvidia-smi names"
 
 
 class Driver(NamedTuple):
-    """What a fill needs of CUDA, and where it comes from: CuPy, or a test's stand-in.
+    """What a fill needs from CUDA; CuPy provides it, or a test's stand-in.
 
     Attributes
     ----------
     devices, current
-        How many devices there are; which is current on this thread.
+        How many devices there are; which one is current on this thread.
     version
         The CUDA version that NVIDIA's driver knows: 12090 for 12.9.
     architecture
         ``architecture(number)``: 90 for compute capability 9.0.
     locate
-        ``locate(pointer)``: the device that memory belongs to, or None for memory that no device knows.
+        ``locate(pointer)``: the device that the memory belongs to, or None for memory of no device.
     stream
-        ``stream(number)``: handle of CuPy's current stream of a device, on this thread.
+        ``stream(number)``: the handle of CuPy's current stream on a device, for this thread.
     use
         ``with use(number):`` makes a device current on this thread.
     load
@@ -48,11 +48,11 @@ class Driver(NamedTuple):
         ``empty(shape, dtype)``: an uninitialised array on the current device.
     allocate, memset, read
         ``allocate(bytes).ptr``; ``memset(pointer, byte, bytes, stream)``, asynchronous; ``read(pointer,
-        bytes)``, after all that the device has to do.
+        bytes)``, after all pending work of the device.
     seconds
-        ``seconds(run, stream)``: what lies between two events on the stream, before and after ``run()``.
+        ``seconds(run, stream)``: the time between two events on the stream, before and after ``run()``.
     facts
-        ``facts(number)``: the device's name, memory and so on, to stand beside a figure.
+        ``facts(number)``: the device's name, memory and so on, to be reported along with a figure.
     """
 
     devices: Callable[[], int]
@@ -73,7 +73,7 @@ class Driver(NamedTuple):
 
 
 def find(cupy: Any) -> Driver | str:
-    """The driver that CuPy leads to, or why there is none, and the remedy."""
+    """The driver behind CuPy, or why there is none, and the remedy."""
     runtime = cupy.cuda.runtime
     try:
         if runtime.getDeviceCount() == 0:
@@ -92,7 +92,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _why(error: Any, runtime: Any) -> str:
-    """From the status of the first call of the CUDA runtime to what is wrong."""
+    """What is wrong, from the status of the first call to the CUDA runtime."""
     if error.status == 100:  # cudaErrorNoDevice
         return _no_device()
     if error.status != 35:  # cudaErrorInsufficientDriver

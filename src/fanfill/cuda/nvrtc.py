@@ -44,13 +44,13 @@ class Compiler:
     version : tuple of int
         CUDA's version, (major, minor).
     architectures : tuple of int
-        Those it compiles for: 90 is compute capability 9.0.
+        Those that it compiles for: 90 is compute capability 9.0.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # NVRTC looks for its second half by name at its first compilation, and in 13.0's wheel for Linux it
-        # is not told to look beside itself. What is loaded already is found by its name.
+        # NVRTC looks for its second half by name at its first compilation. The one in 13.0's wheel for Linux
+        # does not look in its own folder. A library that is already loaded is found by its name.
         for second in sorted(Path(path).parent.glob(_BUILTINS)) if os.path.isabs(path) else ():
             with suppress(OSError):
                 ctypes.CDLL(str(second))
@@ -133,7 +133,7 @@ class Compiler:
 
 
 def _paths() -> Iterator[str]:
-    """Files that may be NVRTC: of wheels, of a toolkit, and names for the system's own search."""
+    """Files that may be NVRTC: from wheels, from a toolkit, and names for the system's own search."""
     for folder in sys.path:
         for wheel in _WHEELS:
             yield from map(str, sorted(Path(folder or ".").glob(f"{wheel}/{_NAME}.*")))
@@ -146,7 +146,7 @@ def _paths() -> Iterator[str]:
 
 @functools.cache
 def compilers() -> tuple[Compiler, ...]:
-    """The NVRTC libraries of this environment, newest first, one a version."""
+    """The NVRTC libraries of this environment, one for each version, newest first."""
     found: dict[tuple[int, int], Compiler] = {}
     for path in _paths():
         try:
@@ -158,7 +158,7 @@ def compilers() -> tuple[Compiler, ...]:
 
 
 def compiler(newest: int | None = None) -> Compiler:
-    """The newest NVRTC whose major version is at most ``newest``: a driver loads no cubin of a later one.
+    """The newest NVRTC whose major version is at most ``newest``: a driver loads no cubin of a later version.
 
     Raises
     ------
@@ -171,13 +171,3 @@ def compiler(newest: int | None = None) -> Compiler:
         limit = "" if newest is None else f" of CUDA {newest} or older, which is what the driver can load"
         raise BackendUnavailableError(f"expected NVIDIA's NVRTC{limit}; found {there}; {_INSTALL}")
     return usable[0]
-
-
-def version() -> tuple[int, int]:
-    """The version of `compiler()`."""
-    return compiler().version
-
-
-def compile(source: str, name: str, arch: int | str, ptx: bool = False) -> bytes:
-    """`Compiler.compile` of the newest NVRTC."""
-    return compiler().compile(source, name, arch, ptx)

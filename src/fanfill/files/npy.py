@@ -1,16 +1,16 @@
-"""Write an ``.npy`` file through a memory map so that it is there whole or not at all.
+"""Writes an ``.npy`` file through a memory map, so that the file is there complete or not at all.
 
-Requirements answered here:
+This module meets these requirements:
 
-* A full disk is an ``OSError`` before the first value. A store into a mapped page that the file system cannot
-  back is SIGBUS, which ends the process; so the space is reserved before the file is mapped.
-* The file appears under its name only when complete: the values go into a temporary file beside it, which is
-  renamed.
-* Whatever ends the writing early (an error, Ctrl-C, SIGTERM turned into an exception) removes the temporary
-  file.
-* The rename asks the folder for leave, not the file. So what an older file's permissions forbid is asked for
-  here, and the new file gets them, and its owner and group where the system lets us. Access control lists and
-  extended attributes are not carried over.
+* A full disk raises ``OSError`` before the first value. Storing into a mapped page that the file system
+  cannot back is SIGBUS, which ends the process; so the space is reserved before the file is mapped.
+* The file appears under its name only when complete: the values go into a temporary file next to it, which
+  is then renamed.
+* The temporary file is removed whenever the writing ends early (an error, Ctrl-C, SIGTERM turned into an
+  exception).
+* A rename needs the folder's permission, not the file's. So the older file's permissions are checked here.
+  The new file gets them, and its owner and group if the system allows. Access control lists and extended
+  attributes are not carried over.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from fanfill import system
 __all__ = ["create", "stored_dtype"]
 
 ENDING = ".npy"
-# What lies here belongs to the kernel, and a rename would take it away from everyone. Files of one's own can
-# be made in /dev/shm alone.
+# Files here belong to the kernel, and a rename would take them away from everyone. Only /dev/shm can hold a
+# user's own files.
 SYSTEMS, SHARED_MEMORY = ("/dev", "/proc", "/sys"), "/dev/shm"
 LINKS = 40  # as many as Linux follows
 
@@ -54,13 +54,13 @@ def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def create(
     path: str | os.PathLike[str], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """A zeroed C-ordered array of `shape` and `dtype` that becomes the file `path` when the block ends well.
+    """A zeroed C-ordered array of `shape` and `dtype` that becomes the file `path` once the block ends well.
 
     Parameters
     ----------
     path : path-like
         The file to write; its name ends in ``.npy``. An existing regular file (or link) of that name is
-        replaced, at the end and in one step, if its permissions let us write; the new file keeps them.
+        replaced, at the end and in one step, if its permissions allow writing; the new file keeps them.
     shape : tuple of int
         The array's shape.
     dtype : numpy.dtype
@@ -74,11 +74,11 @@ def create(
     Raises
     ------
     ValueError
-        The name has another ending.
+        If the name has another ending.
     OSError
-        The folder is missing or not writable, the name belongs to something that is not a file or leads into
-        /dev, /proc or /sys, the file is write-protected, or the disk is too full: all before the array is
-        handed out, and with nothing left behind. The error names `path`.
+        If the folder is missing or not writable, the name belongs to something that is not a file or leads
+        into /dev, /proc or /sys, the file is write-protected, or the disk is too full. It is raised before
+        the array is handed out, and leaves nothing behind. The error names `path`.
     """
     target = Path(path)
     older = replaceable(target)
@@ -92,11 +92,11 @@ def create(
     try:
         with named(target):
             try:
-                # Nobody whom the older file kept out reads the new one meanwhile.
+                # Anyone who could not read the older file cannot read the new one in the meantime.
                 file = system.new_file(temporary, 0o666 if older is None else 0o600)
             except FileExistsError as error:
                 ours = False
-                error.strerror = f"{error.strerror}: {temporary.name}, beside it"
+                error.strerror = f"{error.strerror}: {temporary.name}, next to it"
                 raise
             if older is not None:
                 system.take_over(file.fileno(), older)
@@ -116,10 +116,10 @@ def create(
                 system.write_from(file.fileno(), memory)
             # A write that fails late (quota, network) must fail before the file gets its name.
             os.fsync(file.fileno())
-            file.close()  # a file that is open has one name for good on Windows
+            file.close()  # Windows does not rename an open file
             os.replace(temporary, target)
     except BaseException:
-        # Twice: a second Ctrl-C that keeps the first from it meets the second.
+        # Twice: if a second Ctrl-C interrupts the first call, the second one still runs.
         try:
             discard(file, temporary, ours)
         finally:
@@ -128,7 +128,7 @@ def create(
 
 
 def discard(file: io.FileIO | None, temporary: Path, ours: bool) -> None:
-    """Close a file that will not be, and remove it; a second time, do nothing."""
+    """Close and remove an unfinished file; a second call does nothing."""
     if file is not None:
         file.close()
     if ours:
@@ -137,7 +137,7 @@ def discard(file: io.FileIO | None, temporary: Path, ours: bool) -> None:
 
 @contextmanager
 def named(target: Path) -> Iterator[None]:
-    """Let errors name the file that was asked for: of the temporary one nobody knows."""
+    """Let errors name the file that was asked for: the caller does not know the temporary one."""
     try:
         yield
     except OSError as error:
@@ -164,7 +164,7 @@ def replaceable(target: Path) -> os.stat_result | None:
         return None
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file, and only such a file can be replaced", str(target))
-    # Root may write whatever it likes, but who took every leave to write meant root as well.
+    # Root may write anything, but a file that nobody may write is protected from root as well.
     if not found.st_mode & 0o222 or not os.access(target, os.W_OK):
         raise PermissionError(
             errno.EACCES,
@@ -175,10 +175,10 @@ def replaceable(target: Path) -> os.stat_result | None:
 
 
 def refuse_systems(target: Path) -> None:
-    """Refuse what is one of the system's own names, or leads to one: ``/dev/stdout``, a link to it, ...
+    """Refuse the system's own names and whatever leads to one: ``/dev/stdout``, a link to it, ...
 
-    Each link on the way counts: ``/dev/stdout`` leads to a file of one's own where stdout is redirected, and
-    a rename would replace the link all the same.
+    Each link on the way counts: if stdout is redirected, ``/dev/stdout`` leads to a user's own file, and a
+    rename would still replace the link.
     """
     place = os.fspath(target)
     for _ in range(LINKS):

@@ -1,8 +1,8 @@
 """Does this machine draw the bits that every machine draws? Every golden case, on every backend and layout.
 
-Each fill goes into the middle of a poisoned piece of memory, contiguous or strided; its bytes are hashed and
-held against the committed hash, and what lies around it must still be poison. On a GPU machine this is the
-whole acceptance.
+Each fill goes into the middle of poisoned memory, contiguous or strided. Its bytes are hashed and compared
+with the committed hash, and the memory around it must still be poison. On a GPU machine this is the complete
+acceptance test.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ GUARD = 256  # poisoned bytes before and after
 
 
 class Layout(NamedTuple):
-    """Where the elements of a shape lie: the first one, and the steps of the axes, in elements."""
+    """Where the elements of a shape lie: the first element, and the steps of the axes, in elements."""
 
     first: int
     strides: tuple[int, ...]
 
 
 def contiguous(shape: Sequence[int]) -> Layout:
-    """C order, on a multiple of every store's size."""
+    """C order, beginning at a multiple of every store's size."""
     return Layout(0, tuple(prod(shape[k + 1 :]) for k in range(len(shape))))
 
 
 def shifted(shape: Sequence[int]) -> Layout:
-    """C order, one element further: no vector store is aligned with a group of values."""
+    """C order, one element later: no vector store is aligned with a group of values."""
     return contiguous(shape)._replace(first=1)
 
 
 def transposed(shape: Sequence[int]) -> Layout:
-    """The first axis lies closest: Fortran order."""
+    """Fortran order: the first axis has the smallest stride."""
     return Layout(0, tuple(prod(shape[:k]) for k in range(len(shape))))
 
 
 def stepped(shape: Sequence[int]) -> Layout:
-    """Every second element of rows that are longer than needed, backwards on the last axis."""
+    """Every second element of rows that are longer than necessary, backwards along the last axis."""
     wide = (*shape[:-1], 2 * shape[-1] + 3)
     strides = contiguous(wide).strides
     return Layout(2 * (shape[-1] - 1), (*strides[:-1], -2))
@@ -80,7 +80,7 @@ class Subject(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One fill; ``problem`` is None where it is right."""
+    """One fill; ``problem`` is None if it is right."""
 
     subject: Subject
     case: Case
@@ -89,7 +89,7 @@ class Check(NamedTuple):
 
 
 def subjects(device: str = "auto") -> list[Subject]:
-    """What there is to test.
+    """What can be tested.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def subjects(device: str = "auto") -> list[Subject]:
 
 
 def untested() -> tuple[str, ...]:
-    """The dtypes that cannot be tested here, for want of ml_dtypes."""
+    """The dtypes that cannot be tested here because ml_dtypes is missing."""
     try:
         import ml_dtypes  # noqa: F401
     except ImportError:
@@ -134,7 +134,7 @@ def untested() -> tuple[str, ...]:
 
 
 def run(subject: Subject) -> Iterator[Check]:
-    """Every golden case in every layout, of the dtypes that can be tested."""
+    """Check every golden case in every layout, for the dtypes that can be tested."""
     left_out = untested()
     for case in golden.cases():
         if case.dtype in left_out:
@@ -144,7 +144,7 @@ def run(subject: Subject) -> Iterator[Check]:
 
 
 def check(subject: Subject, case: Case, layout: str) -> str | None:
-    """Draw one case and say what is wrong with it, or None."""
+    """Draw one case; return what is wrong with it, or None."""
     dtype = np.dtype(np.uint32) if case.dtype == "uint32" else dtype_of(case.dtype)
     first, steps = LAYOUTS[layout](case.shape)
     strides = tuple(step * dtype.itemsize for step in steps)
@@ -157,7 +157,7 @@ def check(subject: Subject, case: Case, layout: str) -> str | None:
     digest = hashlib.sha256(values.tobytes()).hexdigest()
     values.view(f"u{dtype.itemsize}")[...] = int.from_bytes(bytes([POISON]) * dtype.itemsize, "little")
     if (memory != POISON).any():
-        return "bytes beside the buffer were written"
+        return "bytes outside the buffer were written"
     if digest != golden.expected()[str(case)]:
         return f"SHA-256 {digest[:16]}..., expected {golden.expected()[str(case)][:16]}..."
     return None
@@ -167,7 +167,7 @@ def _host(
     subject: Subject, case: Case, dtype: np.dtype[Any], begin: int, strides: tuple[int, ...], size: int
 ) -> NDArray[np.uint8]:
     """Draw in host memory, and return all of that memory."""
-    # On a multiple of 64 bytes, as large arrays are: where the elements lie is then the layout's doing alone.
+    # Begins at a multiple of 64 bytes, as large arrays do: the layout alone decides where elements lie.
     raw = np.full(size + 64, POISON, np.uint8)
     memory = raw[-raw.ctypes.data % 64 :][:size]
     buffer: NDArray[Any] = np.ndarray(case.shape, dtype, memory, begin, strides)
@@ -191,5 +191,5 @@ def _device(
 
 
 def facts(subject: Subject) -> dict[str, Any]:
-    """What a subject runs on, as far as the machine's own name does not say it."""
+    """What a subject runs on, if the machine's own name does not say so."""
     return {} if subject.number is None else cuda_backend.driver().facts(subject.number)

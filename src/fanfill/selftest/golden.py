@@ -1,4 +1,4 @@
-"""The golden fills: what is drawn, and where the SHA-256 of the bytes that every machine must draw is kept.
+"""The golden fills: what they draw, and the SHA-256 of the bytes that every machine must draw.
 
 Tests and `fanfill.selftest` share this list. ``tests/golden.py`` rewrites the hashes.
 """
@@ -39,7 +39,7 @@ INITIALIZERS = {
 
 
 class Place(NamedTuple):
-    """Shape of the buffer, of the global tensor, and where the one lies in the other."""
+    """The buffer's shape, the global tensor's shape, and where the buffer lies in the tensor."""
 
     shape: tuple[int, ...]
     global_shape: tuple[int, ...] | None = None
@@ -58,7 +58,7 @@ PLACES = {
 
 
 class Words(NamedTuple):
-    """Raw words: how many, from which on, of which seed and name."""
+    """Raw words: how many, the first one, the seed and the name."""
 
     number: int
     start: int
@@ -67,7 +67,7 @@ class Words(NamedTuple):
 
 
 # "published": the block of Random123's known answers that a fill of words can reach. The others begin within
-# a block, pass word 2^34 (block 2^32), and end with the last word that there is.
+# a block, cross word 2^34 (block 2^32), and end with the last word that exists.
 WORDS = {
     "published": Words(4, 0, 0, 0),
     "odd": Words(1001, 3),
@@ -77,7 +77,7 @@ WORDS = {
 
 
 class Case(NamedTuple):
-    """One golden fill; initializer "words" and dtype "uint32" for raw words."""
+    """One golden fill; raw words have the initializer "words" and the dtype "uint32"."""
 
     initializer: str
     dtype: str
@@ -85,7 +85,7 @@ class Case(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the buffer."""
+        """The buffer's shape."""
         return (WORDS[self.place].number,) if self.initializer == "words" else PLACES[self.place].shape
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ def cases() -> Iterator[Case]:
 
 
 def draw(case: Case, buffer: Any, **how: Any) -> None:
-    """Draw a case into a buffer of its shape and dtype; ``how``: what is passed on, backend say."""
+    """Draw a case into a buffer of its shape and dtype; ``how`` is passed on, a backend for example."""
     if case.initializer == "words":
         _, start, seed, name = WORDS[case.place]
         ff.words(buffer, seed=seed, name=name, start=start, **how)
@@ -122,12 +122,12 @@ def draw(case: Case, buffer: Any, **how: Any) -> None:
 
 @functools.cache
 def expected() -> dict[str, str]:
-    """The committed SHA-256 of each case's bytes in C order, little-endian, by its text.
+    """The committed SHA-256 of each case's bytes (C order, little-endian), keyed by the case's text.
 
     Raises
     ------
     RuntimeError
-        If the hashes are of another version of the stream.
+        If the hashes belong to another version of the stream.
     """
     found = json.loads(resources.files(__package__).joinpath("golden.json").read_text())
     if found["stream"] != ff.STREAM_VERSION:
