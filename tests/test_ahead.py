@@ -47,7 +47,7 @@ def test_a_process_for_another_processor_that_fails_is_an_error(
     monkeypatch.setattr(ahead, "_PROGRAM", "raise SystemExit('broken for a test')")
     with pytest.raises(
         RuntimeError,
-        match="expected a process that compiles for generic to end well; got exit code 1, and broken for a",
+        match="expected the process that compiles for generic to succeed; got exit code 1, and broken for a",
     ):
         list(ahead.keep_for(GENERIC, [("uniform", "float32")], []))
     assert keys.target() != GENERIC

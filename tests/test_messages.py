@@ -127,7 +127,7 @@ def test_rules_of_a_model_are_shown_too() -> None:
     for rules in ({HUGE: "normal"}, {"*": HUGE}, HUGE, {"*": "zeros", Mute: "zeros"}):
         with pytest.raises(TypeError, match="rules: expected"):
             ft.init_module(layer, seed=0, rules=rules)
-    with pytest.raises(TypeError, match="expected a seed beside the name an integer of 16610 bits"):
+    with pytest.raises(TypeError, match="expected a seed with the name an integer of 16610 bits"):
         ft.normal_(torch.empty(2), name=HUGE)
 
 

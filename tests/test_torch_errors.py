@@ -288,7 +288,7 @@ def test_what_fanfill_alone_refuses_is_refused_before_anything_is_written(call: 
     ("kwargs", "message"),
     [
         ({"seed": 0, "generator": torch.Generator()}, "expected a generator or a seed; got both"),
-        ({"name": "w"}, "expected a seed beside the name 'w'; got none"),
+        ({"name": "w"}, "expected a seed with the name 'w'; got none"),
         ({"seed": 1.5}, "seed: expected an integer"),
         ({"seed": 0, "name": 1.5}, "name: expected an integer"),
     ],

@@ -142,7 +142,7 @@ def accelerated(mesh: DeviceMesh) -> None:
 @check(2)
 def refusals(mesh: DeviceMesh) -> None:
     partial = DTensor.from_local(torch.zeros(4, 4), mesh, [Partial()])
-    assert_raises(ValueError, "Partial means a sum still to be made", lambda: ft.normal_(partial, seed=0))
+    assert_raises(ValueError, "Partial means a pending sum", lambda: ft.normal_(partial, seed=0))
     odd = DTensor.from_local(
         torch.zeros(4, 4), mesh, [Shard(0)], shape=(12, 4), stride=(4, 1), run_check=False
     )

@@ -1,5 +1,5 @@
-"""NumPy kernels: the lane functions over blocks of whole arrays. The fallback, and the oracle of every
-other backend.
+"""NumPy kernels: the lane functions over blocks of whole arrays. They are the fallback, and the oracle for
+every other backend.
 """
 
 import threading
@@ -16,18 +16,18 @@ from fanfill_kernels.narrow import store_of
 from fanfill_kernels.philox import HALF, Key, philox_pairs
 
 BLOCK = 1 << 18  # values computed at once by `run`, or as many as the arena holds
-GATHER = 1 << 13  # values computed at once by `box` where runs are short: each value makes a block of its own
-LONG = 1 << 9  # runs of this length and more are worth a call of their own
-ARENA = 56 * BLOCK // 4  # bytes of temporaries for each thread, 3.5 MiB: those of a block of normals
-CALLS = 1000  # of programs kept bound for each thread, some 200 bytes each: five of normals, nine of uniforms
-REPLAY = 1536  # Philox blocks whose values take as long as the 180 calls of a replay by themselves: 60 us
+GATHER = 1 << 13  # values computed at once by `box` if runs are short: each value needs a separate block
+LONG = 1 << 9  # runs of at least this length are worth a separate call
+ARENA = 56 * BLOCK // 4  # bytes of temporaries for each thread, 3.5 MiB: enough for a block of normals
+CALLS = 1000  # calls of bound programs per thread, about 200 bytes each: five of normals, nine of uniforms
+REPLAY = 1536  # Philox blocks whose values take as long as the overhead of a replay's 180 calls: 60 us
 
 Params = tuple[Any, ...]
 
 
 def contiguous_program(form: Form, store: Any, steps: int, lanes: Any, params: Params) -> Program:
-    """Record the values of consecutive Philox blocks: the index holds the counters' lower halves, and the
-    scalars are their upper half, the key and the parameters.
+    """Record the values of consecutive Philox blocks. The index holds the counters' lower halves; the scalars
+    are their upper half, the key and the parameters.
     """
     tape = Tape()
     low = tape.lane(np.uint64, 1)
@@ -49,8 +49,8 @@ def contiguous_program(form: Form, store: Any, steps: int, lanes: Any, params: P
 
 
 def gathered_program(form: Form, store: Any, steps: int, lanes: Any, params: Params) -> Program:
-    """Record the values of elements anywhere, each from a block of its own: the index holds the elements'
-    indices, and the scalars are the key and the parameters.
+    """Record the values of elements anywhere, each from a separate block. The index holds the elements'
+    indices; the scalars are the key and the parameters.
     """
     tape = Tape()
     index = tape.lane(np.uint64, 1)
@@ -85,10 +85,10 @@ class Workspace:
         self.replays: dict[tuple[Program, int], Replay] = {}
 
     def replay(self, program: Program, steps: int, blocks: int) -> Replay:
-        """The program bound to so many blocks, or to fewer where the arena holds no more.
+        """The program bound to ``blocks`` blocks, or to fewer if the arena holds no more.
 
-        Their number is a power of two or the most that the arena holds, since binding takes 0.5 ms: the next
-        such number above where the surplus takes less time than another replay, else the one below.
+        Since binding takes 0.5 ms, the number of blocks is a power of two or the most that the arena holds.
+        It is rounded up if the surplus takes less time than another replay, else down.
         """
         most = min(BLOCK // steps, ARENA // program.width // ALIGNED * ALIGNED)
         size = min(max(ALIGNED, 1 << (blocks - 1).bit_length()), most)
@@ -112,7 +112,7 @@ spare = Spare()
 
 
 def count_up(index: Any, first: int) -> None:
-    """Store first, first + 1, ... by doubling: `np.arange` would make an array of its own."""
+    """Store first, first + 1, ... by doubling: `np.arange` would allocate another array."""
     index[0] = first
     done = 1
     while done < index.size:
@@ -123,10 +123,10 @@ def count_up(index: Any, first: int) -> None:
 
 @contextmanager
 def a_workspace() -> Iterator[Workspace]:
-    """Lend the thread's workspace, and be deaf to what the caller says about floating-point errors.
+    """Lend the thread's workspace, and ignore the caller's settings for floating-point errors.
 
-    Integers wrap on purpose, and lanes that a select drops may overflow: neither is the caller's business.
-    While it is lent nobody else finds it: a fill from a signal handler or a finalizer makes one of its own.
+    Integers wrap on purpose, and lanes that a select drops may overflow: neither concerns the caller. While
+    the workspace is lent, nobody else can get it: a fill from a signal handler or a finalizer makes another.
     """
     workspace, spare.workspace = spare.workspace or Workspace(), None
     try:
@@ -137,9 +137,9 @@ def a_workspace() -> Iterator[Workspace]:
 
 
 def kernels(form: str, dtype: str) -> Kernels:
-    """The functions that fill contiguous arrays of the dtype's lanes with values of the form.
+    """The functions that fill contiguous arrays of this dtype's lanes with values of this form.
 
-    They record their programs at first use, which takes some milliseconds, and keep them: keep these
+    They record their programs at first use, which takes a few milliseconds, and keep them. So keep the
     functions.
     """
     made = form_of(form, dtype)
@@ -180,7 +180,7 @@ def kernels(form: str, dtype: str) -> Kernels:
         program = recorded(gathered_program, out.dtype, params)
         done = 0
         with a_workspace() as workspace:
-            # Two more arrays, where no program reaches: of GATHER blocks it takes a fifth of the arena.
+            # Two more arrays, beyond the program's reach: for GATHER blocks it takes a fifth of the arena.
             counters = workspace.arena[-16 * GATHER :].view(np.uint64).reshape(2, GATHER)
             while done < out.size:
                 replay = workspace.replay(program, 1, min(GATHER, out.size - done))

@@ -1,9 +1,9 @@
-"""Lane functions as lists of NumPy calls: recorded once, replayed over blocks in memory that is kept.
+"""Lane functions as lists of NumPy calls: recorded once, replayed over blocks in memory that is reused.
 
-Called on arrays, a lane function allocates a new one at each of some 180 operations, on pages that the system
-hands out and takes back every time: 30 to 50 ns for a normal. So it is called once, on ``Lane`` objects,
-which record what they ask NumPy to do (through ``__array_ufunc__`` and ``__array_function__``). Each result
-then gets a place in a small arena, that of a dead operand where it can, and a fill only replays
+Called on arrays, a lane function allocates a new array at each of about 180 operations, on pages that the
+system hands out and takes back every time: 30 to 50 ns for a normal. So it is called once, on ``Lane``
+objects, which record the NumPy calls (through ``__array_ufunc__`` and ``__array_function__``). Each result
+then gets a place in a small arena, a dead operand's place if possible, and a fill only replays
 ``function(*arguments)``: 9 to 12 ns.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
-ALIGNED = 64  # blocks at least, and bytes: every place then begins with a cache line
+ALIGNED = 64  # the least number of blocks; also bytes: every place then begins with a cache line
 
 
 class Place:
-    """Memory of one value: ``width`` bytes for each Philox block, or a scalar where that is 0."""
+    """Memory of one value: ``width`` bytes for each Philox block, or a scalar if that is 0."""
 
     __slots__ = ("offset", "width")
 
@@ -28,9 +28,7 @@ class Place:
 
 
 class Lane(NDArrayOperatorsMixin):
-    """A value on a tape: stands for an array, every ``step``-th item of a place from ``first`` on, or for a
-    scalar.
-    """
+    """A value on a tape: an array (every ``step``-th item of a place, from ``first`` on) or a scalar."""
 
     __slots__ = ("dtype", "first", "place", "step", "tape")
 
@@ -64,10 +62,10 @@ class Lane(NDArrayOperatorsMixin):
 
 
 class Step(NamedTuple):
-    """One call: a ufunc of the inputs, or where that is None a conversion, into ``out``."""
+    """One call: a ufunc of the inputs, or a conversion if that is None, into ``out``."""
 
     ufunc: np.ufunc | None
-    inputs: tuple[Any, ...]  # Lanes, and constants as arrays of no dimension
+    inputs: tuple[Any, ...]  # Lanes, and constants as zero-dimensional arrays
     out: Lane
 
     @property
@@ -77,7 +75,7 @@ class Step(NamedTuple):
 
 
 class Tape:
-    """Where lanes record, in order; what depends on scalars alone goes to a list of its own."""
+    """Records the calls of lanes, in order; those that depend only on scalars go to a separate list."""
 
     def __init__(self) -> None:
         self.scalars: list[Step] = []
@@ -85,11 +83,11 @@ class Tape:
         self.masks: dict[tuple[Place, int], Lane] = {}
 
     def lane(self, dtype: DTypeLike, count: int) -> Lane:
-        """Return a new value of so many items for each Philox block."""
+        """Return a new value with ``count`` items for each Philox block."""
         return Lane(self, Place(np.dtype(dtype).itemsize * count), dtype)
 
     def record(self, ufunc: np.ufunc | None, inputs: Iterable[Any], dtype: DTypeLike) -> Lane:
-        # NumPy takes 0.25 us to look at an array of no dimension, 0.35 us at one of its scalars.
+        # NumPy takes 0.25 us to read a zero-dimensional array, 0.35 us to read one of its scalars.
         operands = tuple(x if isinstance(x, Lane) else np.asarray(x) for x in inputs)
         out = self.lane(dtype, max(x.count for x in operands if isinstance(x, Lane)))
         (self.steps if out.count else self.scalars).append(Step(ufunc, operands, out))
@@ -98,8 +96,8 @@ class Tape:
     def select(self, condition: Lane, a: Any, b: Any) -> Lane:
         """``np.where`` as b ^ (a ^ b) * condition, on bits.
 
-        For 16 Ki float32: 13 us by np.where, 10 by copying b and np.putmask, 7 so, and 4 once the mask is
-        there, which two selects often share.
+        For 16 Ki float32: 13 us with np.where, 10 with a copy of b and np.putmask, 7 in this way, and 4 if
+        the mask exists already: two selects often share one.
         """
         integer = np.dtype(f"i{a.dtype.itemsize}")
         name = (condition.place, integer.itemsize)
@@ -110,7 +108,7 @@ class Tape:
         return chosen.view(a.dtype)
 
     def send(self, value: Lane, target: Lane) -> None:
-        """Store ``value`` in ``target``: by the very step that makes it, where nothing else needs it."""
+        """Store ``value`` in ``target``: directly by the step that makes it, if nothing else needs it."""
         made = [k for k, step in enumerate(self.steps) if step.out.place is value.place]
         read = any(value.place in step.reads for step in self.steps)
         if len(made) != 1 or read or value.dtype.itemsize != target.dtype.itemsize:
@@ -130,9 +128,9 @@ class Program:
     index
         The array that each replay is given, in a place that it may overwrite.
     integers, params
-        The scalars that it is given.
+        The scalars that each replay is given.
     out
-        What it makes. Nothing reads it, and the steps that write it come last.
+        The result. Nothing reads it, and the steps that write it come last.
     """
 
     def __init__(
@@ -160,7 +158,7 @@ class Program:
             place = step.out.place
             dying = [x for x in step.inputs if isinstance(x, Lane) and ends[x.place] == k]
             if place.offset < 0:
-                # In place where items match one to one: otherwise NumPy would copy what overlaps.
+                # In place if items match one to one: otherwise NumPy would copy overlapping memory.
                 heir = next((x for x in dying if step.ufunc and _alike(x, step.out)), None)
                 place.offset = _gap(live, place.width) if heir is None else heir.place.offset
             live -= {x.place for x in dying}
@@ -170,8 +168,8 @@ class Program:
 
 
 def _hoisted(steps: list[Step]) -> list[Step]:
-    """Take every second word as soon as the words are there, and a mask as soon as its condition is: the rest
-    then needs an eighth less memory.
+    """Move steps that take every second word, or a mask, right behind the step that makes their input: the
+    rest then needs an eighth less memory.
     """
     done: list[Step] = []
     for step in steps:
@@ -188,8 +186,8 @@ def _alike(a: Lane, b: Lane) -> bool:
 
 
 def _gap(live: Iterable[Place], width: int) -> int:
-    """The lowest offset where ``width`` fits, a multiple of 8 bytes if it is as wide: a mask's 2 bytes would
-    else shift what comes later, and leave a gap that is too small for it.
+    """The lowest offset where ``width`` fits; a multiple of 8 bytes if it is at least that wide. Otherwise a
+    mask's 2 bytes would shift later places, and leave a gap too small for them.
     """
     grain, offset = min(width, 8), 0
     for place in sorted(live, key=lambda place: place.offset):
@@ -200,7 +198,7 @@ def _gap(live: Iterable[Place], width: int) -> int:
 
 
 class Replay:
-    """A program bound to the memory of so many Philox blocks, a multiple of ``ALIGNED``."""
+    """A program bound to memory for ``blocks`` Philox blocks, a multiple of ``ALIGNED``."""
 
     def __init__(self, program: Program, arena: Any, blocks: int) -> None:
         scalars: dict[Place, Any] = {}
@@ -236,8 +234,8 @@ class Replay:
         self._params: tuple[Any, ...] | None = None
 
     def run(self, integers: tuple[int, ...], params: tuple[Any, ...], out: Any) -> None:
-        """Fill ``out``, which is ``self.out`` or an array like its beginning, from ``self.index`` and the
-        scalars.
+        """Fill ``out``, which is ``self.out`` or an array with the layout of its beginning, from
+        ``self.index`` and the scalars.
         """
         # Parameters are compared by identity, since -0.0 == 0.0.
         if params is not self._params or integers != self._integers:

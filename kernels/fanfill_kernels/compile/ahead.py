@@ -1,7 +1,7 @@
-"""Kernels that are compiled before they are needed, for this machine's processor or for another.
+"""Compiles kernels before they are needed, for this machine's processor or for another one.
 
-Numba makes one code generator a process, for the processor that the environment names. So those for another
-are compiled by a process of their own, which runs none of them.
+Numba makes one code generator per process, for the processor that the environment names. So kernels for
+another processor are compiled in a separate process, which runs none of them.
 """
 
 import json
@@ -35,7 +35,7 @@ define <16 x i32> @f(<16 x i32> %a, <16 x i32> %b) {
 
 
 class Kept(NamedTuple):
-    """A kernel that lies in the cache: its key, and whether it was compiled now, in how many seconds."""
+    """A kernel in the cache: its key, whether it was compiled now, and how many seconds that took."""
 
     key: str
     compiled: bool
@@ -43,12 +43,12 @@ class Kept(NamedTuple):
 
 
 def environment(goal: Target) -> dict[str, str]:
-    """What a process must be told to compile for a processor, and to find what was compiled for it."""
+    """The variables that make a process compile for a processor, and find kernels compiled for it."""
     return {"NUMBA_CPU_NAME": goal.name, "NUMBA_CPU_FEATURES": goal.features}
 
 
 def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) -> list[Compiled]:
-    """The kernels of forms and dtypes, and those that copy items of so many bytes to strided memory."""
+    """The kernels of these forms and dtypes, and those that copy items of these sizes to strided memory."""
     found = []
     for form, dtype in forms:
         loops = cpu.loops_of(form, dtype)
@@ -58,19 +58,19 @@ def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) 
             (function, False)
             for function in (scattering.reverse, scattering.transpose, scattering.interleave)
         ]
-        if itemsize >= 4:  # narrower columns are no whole cache lines
+        if itemsize >= 4:  # narrower columns are not whole cache lines
             copies.append((scattering.transpose, True))
         found += [cpu.scatter(itemsize, *copy) for copy in copies]
     return found
 
 
 def keep(kernels: Iterable[Compiled]) -> Iterator[Kept]:
-    """Compile those kernels that are not kept yet, one by one.
+    """Compile the kernels that are not kept yet, one by one.
 
     Raises
     ------
     OSError
-        If one cannot be kept.
+        If a kernel cannot be kept.
     """
     for kernel in kernels:
         began = perf_counter()
@@ -80,14 +80,14 @@ def keep(kernels: Iterable[Compiled]) -> Iterator[Kept]:
             kernel.keep()
             if cache.load(key) is None:
                 raise OSError(
-                    f"expected to keep {kernel.name} in {cache.folder()}; got no file there: is it full, or "
-                    "may it not be written?"
+                    f"expected to keep {kernel.name} in {cache.folder()}; got no file there; check that the "
+                    "disk is not full and the folder may be written"
                 )
         yield Kept(key, missing, perf_counter() - began)
 
 
 def keep_for(goal: Target, forms: Iterable[tuple[str, str]], itemsizes: Iterable[int]) -> Iterator[Kept]:
-    """Do so for another processor: `keep` of `kernels_of`, in a process of its own.
+    """Do the same for another processor: `keep` of `kernels_of`, in a separate process.
 
     Raises
     ------
@@ -116,30 +116,30 @@ def keep_for(goal: Target, forms: Iterable[tuple[str, str]], itemsizes: Iterable
             errors.seek(0)
             last = (errors.read().strip() or "nothing").splitlines()[-1]
             raise RuntimeError(
-                f"expected a process that compiles for {goal.name} to end well; got exit code "
+                f"expected the process that compiles for {goal.name} to succeed; got exit code "
                 f"{child.returncode}, and {last}"
             )
 
 
 def keep_for_another(wanted: str) -> None:
-    """Compile for the processor that the environment names; a line of JSON for each kernel."""
+    """Compile for the processor that the environment names; write a line of JSON for each kernel."""
     forms, itemsizes = json.loads(wanted)
     proof = keys.of_compiler()
     for kept in keep(kernels_of([(form, dtype) for form, dtype in forms], itemsizes)):
         sys.stdout.write(json.dumps(kept) + "\n")
         sys.stdout.flush()
-    cpu.remember(proof)  # whoever starts this process has tried the compiler out
+    cpu.remember(proof)  # the parent process has tried the compiler out
 
 
 def processor(name: str) -> Target:
-    """A processor by LLVM's name for it, with the features that the width of vectors is chosen by.
+    """A processor by LLVM's name for it, with the features that determine the width of vectors.
 
     Raises
     ------
     ValueError
-        If LLVM knows no processor of that name among those of this machine's kind.
+        If LLVM knows no processor of that name for this machine's architecture.
     """
-    # LLVM says on the standard error that it does not know a name, and goes on.
+    # If LLVM does not know a name, it says so on stderr and goes on.
     program = f"from fanfill_kernels.compile import ahead; print(ahead.assembly({name!r}))"
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {program}"]
     done = subprocess.run(command, capture_output=True, text=True)

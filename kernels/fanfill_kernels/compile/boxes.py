@@ -1,12 +1,12 @@
 """The loops that fill contiguous memory with a box of a tensor, whose indices are not all consecutive.
 
-Whatever the box, a tile is a list of Philox blocks: those that its elements touch, in order, no two
-neighbours alike. All of a tile's values are made group by group, as in ``loops.py``, however short the runs
-of consecutive elements are; then those that were asked for are copied out. So a run of any length costs its
-blocks, the copy from L1, and some 15 cycles.
+Whatever the box, a tile is a list of the Philox blocks that its elements touch, in order, with no two
+neighbours equal. All of a tile's values are made group by group, as in ``loops.py``, however short the runs
+of consecutive elements are; then the required ones are copied out. So a run of any length costs its blocks,
+the copy from L1, and about 15 cycles.
 
-A column has one element a block, and values from the other words would be thrown away: there the words that
-an element needs are picked before the arithmetic.
+A column has one element per block, and values from the other words would be thrown away. So the words that an
+element needs are picked before the arithmetic.
 
 ``STEPS``, ``GROUP``, ``WIDTH``, ``words``, ``write``, ``picked``, ``element``, ``value``, ``pair`` and
 ``store`` are bound when a loop is compiled, as in ``loops.py``.
@@ -61,29 +61,29 @@ def element(
 
 
 def one_half(index: Any, word: Any) -> Any:
-    """Of two words in a lane the one that belongs to the element's half of the block."""
+    """From the two words in a lane, the one that belongs to the element's half of the block."""
     lane = word.view(np.uint64)
     return u32(select((index & UPPER) != u64(0), lane >> HALF, lane))
 
 
 def whole(index: Any, word: Any) -> Any:
-    """The word itself, where a block holds two."""
+    """The word itself, if a block holds two."""
     return word
 
 
 def single(odd: Any, first: Any, second: Any, params: Any) -> Any:
-    """An element's value, where one word makes one value."""
+    """An element's value when one word makes one value."""
     return store(value(select(odd, second, first), params))
 
 
 def twin(odd: Any, first: Any, second: Any, params: Any) -> Any:
-    """The same where two words make two values."""
+    """The same when two words make two values."""
     a, b = pair(first, second, params)
     return store(select(odd, b, a))
 
 
 def make_elements(i: Any, out: Any, elements: Any, key: Any, params: Any) -> None:
-    """Write the values of ``GROUP`` elements of the list, each from a block of its own."""
+    """Write the values of ``GROUP`` elements of the list, each from a separate block."""
     index = vectors(elements, i * GROUP, GROUP, WIDTH)
     block = index // u64(STEPS)
     first, second = words(block, block >> HALF, key, params)
@@ -103,7 +103,7 @@ def copy_span(out: Any, at: Any, values: Any, source: Any) -> None:
 
 
 def advance(index: Any, place: Any, counts: Any, pitch: Any, steps: Any) -> Any:
-    """Move ``steps`` along the last axis, which has as many left, and carry; return the index there."""
+    """Move ``steps`` along the last axis, which has that many left, and carry; return the new index."""
     axis = place.size - 1
     place[axis] += steps
     index += steps * pitch[axis]
@@ -118,7 +118,7 @@ def advance(index: Any, place: Any, counts: Any, pitch: Any, steps: Any) -> Any:
 
 def fill_runs(arguments: Any) -> None:
     """(out, index, length, counts, pitch, key, params): fill ``out`` with runs of ``length`` consecutive
-    elements, one at each place of the axes ``counts``.
+    elements, one run at each place of the axes ``counts``.
     """
     out, index, length, counts, pitch, key, params = unpack(arguments)
     blocks = scratch(TILE + LISTED + GROUP)
@@ -161,7 +161,7 @@ def fill_runs(arguments: Any) -> None:
             if within == length:
                 within = 0
                 index = advance(index, place, counts, pitch, repeats)
-        # The last group may go on beyond the list: what stands there makes values that nobody takes.
+        # The last group may extend beyond the list: the values made from what is there are not used.
         loop((listed + GROUP - 1) // GROUP, make_listed_group, (made, blocks, key, params))
         for r in range(runs):
             source = sources[r]
@@ -183,7 +183,7 @@ def list_element(i: Any, elements: Any, taken: Any, first: Any, step: Any) -> No
 
 def fill_elements(arguments: Any) -> None:
     """(out, index, counts, pitch, key, params): fill ``out`` with one element at each place of the axes
-    ``counts``, from a block of its own.
+    ``counts``, each from a separate block.
     """
     out, index, counts, pitch, key, params = unpack(arguments)
     elements = scratch(TILE + GROUP)
@@ -206,7 +206,9 @@ def fill_elements(arguments: Any) -> None:
 
 @lru_cache(maxsize=256)
 def run_and_axes(shape: tuple[int, ...], pitch: tuple[int, ...]) -> tuple[int, Any, Any]:
-    """Length of a box' runs, and lengths and pitches of its other axes: at least one, none of one place."""
+    """The length of a box's runs, and the lengths and pitches of its other axes: at least one axis, and none
+    of length 1 unless it is the only one.
+    """
     axes = [(int(n), int(p)) for n, p in zip(shape, pitch, strict=True) if n != 1]
     length = axes.pop()[0] if axes and axes[-1][1] == 1 else 1
     counts, steps = zip(*axes or [(1, 0)], strict=True)
@@ -214,7 +216,7 @@ def run_and_axes(shape: tuple[int, ...], pitch: tuple[int, ...]) -> tuple[int, A
 
 
 def box_by(fill_runs: Any, fill_elements: Any) -> Callable[..., None]:
-    """The kernel ``box`` of a form and dtype, from its two loops; each is compiled when first used."""
+    """The kernel ``box`` of a form and dtype, made from its two loops; each is compiled at its first use."""
 
     def box(out: Any, start: int, shape: Any, pitch: Any, key: Any, params: Any) -> None:
         """Fill contiguous ``out``, in C order over ``shape``, with elements ``start + sum(coordinate *

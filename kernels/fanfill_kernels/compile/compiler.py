@@ -1,8 +1,8 @@
-"""From a Python function to machine code: Numba compiles the loops, ``trace.py`` writes what they do.
+"""From a Python function to machine code: Numba compiles the loops, ``trace.py`` writes their bodies.
 
-A kernel is one function, without entry points for Python or C and without Numba's runtime, so that its object
-code needs nothing but itself: ``objects.py`` can load it in a process that never imports Numba. It gets one
-argument, the address of its arguments (see ``objects.Layout``).
+A kernel is one function, without entry points for Python or C and without Numba's runtime. So its object code
+is self-contained: ``objects.py`` can load it in a process that never imports Numba. Its only argument is the
+address of its arguments (see ``objects.Layout``).
 """
 
 from types import FunctionType
@@ -22,18 +22,18 @@ from fanfill_kernels.store.objects import Layout
 
 keys.note_module()
 
-# Of processors with a feature: how many 64-bit lanes a register has, and how many registers of blocks are
-# made side by side. Ten rounds of Philox, or a logarithm, are one long chain of operations, and few chains
-# leave the vector units idle. (Zen 4, in cache, G values/s with 2, 4, 6, 8 and 12 chains: uniforms 2.4, 3.1,
-# 3.3, 3.4, 3.0, normals 1.2, 1.48, 1.47, 1.55, 1.43: that some of them wait on the stack costs less. With
-# AVX2's 16 registers, 2, 3, 4 and 6 chains: normals 0.68, 0.91, 0.78, 0.78.)
+# For processors with a feature: how many 64-bit lanes a register has, and how many registers of blocks are
+# made side by side. Ten rounds of Philox, or a logarithm, are one long chain of operations, and too few
+# chains leave the vector units idle. (Zen 4, in cache, G values/s with 2, 4, 6, 8 and 12 chains: uniforms
+# 2.4, 3.1, 3.3, 3.4, 3.0, normals 1.2, 1.48, 1.47, 1.55, 1.43: spilling some of them to the stack costs less
+# than idle units. With AVX2's 16 registers, 2, 3, 4 and 6 chains: normals 0.68, 0.91, 0.78, 0.78.)
 _PROCESSORS = (("+avx512f", 8, 8), ("+avx2", 4, 3), ("", 2, 4))
 # Every scratch begins with a cache line.
 ALIGNED = 64
 
 
 def _lanes(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """What a body sees of a value of the compiled code."""
+    """A value of the compiled code as a body sees it."""
     if isinstance(kind, types.Array):
         return Memory(builder, numba.data_of(context, builder, kind, value), numba.dtype_of(kind.dtype))
     if isinstance(kind, types.BaseTuple):
@@ -42,7 +42,7 @@ def _lanes(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return Lane(builder, value, numba.dtype_of(kind))
 
 
-# An intrinsic with star-arguments does not take a single one.
+# An intrinsic with star-arguments cannot be called with a single argument.
 _ARITIES: dict[int, Any] = {
     1: lambda typed: lambda _context, a: typed(a),
     2: lambda typed: lambda _context, a, b: typed(a, b),
@@ -52,14 +52,14 @@ _ARITIES: dict[int, Any] = {
 
 
 def operation(function: Any) -> Any:
-    """A lane function for use on scalars in anybody's compiled code: its instructions, in place."""
+    """A lane function for scalars in any compiled code: its instructions are written in place."""
 
     def written(context: Any, builder: Any, kinds: Any, args: Any) -> Any:
         given = (_lanes(context, builder, *argument) for argument in zip(kinds, args, strict=True))
         return function(*given)
 
     def typed(*arguments: Any) -> Any:
-        # What it returns shows when it is written, here into a module that is thrown away.
+        # Its result types are known only once it is written: here, into a module that is thrown away.
         draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "draft")
         builder = ir.IRBuilder(draft.append_basic_block())
         context = numba.context()
@@ -104,7 +104,7 @@ def _loop(_context: Any, count: Any, body: Any, state: Any) -> Any:
 
 
 def _reserve(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """A vector on the stack, of as many items as the last argument says."""
+    """A vector on the stack; the last argument is the number of items."""
     kind = signature.return_type
     data = builder.alloca(numba.machine_type(context, kind.dtype), size=args[-1])
     data.align = ALIGNED
@@ -113,7 +113,7 @@ def _reserve(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 @intrinsic
 def _least(_context: Any, _a: Any, _b: Any) -> Any:
-    # min() would be compiled, as a function of its own, for each number and types of its arguments.
+    # min() would be compiled as a separate function for each number and type of arguments.
     def codegen(_c: Any, builder: Any, _s: Any, args: Any) -> Any:
         return builder.select(builder.icmp_signed("<", *args), *args)
 
@@ -130,7 +130,7 @@ def _scratch_of(_context: Any, like: Any, _count: Any) -> Any:
     return numba.vector(like.dtype)(like, types.intp), _reserve
 
 
-# What stands for each operation of ``lanes`` in compiled code; the others are used in bodies alone.
+# What replaces each operation of ``lanes`` in compiled code; the other operations occur only in bodies.
 _OPERATIONS: Bound = {
     lanes.i64: np.int64,
     lanes.u64: np.uint64,
@@ -153,7 +153,7 @@ def _types(layout: Layout) -> list[Any]:
 
 
 def _unpacker(layout: Layout) -> Any:
-    """What reads a kernel's arguments."""
+    """The function that reads a kernel's arguments."""
     kinds = _types(layout)
 
     @intrinsic
@@ -185,10 +185,10 @@ def _unpacker(layout: Layout) -> Any:
 
 
 def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, layout: Layout) -> Code:
-    """Compile a function of the arguments that ``layout`` describes.
+    """Compile a function that takes the arguments that ``layout`` describes.
 
-    ``bound`` says what stands for the functions it calls: a `Body` for one that ``loop`` runs, or another
-    Python function, which is compiled with it.
+    ``bound`` says what replaces the functions it calls: a `Body` for one that ``loop`` runs, or another
+    Python function, which is compiled along with it.
     """
     operations = _OPERATIONS | OPERATIONS | {lanes.unpack: _unpacker(layout)}
     constants = constants | registers()
@@ -198,16 +198,14 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
     }
     helpers: dict[Any, Any] = {}
     for key, value in bound.items():
-        if isinstance(value, FunctionType):  # which may call those before it
+        if isinstance(value, FunctionType):  # it may call those before it
             helpers[key] = numba.helper(rebind(value, operations | helpers))
     bare = rebind(function, operations | bound | helpers, name, **constants)
     return numba.machine_code(bare)
 
 
 def registers() -> dict[str, int]:
-    """How many Philox blocks fit into one register of the processor that is compiled for, and how many are
-    made at once.
-    """
+    """How many Philox blocks fit into one register of the target processor, and how many are made at once."""
     features = numba.features()
     width, chains = next(row for feature, *row in _PROCESSORS if not feature or feature in features)
     return {"WIDTH": width, "GROUP": chains * width}

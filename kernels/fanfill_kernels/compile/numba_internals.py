@@ -1,8 +1,8 @@
-"""Every use of Numba is here: what another release of it may break, and what ``probe.py`` tries out.
+"""Every use of Numba is here: another release may break it, and ``probe.py`` tries it out.
 
-``types``, ``TypingError`` and what ``numba.extending`` offers are published for extensions. All else below is
-Numba's own business and changes without notice: a kernel without wrappers or a runtime, whose object code
-leaves the process, is nothing that Numba offers. The other modules know LLVM's builder and these functions.
+``types``, ``TypingError`` and ``numba.extending`` are public. Everything else used here is internal to Numba
+and may change without notice, since Numba offers no way to get a kernel without wrappers and runtime, whose
+object code can leave the process. The other modules use only LLVM's builder and these functions.
 """
 
 from types import FunctionType
@@ -28,7 +28,7 @@ keys.note_module()
 
 
 class BodyType(types.Opaque):  # type: ignore[misc]
-    """The type of one body: which function it is, is known when the loop is compiled."""
+    """The type of one body, so that its function is known when the loop is compiled."""
 
     def __init__(self, function: FunctionType) -> None:
         self.function = function
@@ -52,12 +52,12 @@ def _constant_body(context: Any, _builder: Any, _type: Any, _value: Any) -> Any:
 
 
 def number(dtype: Any) -> Any:
-    """The type of a NumPy scalar."""
+    """The Numba type of a NumPy scalar."""
     return from_dtype(dtype)
 
 
 def dtype_of(kind: Any) -> Any:
-    """The dtype of a scalar's type."""
+    """The dtype of a scalar's Numba type."""
     return as_dtype(kind)
 
 
@@ -67,7 +67,7 @@ def vector(kind: Any) -> Any:
 
 
 def machine_type(context: Any, kind: Any) -> Any:
-    """What LLVM holds a scalar as."""
+    """The LLVM type of a scalar."""
     return context.get_data_type(kind)
 
 
@@ -80,17 +80,17 @@ def size_of(context: Any, kind: Any) -> int:
 
 
 def nothing(context: Any) -> Any:
-    """What an operation without a result returns."""
+    """The value that an operation without a result returns."""
     return context.get_dummy_value()
 
 
 def context() -> Any:
-    """What this process compiles in."""
+    """The target context of this process."""
     return cpu_target.target_context
 
 
 def undefined(context: Any, kind: Any) -> Any:
-    """Any value of a type, to write drafts with."""
+    """An undefined value of a type, for drafts."""
     return ir.Constant(context.get_value_type(kind), ir.Undefined)
 
 
@@ -100,17 +100,17 @@ def tuple_of(context: Any, builder: Any, kind: Any, members: list[Any]) -> Any:
 
 
 def members(builder: Any, value: Any) -> Any:
-    """What a tuple holds."""
+    """The members of a tuple."""
     return cgutils.unpack_tuple(builder, value)
 
 
 def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """Where an array begins."""
+    """The address of an array's first item."""
     return make_array(kind)(context, builder, array).data
 
 
 def array_at(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> Any:
-    """An array of one axis on memory that somebody else keeps."""
+    """A one-dimensional array on memory that it does not own."""
     array = make_array(kind)(context, builder)
     itemsize = ir.Constant(size.type, size_of(context, kind.dtype))
     pointer = builder.bitcast(data, array.data.type)
@@ -122,32 +122,32 @@ def array_at(context: Any, builder: Any, kind: Any, data: Any, size: Any) -> Any
 
 
 class Code(NamedTuple):
-    """A compiled function: its name and place, its object code (None if that needs more than itself)."""
+    """A compiled function: its name, address and object code (None if that is not self-contained)."""
 
     symbol: str
     address: int
     object_code: bytes | None
-    library: Any  # Numba's; the address is good as long as it lives
+    library: Any  # Numba's; the address is valid as long as it lives
 
 
 def helper(function: FunctionType) -> Any:
-    """A function for compiled code alone."""
+    """A function that only compiled code calls."""
     return register_jitable(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def features() -> list[str]:
-    """The features of the processor that is compiled for, "+avx2" for one that it has."""
+    """The features of the target processor, such as "+avx2"; "-" marks missing ones."""
     found: list[str] = cpu_target.target_context.codegen()._tm_features.split(",")
     return found
 
 
 def machine_code(function: FunctionType) -> Code:
-    """Compile a function of one address."""
+    """Compile a function whose only argument is an address."""
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()
     target.refresh()
     flags = compiler.Flags()
-    # Division as C has it: Python's check for zero would be an exception, which a kernel has nobody to tell.
+    # Division as in C: Python's check for zero would raise an exception, which a kernel cannot report.
     flags.error_model = "numpy"
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True

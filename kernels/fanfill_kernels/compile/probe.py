@@ -1,8 +1,8 @@
-"""Whether kernels can be compiled and run here, found out with a tiny one.
+"""Finds out whether kernels can be compiled and run here, with a tiny one.
 
-It goes through every part of ``numba_internals.py`` that a kernel needs. That it gave the right numbers is
-remembered beside the kernels, for as long as nothing that compiles changes: Numba, LLVM, the processor, this
-package's own compiler.
+It uses every part of ``numba_internals.py`` that a kernel needs. If it gives the right numbers, that is
+remembered next to the kernels, until some part of the compiler changes: Numba, LLVM, the processor, or this
+package's own code.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ _LAYOUT = ("[u8]", "u8", ("u8", "u8"))
 
 
 def multiply(i: Any, made: Any, listed: Any, factors: Any) -> None:
-    """Write a number of the list times a factor."""
+    """Write one number of the list, times a factor."""
     made[i] = listed[i] * factors[0]
 
 
@@ -43,7 +43,7 @@ def multiples(arguments: Any) -> None:
 def try_out() -> None:
     """Raise whatever keeps kernels from being compiled or run here, before any fill depends on them.
 
-    It imports and compiles: call it by `undivided`.
+    It imports and compiles, so call it through `undivided`.
     """
     if keys.numba_version() is None:
         import_module("numba")

@@ -1,15 +1,15 @@
 """Locks that a fork waits for.
 
-A child that is forked while another thread holds a lock inherits the lock, and nobody who would let go of it.
-So a fork takes the locks of this module first, and lets go of them afterwards, in the parent and in the
-child, in which the thread that forked alone is left.
+A child that is forked while another thread holds a lock inherits the lock, but not the thread that would
+release it. So a fork takes the locks of this module first. It releases them afterwards in the parent and in
+the child, where only the forking thread is left.
 
-Modules that are imported meanwhile may have a part in forks, too (``logging``, ``concurrent.futures``).
+Modules that are imported in the meantime may register fork hooks, too (``logging``, ``concurrent.futures``).
 
-* What they register while a fork waits is run after it, but CPython does not run what belongs before it:
-  locks would be released that were never taken. So that is noticed here and made up for.
-* A fork that begins then takes their locks before it waits, and the import that it waits for may need them.
-  So what the holder registers comes into force when it is done (`call`).
+* If they register hooks while a fork waits, CPython runs the hooks for after the fork, but not those for
+  before it: locks would be released that were never taken. This module notices that and makes up for it.
+* A fork that begins later takes their locks before it waits, and the import that it waits for may need those
+  locks. So hooks that the holder registers take effect only when it is done (`call`).
 """
 
 import os
@@ -19,16 +19,16 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# By thread at work: what it has registered since.
+# For each working thread: the hooks that it has registered since it began.
 _put_off: dict[int, list[dict[str, Any]]] = {}
-# By waiting fork: what has been registered meanwhile to run before a fork, the latest last.
+# For each waiting fork: the hooks registered in the meantime to run before a fork, the latest last.
 _waits: dict[int, list[Callable[[], object]]] = {}
 _os: Any = os  # which has no forks on Windows
 _register: Any = getattr(os, "register_at_fork", None)
 
 
 class _Own(threading.local):
-    """What a thread's forks have taken of a lock."""
+    """How often a thread's forks have taken a lock."""
 
     def __init__(self) -> None:
         self.taken: list[bool] = []
@@ -37,20 +37,20 @@ class _Own(threading.local):
 def lock() -> Any:
     """A reentrant lock that forks wait for.
 
-    Its holder may fork, and its child holds it, too. The lock that was made last is taken first: so whoever
-    holds an earlier one must not wait for a later one.
+    Its holder may fork, and the child then holds it, too. A fork takes the newest lock first: so whoever
+    holds an older one must not wait for a newer one.
     """
     made, own = threading.RLock(), _Own()
 
     def before() -> None:
-        # To take the lock and to note it is one call: no signal handler strikes between.
+        # The lock is taken and noted in one call: no signal handler can run in between.
         depth = len(own.taken)
         own.taken.extend(filter(None, map(made.acquire, (False,))))
         if len(own.taken) == depth:
             _wait(made, own, depth)
 
     def after() -> None:
-        if own.taken:  # not where this fork began before these were registered
+        if own.taken:  # empty if this fork began before these hooks were registered
             own.taken.pop()
             made.release()
 
@@ -60,7 +60,7 @@ def lock() -> Any:
 
 
 def call(function: Callable[[], Result]) -> Result:
-    """Call what needs such a lock, which this thread holds."""
+    """Call a function that needs such a lock, which this thread holds."""
     thread, mine = threading.get_ident(), list[dict[str, Any]]()
     if _register is None:
         return function()
@@ -80,9 +80,9 @@ def call(function: Callable[[], Result]) -> Result:
 
 
 def _wait(made: Any, own: _Own, depth: int) -> None:
-    """Take a lock that another thread holds, after all that a fork which began only now would run first.
+    """Take a lock that another thread holds, and run the hooks that a fork beginning now would run first.
 
-    The exception of a signal handler does not end that. CPython prints what a hook raises, and goes on.
+    A signal handler's exception does not end the wait. CPython prints what a hook raises, and goes on.
     """
     missed: list[Callable[[], object]] = []
     errors: list[BaseException] = []
@@ -100,7 +100,7 @@ def _wait(made: Any, own: _Own, depth: int) -> None:
                 while missed:
                     try:
                         missed.pop()()
-                    except BaseException as error:  # no reason not to run the others
+                    except BaseException as error:  # the others must still run
                         errors.append(error)
     finally:
         _waits.pop(id(missed), None)
@@ -110,7 +110,7 @@ def _wait(made: Any, own: _Own, depth: int) -> None:
 
 
 def _registered(**hooks: Any) -> None:
-    """What stands for ``os.register_at_fork`` while there is a fork that waits, or somebody at work."""
+    """Replaces ``os.register_at_fork`` while a fork waits or a thread is at work."""
     mine = _put_off.get(threading.get_ident())
     if mine is not None:
         mine.append(hooks)
@@ -124,7 +124,7 @@ def _registered(**hooks: Any) -> None:
 def _restore() -> None:
     if not (_waits or _put_off) and _os.register_at_fork is _registered:
         _os.register_at_fork = _register
-    if _waits or _put_off:  # of another thread, since those two lines
+    if _waits or _put_off:  # another thread has changed them since the lines above
         _os.register_at_fork = _registered
 
 

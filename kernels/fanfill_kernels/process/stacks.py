@@ -1,7 +1,7 @@
-"""Threads with enough stack: whether this one has it, and how to start one that has.
+"""Threads with enough stack: whether this one has it, and how to start one that does.
 
-``threading.stack_size`` lets a program give its threads 32 KiB, and musl gives them 128. What lacks a few KiB
-is not noticed everywhere: a kernel's scratch may begin beyond the guard page, in somebody else's memory.
+``threading.stack_size`` lets a program give its threads 32 KiB, and musl gives them 128. A shortage of a few
+KiB may go unnoticed: a kernel's scratch may begin beyond the guard page, in other memory.
 """
 
 import ctypes
@@ -17,30 +17,30 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# Bytes of stack, all that lies below included. Measured, CPython 3.11 on x86-64: a thread that does nothing
-# has used 11 KiB, one that fills a range 24, one that fills a box 25 to 32, one that compiles 71.
+# Bytes of stack, including all callers. Measured with CPython 3.11 on x86-64: a thread that does nothing has
+# used 11 KiB, one that fills a range 24, one that fills a box 25 to 32, one that compiles 71.
 KERNEL = 1 << 16
 COMPILER = 1 << 19
-STARTED = 1 << 20  # what a thread that is started here has at least
+STARTED = 1 << 20  # the least that a thread started here has
 
-# Seconds. A signal that comes between Python's last check for one and the system's wait for a lock does not
-# end that wait, in any program: its handler would run only when the work is done, or at the next signal.
+# Seconds. In any program, a signal that arrives between Python's last check for signals and the system's wait
+# for a lock does not end that wait: its handler would run only when the work is done, or at the next signal.
 UNNOTICED = 0.1
 
 _forks = 0  # between this process and the first one
-_gates: list[Any] = []  # where somebody waits for a worker
+_gates: list[Any] = []  # locks on which threads wait for a worker
 
 
 class _Own(threading.local):
-    size = 0  # not asked for yet
+    size = 0  # not known yet
 
 
 _own = _Own()
 
 
 def size() -> int:
-    """Bytes of this thread's stack; a number beyond any where the system does not say."""
-    if not _own.size:  # 4 us, on the main thread some ms: the C library reads its memory map
+    """Bytes of this thread's stack; ``sys.maxsize`` if the system does not say."""
+    if not _own.size:  # takes 4 us, or a few ms on the main thread: the C library reads its memory map
         _own.size = _asked() or sys.maxsize
     return _own.size
 
@@ -57,7 +57,7 @@ def _asked() -> int:
 
 
 def _chosen() -> int:
-    """The size that the program has chosen for new threads, or 0: ``threading.stack_size()`` resets it."""
+    """The size that the program has chosen for new threads, or 0; ``threading.stack_size()`` resets it."""
     function = ctypes.pythonapi.PyThread_get_stacksize
     function.restype = ctypes.c_size_t
     chosen: int = function()
@@ -65,14 +65,14 @@ def _chosen() -> int:
 
 
 def start(function: Callable[..., object], *arguments: Any) -> bool:
-    """Start a thread that has enough stack, whatever the program chose for its own; False if none can be.
+    """Start a thread that has enough stack, whatever the program chose for its own; False if none can start.
 
-    It is one of ``_thread``: to start one of ``threading`` is to wait for it, under a lock of that module's.
+    It is a thread of ``_thread``: starting one of ``threading`` waits for it, under a lock of that module.
     """
     chosen = _chosen()
     enough = max(chosen, STARTED) if chosen else 0  # 0: the system's own choice
-    # One call, within which neither another thread nor a signal handler gets a turn (as long as there is a
-    # GIL): nobody else's thread or choice falls between.
+    # One call, during which neither another thread nor a signal handler can run (as long as there is a GIL):
+    # no other thread can start or choose a size in between.
     steps = (
         partial(stack_size, enough),
         partial(start_new_thread, function, arguments),
@@ -91,30 +91,30 @@ def start(function: Callable[..., object], *arguments: Any) -> bool:
 def aside(
     function: Callable[[], Result], stack: int, guard: AbstractContextManager[Any] | None = None
 ) -> Result:
-    """Call a function on another thread and wait for its end; what a signal handler raises meanwhile is
-    raised then.
+    """Call a function on another thread and wait for it. If a signal handler raises an exception in the
+    meantime, it is raised at the end.
 
     Parameters
     ----------
     stack
-        How many bytes of stack it needs: where no thread can be started, this one must have them.
+        How many bytes of stack the function needs. If no thread can be started, this one must have them.
     guard
-        What it runs within. When that is left, the result is there for this thread, too.
+        A context that the function runs in. When it is left, this thread sees the result, too.
 
     Raises
     ------
     RuntimeError
-        If no thread has so much stack.
+        If no thread has that much stack.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
     interruptions: list[BaseException] = []
-    turns: list[None] = []  # one, which a worker takes: where two were started, one does the work
+    turns: list[None] = []  # one item, which a worker takes: if two were started, only one does the work
     gate = threading.Lock()
     gate.acquire()
 
     def run() -> None:
-        sys.settrace(threading.gettrace())  # a debugger's, as on any thread that threading starts
+        sys.settrace(threading.gettrace())  # a debugger's hook, as on any thread that threading starts
         with guard or nullcontext():
             try:
                 if turns:
@@ -156,7 +156,7 @@ def _refusal(stack: int) -> RuntimeError:
 
 
 def _in_child() -> None:
-    """Wake who waits for a worker: it is not in this process."""
+    """Wake threads that wait for a worker: it does not exist in this process."""
     global _forks
     _forks += 1
     for gate in _gates:

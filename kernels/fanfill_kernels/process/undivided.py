@@ -1,12 +1,12 @@
-"""What neither a fork nor a signal may cut in two: the import of Numba, and a compilation.
+"""Runs work that neither a fork nor a signal may cut in two: the import of Numba, and compilations.
 
 * Both hold many locks (the import system's, Numba's, LLVM's) for a second or two. So the thread that does
-  either holds `whole`, for which a fork on any other waits.
-* An exception that a signal handler raises inside a callback of LLVM's is printed and lost, and what was
-  being compiled is then in pieces; one inside an import leaves half a module. Python runs signal handlers on
-  the main thread alone. So the work is done on another, and the exception comes when it is done. The main
+  either holds `whole`, and forks on other threads wait for it.
+* If a signal handler raises an exception inside a callback of LLVM, it is printed and lost, and the
+  compilation is left unfinished; inside an import, it leaves half a module. Python runs signal handlers only
+  on the main thread. So another thread does the work, and the exception is raised when it is done. The main
   thread itself holds nothing: a handler may fill, or fork.
-* Both need more stack than a thread may have: then, too, another does the work.
+* Both may need more stack than a thread has. In that case, too, another thread does the work.
 """
 
 import logging  # noqa: F401 - Numba imports it: its own part in forks must be set up before one waits here
@@ -19,11 +19,11 @@ from fanfill_kernels.process import forks, stacks
 Result = TypeVar("Result")
 
 whole = forks.lock()
-_worker: int | None = None  # the thread that holds it for its work
+_worker: int | None = None  # the thread that holds `whole` for its work
 
 
 def undivided(function: Callable[[], Result]) -> Result:
-    """Call a function to its end; what a signal handler raises meanwhile is raised then."""
+    """Run a function to its end. If a signal handler raises an exception meanwhile, it is raised then."""
     if inside():
         return function()
     if threading.get_ident() == threading.main_thread().ident or stacks.size() < stacks.COMPILER:
@@ -33,9 +33,9 @@ def undivided(function: Callable[[], Result]) -> Result:
 
 
 def inside() -> bool:
-    """Whether this thread is at such work: a finalizer, an import hook or a trace function may ask.
+    """Whether this thread is doing such work: finalizers, import hooks and trace functions run in it, too.
 
-    It finds half a module, or a compiler in the middle of something, and waiting would be for itself.
+    They may meet half a module or a busy compiler, and if they waited, they would wait for themselves.
     """
     return _worker == threading.get_ident()
 

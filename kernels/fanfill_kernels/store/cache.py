@@ -1,11 +1,11 @@
-"""Compiled code on disk: one folder of small files, each named by what went into it.
+"""Compiled code on disk: one folder of small files, each named after what it was made from.
 
-* A file holds its own SHA-256: one that is cut short or damaged is not there.
-* It appears under its name whole, by a rename: processes may store and load at once.
-* Code that is loaded is run, so folder and file must be such that nobody else decides on them: ``place.py``.
-* A folder that cannot be made, read or written is no error: everything is compiled anew.
-* The folder stays below `LIMIT`: what was not used for longest is removed. Who is reading it reads on, and
-  who wants it later compiles it anew.
+* A file holds its own SHA-256: a truncated or damaged one counts as missing.
+* It appears under its name complete, by a rename: processes may store and load at the same time.
+* Code that is loaded is run, so nobody else may control the folder and its files: see ``place.py``.
+* A folder that cannot be made, read or written is not an error: everything is compiled anew.
+* The folder stays below `LIMIT`: the least recently used files are removed. A process that is reading one can
+  go on reading; a process that needs it later compiles it anew.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from fanfill_kernels.store.place import Folder, NotTrusted
 
-# A kernel takes some 10 KB, a family of them for a GPU some 35: all there are take 1 MB and 1.5, so there is
-# room for those of two dozen compilers or processors. A store looks through all files: 40 ms with 4,000
-# of them, beside the half second that compiling takes.
+# A kernel takes about 10 KB, a family of GPU kernels about 35. All of them take 1 MB and 1.5 MB, so there is
+# room for two dozen compilers or processors. Storing a kernel looks at all files: 40 ms if there are 4,000 of
+# them, in addition to the half second that compiling takes.
 LIMIT = 64_000_000
-_LARGEST = 8 << 20  # of one entry, head and all
+_LARGEST = 8 << 20  # bytes of one entry, including its head
 
 _MAGIC = b"fanfill 1\n"
-_ANY_MAGIC = b"fanfill "  # of other versions, too
+_ANY_MAGIC = b"fanfill "  # also matches other versions
 _HEAD = len(_MAGIC) + hashlib.sha256().digest_size
 _UNFINISHED = re.compile(r"\.bin\.[0-9]+-[0-9a-f]{8}")
 _HOUR = 3600.0
@@ -35,7 +35,7 @@ _DAY = 24 * _HOUR
 
 
 class Entry(NamedTuple):
-    """One file of the folder: its name, its bytes, and when it was used last (to a day), as Unix time."""
+    """One file of the folder: its name, its size in bytes, and its last use (to a day) as Unix time."""
 
     name: str
     size: int
@@ -45,8 +45,8 @@ class Entry(NamedTuple):
 def folder() -> Path:
     """The folder: ``FANFILL_CACHE_DIR``, else ``fanfill`` below ``NUMBA_CACHE_DIR`` or the user's caches.
 
-    A relative path of these two is one that no `Folder` is made of. One of ``XDG_CACHE_HOME`` is ignored, as
-    its specification has it.
+    If one of these two variables holds a relative path, `Folder` refuses it. A relative ``XDG_CACHE_HOME`` is
+    ignored, as its specification requires.
     """
     own = os.environ.get("FANFILL_CACHE_DIR")
     if own:
@@ -62,7 +62,7 @@ def folder() -> Path:
 
 
 def named_by() -> str | None:
-    """The environment variable that names the folder, if one does."""
+    """The environment variable that names the folder, if there is one."""
     return next((name for name in ("FANFILL_CACHE_DIR", "NUMBA_CACHE_DIR") if os.environ.get(name)), None)
 
 
@@ -72,12 +72,12 @@ def _absolute(variable: str, default: str) -> Path:
 
 
 def _home(path: str) -> Path:
-    """A path in the user's home; where there is none, a relative path."""
+    """A path in the user's home; a relative path if there is no home."""
     return Path(os.path.expanduser(path))
 
 
 def refused() -> str | None:
-    """Why the folder is not used, or None if it is (or will be made when something is stored)."""
+    """Why the folder is not used, or None if it is used (or will be made when something is stored)."""
     try:
         with Folder(folder()):
             return None
@@ -91,23 +91,23 @@ def refused() -> str | None:
 
 
 def passed_over() -> str | None:
-    """Why a folder is not used although it is there, if that can be mended; the remedy.
+    """Why an existing folder is not used, and the remedy, if there is one.
 
-    Nobody else would notice it: each process compiles anew, which takes seconds, and all goes well.
+    Otherwise nobody would notice: each process would compile anew, which takes seconds, and work.
     """
     try:
         with Folder(folder()):
             return None
     except NotTrusted as error:
         return reason(error)
-    except PermissionError as error:  # in a home of somebody else there is nothing to mend
+    except PermissionError as error:  # in somebody else's home there is nothing to fix
         return f"{reason(error)}; chmod -R a+rX it" if named_by() == "FANFILL_CACHE_DIR" else None
     except OSError:
         return None
 
 
 def load(key: str) -> bytes | None:
-    """What was stored under a key, or None."""
+    """The code stored under a key, or None."""
     name = _named(key)
     try:
         with Folder(folder()) as place:
@@ -115,7 +115,7 @@ def load(key: str) -> bytes | None:
             body = data[_HEAD:]
             if data[:_HEAD] != _MAGIC + hashlib.sha256(body).digest():
                 return None
-            # What is looked at for its age is written once a day, and not where others keep it for this user.
+            # The time of use is written at most once a day, and not if somebody else owns the file.
             with suppress(OSError):
                 if time.time() - place.stat(name).st_mtime > _DAY:
                     place.touch(name)
@@ -125,7 +125,7 @@ def load(key: str) -> bytes | None:
 
 
 def store(key: str, data: bytes) -> None:
-    """Keep ``data`` under a key, if the folder allows."""
+    """Store ``data`` under a key, if the folder allows it."""
     if _HEAD + len(data) > _LARGEST:
         return
     with suppress(OSError):
@@ -137,7 +137,7 @@ def store(key: str, data: bytes) -> None:
 
 
 def entries() -> list[Entry]:
-    """What the folder holds of ours, what was used last first; nothing where it is not used."""
+    """fanfill's files in the folder, the most recently used first; none if the folder is not used."""
     try:
         with Folder(folder()) as place:
             return sorted(_ours(place, _listed(place)), key=lambda entry: -entry.used)
@@ -146,12 +146,12 @@ def entries() -> list[Entry]:
 
 
 def clear() -> list[Entry]:
-    """Remove what the folder holds of ours, and nothing else; what was removed.
+    """Remove fanfill's files from the folder, and nothing else; return what was removed.
 
     Raises
     ------
     OSError
-        If the folder is not used, or may not be written.
+        If the folder is not used or may not be written.
     """
     with Folder(folder()) as place:
         _remove_unfinished(place, 0.0)
@@ -163,7 +163,7 @@ def clear() -> list[Entry]:
 
 
 def reason(error: OSError) -> str:
-    """What an error says, without its number and file."""
+    """An error's text, without its number and file."""
     return str(getattr(error, "strerror", None) or error)
 
 
@@ -172,7 +172,7 @@ def _named(key: str) -> str:
 
 
 def _listed(place: Folder) -> list[Entry]:
-    """Files that may be ours, by their names."""
+    """Files whose names say that they may be ours."""
     found = []
     for name in place.names():
         if name.endswith(".bin"):
@@ -184,7 +184,7 @@ def _listed(place: Folder) -> list[Entry]:
 
 
 def _ours(place: Folder, listed: list[Entry]) -> list[Entry]:
-    """Those that begin as ours do: a folder that the user names may hold other things."""
+    """The files that begin as ours do: a folder that the user names may hold other things."""
     found = []
     for entry in listed:
         with suppress(OSError):
@@ -194,7 +194,7 @@ def _ours(place: Folder, listed: list[Entry]) -> list[Entry]:
 
 
 def _trim(place: Folder) -> None:
-    """Remove what was not used for longest, until the rest is within the limit."""
+    """Remove the least recently used files until the rest is within the limit."""
     _remove_unfinished(place, _HOUR)
     listed = _listed(place)
     if sum(entry.size for entry in listed) <= LIMIT:
@@ -204,15 +204,15 @@ def _trim(place: Folder) -> None:
     for entry in sorted(left, key=lambda entry: entry.used):
         if total <= LIMIT:
             return
-        # Windows refuses to remove what another process is reading: it was used just now.
+        # Windows refuses to remove a file that another process is reading: it is in use anyway.
         with suppress(OSError):
-            if place.stat(entry.name).st_mtime == entry.used:  # else another process has made it anew
+            if place.stat(entry.name).st_mtime == entry.used:  # else another process has used or replaced it
                 place.unlink(entry.name)
         total -= entry.size
 
 
 def _remove_unfinished(place: Folder, age: float) -> None:
-    """Remove files whose process was killed while it wrote them."""
+    """Remove files whose process was killed while writing them."""
     for name in place.names():
         if _UNFINISHED.search(name):
             with suppress(OSError):

@@ -1,13 +1,13 @@
-"""The name of a stored kernel: a digest of all that its machine code is made from, as this process has it.
+"""The name of a stored kernel: a digest of everything that its machine code is made from, in this process.
 
-What lies on disk does not tell. In a zip, without sources or in a frozen program there is nothing to read,
-and after an upgrade it is not what runs. So:
+The files on disk are no guide. In a zip, without sources or in a frozen program there is nothing to read, and
+after an upgrade the files are not what runs. So:
 
-* The functions that are compiled are told by their code and by the values of the globals that they name.
-* The modules that write machine code import Numba, and a process that loads stored kernels has not imported
-  them. Their code is then the one that the import system would run; once imported, each has noted its own.
-* A kernel is kept only if its key, made once more after the compilation, is what it was before.
-* No path, no time and no line number is part of a key: a program may be unpacked anywhere.
+* Compiled functions are identified by their code and by the values of the globals that they name.
+* The modules that write machine code import Numba, and a process that loads stored kernels does not import
+  them. For those, the code counts that the import system would run; once imported, each has noted its own.
+* A kernel is kept only if its key is the same before and after the compilation.
+* No path, time or line number is part of a key: a program may be unpacked anywhere.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from fanfill_kernels.compile import boxes, loops, scatter
 from fanfill_kernels.compile.rebinding import Body, Bound, rebind
 from fanfill_kernels.store.objects import Layout, caller, format_of
 
-# What writes the machine code, and imports Numba.
+# The modules that write machine code and import Numba.
 _COMPILER = tuple(
     f"{fanfill_kernels.__name__}.compile.{name}"
     for name in ("compiler", "numba_internals", "trace", "vectors")
 )
-# What Numba lets the environment change, but for these, may change the code; the processor stands for itself.
+# All of Numba's environment variables may change the code, except these; the processor is digested itself.
 _IRRELEVANT = {
     "NUMBA_CACHE_DIR",
     "NUMBA_CPU_FEATURES",
@@ -43,7 +43,7 @@ _IRRELEVANT = {
     "NUMBA_NUM_THREADS",
     "NUMBA_THREADING_LAYER",
 }
-_noted: dict[str, str] = {}  # what the modules of _COMPILER run, once they have been imported
+_noted: dict[str, str] = {}  # the code that the modules of _COMPILER run, once imported
 
 
 class Target(NamedTuple):
@@ -54,7 +54,7 @@ class Target(NamedTuple):
 
 
 def target() -> Target:
-    """The processor that Numba compiles for in this process: the machine's, or the environment's."""
+    """The processor that Numba compiles for in this process: the environment's, or this machine's."""
     name = os.environ.get("NUMBA_CPU_NAME")
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
@@ -66,13 +66,13 @@ def target() -> Target:
 def _host() -> Target:
     try:
         features = binding.get_host_cpu_features().flatten()
-    except RuntimeError:  # a processor whose features LLVM cannot ask for
+    except RuntimeError:  # LLVM cannot find out this processor's features
         features = ""
     return Target(binding.get_host_cpu_name(), features)
 
 
 def of_compiler(goal: Target | None = None) -> str:
-    """Digest of what compiles: this package's part, Numba, LLVM, their settings and the processor."""
+    """Digest of the compiler: this package's part, Numba, LLVM, their settings and the processor."""
     settings = sorted(
         f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_") and k not in _IRRELEVANT
     )
@@ -96,8 +96,8 @@ def of_compiler(goal: Target | None = None) -> str:
 def of_kernel(
     function: Any, bound: Bound, constants: dict[str, Any], layout: Layout, goal: Target | None = None
 ) -> str:
-    """Digest of a kernel: what compiles, what is compiled, and how it is called."""
-    # The compiler takes these from where they are, whether a kernel names them or not.
+    """Digest of a kernel: the compiler, the code to compile, and how it is called."""
+    # The compiler reads these constants directly, whether a kernel names them or not.
     numbers = {
         (module.__name__, name): value
         for module in (boxes, loops, scatter)
@@ -110,7 +110,7 @@ def of_kernel(
 
 
 def _digest(facts: Any) -> str:
-    """Sixteen hex digits that tell apart what Python writes differently."""
+    """Sixteen hex digits that differ if the facts' ``repr`` differs."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
@@ -118,11 +118,11 @@ def _digest(facts: Any) -> str:
 
 
 def numba_version() -> str | None:
-    """The release of Numba that runs, or would if it were imported; None where there is none.
+    """The release of Numba that is or would be imported; None if there is none.
 
-    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. A release has
-    its ``__version__`` from a text in a small module, as JSON (a checkout asks git). Where that cannot be
-    found Numba is imported, which takes 0.3 s at each start and tells the truth.
+    ``importlib.metadata`` alone takes 20 ms to import, and a frozen program has no metadata. A release takes
+    its ``__version__`` from JSON text in a small module (a checkout asks git). If that text cannot be found,
+    Numba is imported, which takes 0.3 s at each start but gives the right answer.
     """
     loaded = sys.modules.get("numba")
     if loaded is None or not hasattr(loaded, "__version__"):  # perhaps another thread is importing it
@@ -147,7 +147,7 @@ def _stated_version() -> str | None:
     spec = next((spec for spec in found if spec is not None), None)
     try:
         texts = [x for x in spec.loader.get_code(name).co_consts if isinstance(x, str)]  # type: ignore[union-attr]
-    except Exception:  # whatever it may be: it is not what it was in the releases that are known
+    except Exception:  # not as in the known releases, in whatever way
         texts = []
     stated = re.findall(r'"version": "([^"]+)"', "\n".join(texts))
     return stated[0] if len(stated) == 1 else str(import_module("numba").__version__)
@@ -157,25 +157,25 @@ def _stated_version() -> str | None:
 
 
 def note_module() -> None:
-    """Note what the calling module runs: for the modules that write machine code, as they are imported."""
+    """Note the code of the calling module; modules that write machine code call this when imported."""
     frame = sys._getframe(1)
     _noted[frame.f_globals["__name__"]] = _digest(_plain(frame.f_code))
 
 
 @cache
 def _awaited(module: str) -> str:
-    """What a module will run when it is imported."""
+    """Digest of the code that a module will run when it is imported."""
     spec = util.find_spec(module)
     loader: Any = spec.loader if spec is not None else None
     code = loader.get_code(module) if hasattr(loader, "get_code") else None
-    if code is None:  # no loader that says so beforehand
+    if code is None:  # the loader cannot say beforehand
         import_module(module)
         return _noted[module]
     return _digest(_plain(code))
 
 
 def _plain(x: Any) -> Any:
-    """A code object or one of its constants without names of files and numbers of lines."""
+    """A code object or one of its constants, without file names and line numbers."""
     if isinstance(x, CodeType):
         return (
             x.co_name,

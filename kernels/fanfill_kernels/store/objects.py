@@ -1,7 +1,7 @@
-"""Object code: called through ``ctypes``, which lets go of the GIL, and loaded by llvmlite alone.
+"""Object code: loaded with llvmlite alone, and called through ``ctypes``, which releases the GIL.
 
-Importing Numba takes 0.3 s and its first look at anything compiled 0.25 s more (AMD EPYC); loading a stored
-kernel without it takes 3 ms.
+Importing Numba takes 0.3 s, and its first use of anything compiled 0.25 s more (AMD EPYC). Loading a stored
+kernel without Numba takes 3 ms.
 """
 
 import ctypes
@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 from llvmlite import binding
 
-# The arguments of a kernel, in order: "i8", "u8", "f4" and "f8" are scalars of that NumPy type, "[f4]" a
-# contiguous vector of it, a tuple of scalars' types a tuple. In memory each scalar takes 8 bytes, and a
-# vector is its address and its length.
+# The arguments of a kernel, in order: "i8", "u8", "f4" and "f8" are scalars of that NumPy type, "[f4]" is a
+# contiguous vector, and a tuple of scalar types is a tuple. In memory each scalar takes 8 bytes; a vector is
+# its address and its length.
 Layout = tuple[str | tuple[str, ...], ...]
 _FORMATS = {"i8": "q", "u8": "Q", "f4": "f4x", "f8": "d"}
 
 _Function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
-# Numba's calling convention: places for the result, of which there is none, and for an exception.
+# Numba's calling convention: places for the result (there is none) and for an exception.
 _RESULT = ctypes.c_void_p()
 _EXCEPTION = ctypes.c_void_p()
 _engines: list[Any] = []  # code lives as long as its engine
 
 
 class ForbiddenError(OSError):
-    """A process may not run memory that it has written: loading compiled code would crash it."""
+    """The process may not run memory that it has written: loading compiled code would crash it."""
 
 
 def assert_executable() -> None:
-    """Raise ForbiddenError where compiled code cannot run.
+    """Raise ForbiddenError if compiled code cannot run.
 
-    Asked before each kernel, since a sandbox may forbid it at any time.
+    Checked before each kernel, since a sandbox may forbid it at any time.
     """
     try:
         binding.check_jit_execution()
@@ -44,7 +44,7 @@ def assert_executable() -> None:
 
 
 def load(symbol: str, object_code: bytes) -> int:
-    """Bring object code into this process; the address of a function of it."""
+    """Load object code into this process; return the address of one of its functions."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)
@@ -59,7 +59,7 @@ def load(symbol: str, object_code: bytes) -> int:
 
 
 def format_of(layout: Layout) -> str:
-    """The arguments as the module ``struct`` writes them."""
+    """The arguments as a format of the module ``struct``."""
     return "".join(
         "".join(_FORMATS[member] for member in field)
         if isinstance(field, tuple)
@@ -71,7 +71,7 @@ def format_of(layout: Layout) -> str:
 
 
 def caller(address: int, layout: Layout) -> Callable[..., None]:
-    """The function at an address, for the arguments that ``layout`` describes."""
+    """The function at an address; it takes the arguments that ``layout`` describes."""
     function = _Function(address)
     pack = struct.Struct(format_of(layout)).pack
     result, exception = ctypes.addressof(_RESULT), ctypes.addressof(_EXCEPTION)

@@ -1,18 +1,18 @@
-"""A folder whose files may be run: who decides what lies in it, and how it is reached.
+"""A folder whose files may be run: who controls its contents, and how it is reached.
 
-Code that is loaded is run. So nobody may decide what it is but this user, and root, who may run anything.
+Code that is loaded is run. So only this user, and root, who may run anything, may decide what it is.
 
-* The path is absolute. A relative one begins in the current directory: in a clone of somebody's repository,
-  say, which may well hold a folder of that name, and whose files belong to whoever cloned it.
+* The path is absolute. A relative one begins in the current directory: perhaps a clone of somebody's
+  repository, which may contain a folder of that name, with files that belong to whoever cloned it.
 * The folder and each file belong to this user or to root, and nobody else may write to them.
-* Each link on the way belongs to this user or to root, wherever it stands and leads. So what others can put
-  in the way, where they may write, is a folder or a link of their own, and neither is taken. (Who else may
-  write to the folders on the way is not asked: homes and project folders of a group are common.)
-* What was looked at is what is used: each step is taken from the folder before it, which is held open, and
-  follows no link by itself; files are opened in the folder that is held open.
+* Each link on the path belongs to this user or to root, wherever it is and leads. So all that others can put
+  on the path, where they may write, is a folder or a link of their own, and neither is used. (It does not
+  matter who else may write to the folders on the path: group-writable homes and project folders are common.)
+* What was checked is what is used: each step starts from the previous folder, which is held open, and follows
+  no link by itself; files are opened in the folder that is held open.
 
-Where files have no owners, or there are no steps from an open folder (on Windows neither), paths are taken as
-they are: there the folder lies in the user's own profile.
+If files have no owners, or paths cannot be walked from an open folder (both on Windows), paths are used as
+they are: there the folder is in the user's own profile.
 """
 
 import os
@@ -21,22 +21,22 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-_LINKS = 40  # on one way: as many as Linux follows
+_LINKS = 40  # on one path: as many as Linux follows
 
 
 class NotTrusted(PermissionError):
-    """The folder is passed over for what it is, which can be mended; the message says how."""
+    """The folder is not used because its contents cannot be trusted; the message says how to fix that."""
 
 
 class Folder:
-    """A folder for files that only this user and root decide on; ``with`` holds it open.
+    """A folder for files that only this user and root control; ``with`` holds it open.
 
     Raises
     ------
     NotTrusted
-        If others could decide what lies there.
+        If others could change its contents.
     OSError
-        If it is not there, or cannot be opened.
+        If it does not exist or cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,28 +64,28 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the folder."""
         if self._open is not None:
             os.close(self._open)
             self._open = None
 
     def names(self) -> list[str]:
-        """What lies in it."""
+        """The names of its contents."""
         return os.listdir(self._path if self._open is None else self._open)
 
     def stat(self, name: str) -> os.stat_result:
-        """A file's facts, or those of a link."""
+        """The status of a file, or of a link itself."""
         return os.stat(self._at(name), dir_fd=self._open, follow_symlinks=False)
 
     def read(self, name: str, most: int) -> bytes:
-        """The beginning of a file, ``most`` bytes of it at most.
+        """The beginning of a file, at most ``most`` bytes.
 
         Raises
         ------
         NotTrusted
-            If others may write to it; if it is no regular file.
+            If others may write to it, or it is not a regular file.
         """
-        # Whatever lies there is opened without waiting for it: a FIFO would, for somebody who writes.
+        # Opened without waiting: a FIFO would wait for a writer.
         flags = os.O_RDONLY | _flags("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
         file = os.open(self._at(name), flags, dir_fd=self._open)
         try:
@@ -102,7 +102,7 @@ class Folder:
             os.close(file)
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a whole file under a name, all at once."""
+        """Write a file so that it appears under its name complete."""
         passing = f"{name}.{os.getpid()}-{os.urandom(4).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_BINARY")
         file = os.open(self._at(passing), flags, 0o600, dir_fd=self._open)
@@ -116,11 +116,11 @@ class Folder:
             raise
 
     def touch(self, name: str) -> None:
-        """Note that a file was used now."""
+        """Record that a file has just been used."""
         os.utime(self._at(name), dir_fd=self._open)
 
     def unlink(self, name: str) -> None:
-        """Take a file away; who has it open keeps what they read."""
+        """Remove a file; a process that has it open can go on reading."""
         os.unlink(self._at(name), dir_fd=self._open)
 
     def _at(self, name: str) -> str:
@@ -128,13 +128,13 @@ class Folder:
 
 
 def _steps() -> bool:
-    """Whether files can be reached from an open folder."""
+    """Whether this system can reach files from an open folder."""
     needed = {os.open, os.stat, os.unlink, os.rename, os.utime, os.readlink}
     return needed <= os.supports_dir_fd and os.listdir in os.supports_fd
 
 
 def _flags(*names: str) -> int:
-    """Flags for ``os.open``, as far as the system has them."""
+    """Flags for ``os.open``, if the system has them."""
     found = 0
     for name in names:
         found |= getattr(os, name, 0)
@@ -142,8 +142,8 @@ def _flags(*names: str) -> int:
 
 
 def _walk(path: Path) -> int:
-    """A descriptor of the folder at an absolute path; each link is looked at before it is followed."""
-    # O_PATH: one may pass through what one may not list.
+    """A descriptor of the folder at an absolute path; each link is checked before it is followed."""
+    # O_PATH: a folder may be passed through even if it may not be listed.
     step = os.O_RDONLY | _flags("O_DIRECTORY", "O_NOFOLLOW", "O_PATH")
     here = os.open(path.anchor, step)
     ahead, links = list(path.parts[:0:-1]), 0
@@ -167,14 +167,14 @@ def _walk(path: Path) -> int:
 
 
 def _owner(found: os.stat_result) -> str | None:
-    """Why somebody else may have made it."""
+    """Why somebody else may have made it, or None."""
     if not hasattr(os, "getuid") or found.st_uid in (0, os.getuid()):
         return None
     return f"it belongs to user {found.st_uid}, neither to this one ({os.getuid()}) nor to root"
 
 
 def _others(found: os.stat_result) -> str | None:
-    """Why somebody else may have written to it, and the remedy."""
+    """Why somebody else may have written to it, and the remedy, or None."""
     reason = _owner(found)
     if reason:
         return f"{reason}; set FANFILL_CACHE_DIR to a folder of this user's"

@@ -1,12 +1,12 @@
-"""accelerated: code that initialises with torch's functions runs on fanfill.
+"""accelerated: runs code that initialises with torch's functions on fanfill.
 
-Two hooks are enough for every name under which torch's functions are known, whoever imported them when:
+Two hooks are enough to catch torch's functions under every name, whoever imported them and when:
 
-* a TorchFunctionMode, which torch keeps for each thread, sees ``Tensor.uniform_`` and ``Tensor.normal_``,
-  which all of ``torch.nn.init``'s random functions end in, and old code calls by itself;
-* ``trunc_normal_`` would be seen as the redraws that torch makes it of, so it is caught where all its aliases
-  meet: at the one function that they call. It is put in place when the first block begins and taken away when
-  the last ends; a thread that is in no block gets torch's.
+* A TorchFunctionMode, which torch keeps for each thread, sees ``Tensor.uniform_`` and ``Tensor.normal_``. All
+  random functions of ``torch.nn.init`` end in these two, and old code calls them directly.
+* A mode would see only the redraws inside ``trunc_normal_``. So it is caught at the one function that all its
+  aliases call. That function is replaced when the first block begins and restored when the last one ends; a
+  thread outside any block gets torch's.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ __all__ = ["accelerated"]
 
 
 class accelerated(contextlib.ContextDecorator):
-    """In this block, what torch would draw to initialise tensors is drawn by fanfill.
+    """Inside this block, fanfill draws what torch would draw to initialise tensors.
 
-    ``torch.nn.init``'s random functions, and so all layers of torch.nn; ``Tensor.uniform_`` and
-    ``Tensor.normal_``; and whatever is built on these, such as the models of Hugging Face transformers.
-    Everything else runs as torch would have run it: constants, the permutations of ``sparse_``,
-    ``torch.randn``, tensors and parameters that fanfill refuses (see `fanfill.torch.functions`).
+    This covers ``torch.nn.init``'s random functions, and so all layers of torch.nn; ``Tensor.uniform_`` and
+    ``Tensor.normal_``; and everything built on these, such as the models of Hugging Face transformers.
+    Everything else runs as in torch: constants, the permutations of ``sparse_``, ``torch.randn``, and tensors
+    and parameters that fanfill refuses (see `fanfill.torch.functions`).
 
     Parameters
     ----------
     seed : int, optional
-        In [0, 2^64): call number k of the block, from 0, is drawn with this seed and the name k. So the
-        values depend on the order of the calls, and on nothing else. None: seed and name of each call come
-        from torch's default CPU generator, which ``torch.manual_seed`` governs. A call with a ``generator``
-        of its own takes them from there.
+        In [0, 2^64). Call number k of the block, counted from 0, is drawn with this seed and the name k. So
+        the values depend only on the order of the calls. If None, each call's seed and name come from torch's
+        default CPU generator, which ``torch.manual_seed`` seeds. A call with its own ``generator`` takes them
+        from there.
 
     Raises
     ------
     TypeError, ValueError
-        A seed that is no integer in [0, 2^64).
+        If the seed is not an integer in [0, 2^64).
 
     Notes
     -----
-    It holds for the thread that enters it, and no other. Blocks nest: the inner one's seed counts inside.
-    Entering one object again inside its own block goes on counting; entering it anew begins at 0.
+    A block affects only the thread that enters it. Blocks nest: inside the inner one, its seed counts.
+    Entering an object again inside its own block continues its count; entering it anew starts at 0.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class _Mode(TorchFunctionMode):  # type: ignore[misc]
 
 
 def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Draw what a call asks for, or return False: torch is to refuse it, or to do what only it can."""
+    """Draw what a call asks for, or return False if torch must refuse the call or handle it."""
     try:
         tensor, generator, law = law_of(*args, **kwargs)
         if law is None or not (generator is None or isinstance(generator, torch.Generator)):
@@ -141,7 +141,7 @@ def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwa
     return True
 
 
-# The arguments of each function as torch has them, for what is a random tensor: (tensor, generator, law).
+# Each function takes the arguments of its counterpart in torch and returns (tensor, generator, law).
 def _of_uniform(self: Any, a: Any = 0.0, b: Any = 1.0, *, generator: Any = None, **named: Any) -> Any:
     low, high = named.pop("from", a), named.pop("to", b)
     return self, generator, None if named else laws.uniform(low, high, self.dtype)
@@ -168,8 +168,8 @@ def _of_init_kaiming_uniform(
     return tensor, generator, law
 
 
-# torch hands the first three of torch.nn.init to a mode as they are; the others arrive as the methods they
-# call.
+# torch passes these three functions of torch.nn.init to a mode as they are; the others arrive as the methods
+# that they call.
 _LAWS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.uniform_: _of_uniform,
     torch.Tensor.normal_: _of_normal,
@@ -180,11 +180,11 @@ _LAWS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def _stand_in(func: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What torch's function of that name draws, if something has taken its place in torch.nn.init.
+    """What torch's function of that name draws, if another function has replaced it in torch.nn.init.
 
-    torch's own functions name themselves to a mode by looking there. transformers puts its functions there
-    while it initialises, and calls torch's from them: what arrives here is torch's call under the name of the
-    other.
+    torch's own functions look themselves up there to tell a mode who they are. transformers puts its
+    functions there while it initialises, and calls torch's from them: so torch's call arrives here as the
+    other function.
     """
     name: str = getattr(func, "__name__", "")
     if name in _NAMES and getattr(init, name, None) is func:
@@ -212,7 +212,7 @@ def _blocks() -> list[_Mode]:
 
 
 def _trunc_normal(tensor: Any, mean: Any, std: Any, a: Any, b: Any, generator: Any = None) -> Any:
-    """What stands in the place of torch's while a block is open anywhere."""
+    """Replaces torch's function while a block is open on any thread."""
     blocks = _blocks()
     if blocks:
         with torch._C.DisableTorchFunction():
@@ -229,7 +229,7 @@ def _of_trunc_normal(tensor: Any, mean: Any, std: Any, a: Any, b: Any, generator
 def _hook() -> None:
     global _open_blocks, _torch_trunc_normal
     with _lock:
-        # A signal handler may open a block, and end it, between any two of these lines.
+        # A signal handler may open and end a block between any two of these lines.
         _open_blocks += 1
         found = getattr(init, _TRUNC, None)
         if found is not None and found is not _trunc_normal:

@@ -1,9 +1,9 @@
 """torch.nn's default initialisation as a table: what ``reset_parameters`` draws, layer by layer.
 
-A rule gets a module, the name of a parameter in or below it, and the parameter, and answers with the draws
-that fill it, or None if it does not say. A rule of an outer module goes before those of the modules in it,
-since its reset runs after theirs: MultiheadAttention zeroes the bias of the Linear in it, Transformer redraws
-every matrix.
+A rule gets a module, the name of a parameter in or below it, and the parameter. It returns the draws that
+fill the parameter, or None if it does not cover it. An outer module's rule takes precedence over those of the
+modules inside, since its reset runs after theirs: MultiheadAttention zeroes the bias of its Linear,
+Transformer redraws every matrix.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _XAVIER_NORMAL = initializers.xavier_normal(in_axis=1, out_axis=0)
 
 
 class Draw(NamedTuple):
-    """An initializer, for a whole parameter or for a box of it in global coordinates."""
+    """An initializer for a whole parameter, or for a box of it in global coordinates."""
 
     law: Initializer
     box: tuple[slice, ...] | None = None
@@ -40,9 +40,9 @@ Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 
 def default_draws(module: nn.Module, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    """What torch.nn's own reset would draw for a parameter in or below a module; None: no rule says.
+    """What torch.nn's own reset would draw for a parameter in or below a module; None if no rule covers it.
 
-    A subclass of a layer counts as the layer unless it has a ``reset_parameters`` of its own.
+    A subclass of a layer counts as the layer unless it defines its own ``reset_parameters``.
     """
     for kind in type(module).__mro__:
         rule = _RULES.get(kind)
@@ -56,13 +56,13 @@ def default_draws(module: nn.Module, name: str, parameter: torch.Tensor) -> list
 
 
 def _within(fan: int) -> list[Draw]:
-    """U(+-1/sqrt(fan)), and zeros for a fan of zero."""
+    """U(+-1/sqrt(fan)); zeros for a fan of zero."""
     bound = 1.0 / math.sqrt(fan) if fan else 0.0
     return [Draw(initializers.uniform(-bound, bound) if fan else _ZERO)]
 
 
 def _scaled(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), by the weight as (out, in, *k)."""
+    """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), for a weight of (out, in, *k)."""
     if name == "weight":
         return [Draw(_FAN_IN)]
     weight = module._parameters.get("weight")
@@ -76,7 +76,7 @@ def _bilinear(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | N
 
 
 def _embedding(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    """N(0, 1), and the padding row zero."""
+    """N(0, 1), with a padding row of zeros."""
     if name != "weight":
         return None
     row = module.padding_idx
@@ -103,7 +103,7 @@ def _attention(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
         **dict.fromkeys(("bias_k", "bias_v"), _XAVIER_NORMAL),
         **dict.fromkeys(("in_proj_bias", "out_proj.bias"), _ZERO),
     }.get(name)
-    # torch resets the output projection's bias only where the input projections have one.
+    # torch resets the output projection's bias only if the input projections have one.
     if law is None or (name == "out_proj.bias" and module.in_proj_bias is None):
         return None
     return [Draw(law)]

@@ -1,8 +1,8 @@
-"""From the arguments of torch's functions to initializers, with torch's own errors for what torch refuses.
+"""Turns the arguments of torch's functions into initializers, with torch's own errors for what torch refuses.
 
-torch checks its arguments inside its kernels. So it is asked: its method is called on an empty tensor of the
-same dtype, and raises there what it would raise on the real one. What torch accepts and fanfill does not (an
-infinite std, say) is refused when the initializer or its recipe is made.
+torch checks its arguments inside its kernels. So torch's method is called on an empty tensor of the same
+dtype, where it raises what it would raise on the real one. Arguments that torch accepts and fanfill does not
+(an infinite std, say) are refused when the initializer or its recipe is made.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["kaiming", "normal", "torch_trunc_normal", "trunc_normal", "uniform",
 
 Law = TypeVar("Law", bound=Callable[..., Initializer])
 
-# As they were before `accelerated` put anything in their place.
+# torch's own, before `accelerated` replaces it.
 torch_trunc_normal = getattr(init, "_no_grad_trunc_normal_", init.trunc_normal_)
 
 TORCH_AXES = {"in_axis": 1, "out_axis": 0}
 
 _PLAIN = {float, int, str, torch.dtype, tuple, type(None)}
 
-# torch does not draw these; what it checks is then checked as for float32, and the rest by the recipe.
+# torch does not draw these. Its own checks are then made as for float32, the others by the recipe.
 _OURS_ALONE = tuple(dtype for dtype, name in STORAGE_NAMES.items() if STORAGES[name].itemsize == 1)
 
 
 def _kept(make: Law) -> Law:
-    """Keep the laws of calls with plain numbers: a check by torch takes longer than a small fill."""
+    """Cache the laws of calls with plain numbers: a check by torch takes longer than a small fill."""
     cached = functools.lru_cache(maxsize=1024, typed=True)(make)
 
     @functools.wraps(make)
@@ -52,7 +52,7 @@ def _kept(make: Law) -> Law:
 
 @_kept
 def uniform(a: float, b: float, dtype: torch.dtype) -> Initializer:
-    """U[a, b); a point is a constant, rounded as such."""
+    """U[a, b); if both are equal, a constant, rounded as such."""
     with torch._C.DisableTorchFunction():
         _empty(dtype).uniform_(a, b, generator=torch.Generator())
     low, high = float(a), float(b)
@@ -68,7 +68,7 @@ def normal(mean: float, std: float, dtype: torch.dtype) -> Initializer:
 
 
 def trunc_normal(mean: float, std: float, a: float, b: float, dtype: torch.dtype) -> Initializer:
-    """N(mean, std^2) within the absolute bounds [a, b]; warns as torch does where the mean is far outside."""
+    """N(mean, std^2) within the absolute bounds [a, b]; warns as torch does if the mean is far outside."""
     if {type(mean), type(std)} <= _PLAIN and a - 2 * std <= mean <= b + 2 * std:
         return _kept_trunc_normal(mean, std, a, b, dtype)
     return _trunc_normal(mean, std, a, b, dtype)
@@ -109,7 +109,7 @@ def kaiming(
     shape: tuple[int, ...],
     dtype: torch.dtype,
 ) -> Initializer:
-    """Variance gain^2 / fan, the gain that of the nonlinearity."""
+    """Variance gain^2 / fan, with the nonlinearity's gain."""
     chosen = mode.lower()
     if chosen not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {chosen} not supported, please use one of {['fan_in', 'fan_out']}")
@@ -120,7 +120,7 @@ def kaiming(
     if std == 0.0:  # an infinite slope
         return initializers.constant(0.0)
     if nonlinearity in ("relu", "leaky_relu"):
-        # 2 / (1 + slope^2) itself, which the square of torch's rounded gain would miss by an ulp.
+        # Exactly 2 / (1 + slope^2): the square of torch's rounded gain would be off by an ulp.
         slope = 0.0 if nonlinearity == "relu" else 0.01 if a is None else float(a)
         make = initializers.he_uniform if distribution == "uniform" else initializers.he_normal
         return make(chosen, slope, **TORCH_AXES)
@@ -135,7 +135,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _check_scaled(std: float, distribution: str, dtype: torch.dtype) -> None:
-    """Have torch check what its function would pass on to its random method."""
+    """Let torch check what its function would pass to its random method."""
     with torch._C.DisableTorchFunction():
         if distribution == "uniform":
             bound = math.sqrt(3.0) * std
@@ -145,18 +145,18 @@ def _check_scaled(std: float, distribution: str, dtype: torch.dtype) -> None:
 
 
 def _empty(dtype: torch.dtype) -> torch.Tensor:
-    # Some of torch's refusals of a dtype want an element to refuse.
+    # torch refuses some dtypes only if the tensor has an element.
     count = 0 if dtype in STORAGE_NAMES else 1
     return torch.empty(count, dtype=torch.float32 if dtype in _OURS_ALONE else dtype, device="cpu")
 
 
 def _cut(bound: float, mean: float, std: float, inward: int, storage: Format) -> float:
-    """The cut in units of std that means an absolute bound: no value of the storage type passes the bound,
-    and the bound itself, where it is one, is not cut off.
+    """The cut in units of std that corresponds to an absolute bound: no value of the storage type passes the
+    bound, and the bound itself, if it is such a value, is not cut off.
 
-    ``mean + cut * std`` is seldom the bound exactly. So the cut is moved outward to it, and then inward only
-    as far as values need: a float64 cut just inside the bound would take the last of eight bits from a
-    float8.
+    ``mean + cut * std`` is rarely the exact bound. So the cut is moved outward to the bound, and then inward
+    only as far as values require: a float64 cut just inside the bound would cost a float8 the last of its
+    eight bits.
     """
     if math.isinf(bound) or std == 0.0:
         return bound

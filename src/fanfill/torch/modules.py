@@ -1,4 +1,4 @@
-"""init_module: every parameter of a model by its name."""
+"""init_module: fills every parameter of a model by its name."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ Model = TypeVar("Model", bound=nn.Module)
 Value = Initializer | str | None
 Rules = Mapping[str | re.Pattern[str] | type[nn.Module], Value | Mapping[str, Value]]
 
-# What torch's wrappers call the module that they wrap: no part of a parameter's name.
+# What torch's wrappers call the module that they wrap; not a part of a parameter's name.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class _Parameter(NamedTuple):
-    """A parameter, its name without wrappers, and the modules around it with the rest of the name, outermost
-    first."""
+    """A parameter, its name without wrappers, and the modules around it (outermost first), each with the rest
+    of the name.
+    """
 
     name: str
     tensor: nn.Parameter
@@ -59,51 +60,50 @@ def init_module(
     """Fill every parameter of a model in place, each by its own name, and return the model.
 
     A value depends on the seed, the parameter's qualified name, the element's index in the whole tensor, the
-    rule and the dtype: not on the order of the parameters, the layout, the number of ranks or threads. The
-    names are those of ``module.named_parameters()`` without the prefixes of torch.compile,
-    DistributedDataParallel, DataParallel and activation checkpointing; a tied parameter has the first of its
-    names, and is filled once. Of a DTensor, as ``fully_shard`` makes them, each rank fills its own shard,
-    with no communication and no more memory.
+    rule and the dtype, but not on the order of the parameters, the layout, or the number of ranks or threads.
+    The names are those of ``module.named_parameters()`` without the prefixes of torch.compile,
+    DistributedDataParallel, DataParallel and activation checkpointing. A tied parameter goes by the first of
+    its names and is filled once. If a parameter is a DTensor, as ``fully_shard`` makes them, each rank fills
+    its own shard, with no communication and no extra memory.
 
-    Without ``rules``, torch.nn's layers get the distributions that they have in torch (the values are other
-    ones). Buffers (running statistics, tables of positions) are left alone: after ``to_empty`` set them as
-    the model does.
+    Without ``rules``, torch.nn's layers get the same distributions as in torch, but other values. Buffers
+    (running statistics, tables of positions) are left alone: after ``to_empty``, set them as the model does.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Parameters on the meta device or fake ones have no values and stay so: call ``to_empty`` first.
+        Fake parameters and those on the meta device have no values and stay so: call ``to_empty`` first.
     seed : int
         In [0, 2^64).
     rules : mapping, optional
-        From what to which initializer; the first key that fits a parameter is taken, and the layers' defaults
-        come after all of them. A key is
+        Which parameters get which initializer. The first key that fits a parameter is used; the layers'
+        defaults come last. A key is
 
-        * a string: the parameter's name, ``*``, ``?`` and ``[...]`` as in `fnmatch`, dots being no
-          boundaries;
+        * a string: the parameter's name, with ``*``, ``?`` and ``[...]`` as in `fnmatch`; dots are not
+          special;
         * a compiled regular expression that matches the whole name;
         * a type of module: the parameter called ``weight`` of each module of that type.
 
-        A value is an `Initializer`, the name of one, or None, which leaves the parameter as it is; under a
-        type it may also be a mapping from the names of the module's own parameters to these. An initializer
-        whose axes are left at their defaults gets torch's layout, (out, in, \\*k).
+        A value is an `Initializer`, the name of one, or None, which leaves the parameter as it is. For a type
+        it may also be a mapping from the names of the module's own parameters to such values. An initializer
+        with default axes gets torch's layout, (out, in, \\*k).
     on_missing : {"error", "leave"}
-        What to do about a parameter that neither ``rules`` nor the defaults cover: a ValueError that names
-        it, or nothing.
+        What to do about a parameter that neither ``rules`` nor the defaults cover: raise a ValueError that
+        names it, or leave it as it is.
     progress : callable, optional
-        Gets (values done, values in all) of this rank, on the calling thread, at last with both equal.
+        Gets (values done, total values) of this rank, on the calling thread; in the last call both are equal.
 
     Raises
     ------
     ValueError
-        A parameter without a rule, or with one that cannot fill it; a rule that fits nothing; a seed out of
+        If a parameter has no rule, or one that cannot fill it; if a rule fits nothing; if the seed is out of
         range.
     TypeError
-        An argument that is none of the above; a module that FullyShardedDataParallel has flattened.
+        If an argument is none of the above; if FullyShardedDataParallel has flattened a module.
     NotImplementedError, RuntimeError
-        A parameter that fanfill cannot fill: see `fanfill.torch.functions`.
+        If fanfill cannot fill a parameter: see `fanfill.torch.functions`.
 
-    All of it before any parameter is written.
+    Errors are raised before any parameter is written.
 
     Examples
     --------
@@ -133,8 +133,8 @@ def init_module(
             tasks.append(task)
     if missing and on_missing == "error":
         raise ValueError(
-            f"expected a rule for every parameter; got none for {', '.join(missing)}; name them in rules=, "
-            "with None to leave one as it is, or pass on_missing='leave'"
+            f"expected a rule for every parameter; got none for {', '.join(missing)}; name them in rules= "
+            "(None leaves one as it is), or pass on_missing='leave'"
         )
     book.assert_used()
     _fill_all(tasks, seed, progress)
@@ -164,7 +164,7 @@ def _size(where: Placed, box: tuple[slice, ...] | None) -> int:
 
 
 def _task(parameter: _Parameter, draws: list[Draw]) -> _Task | None:
-    """Check all that could go wrong, with the parameter's name in the error."""
+    """Check everything that could fail, with the parameter's name in the error."""
     tensor = parameter.tensor
     try:
         where = locate(tensor)
@@ -196,13 +196,13 @@ def _parameters(root: nn.Module) -> Iterator[_Parameter]:
             if nn.parameter.is_lazy(tensor):
                 raise ValueError(
                     f"expected parameters that have shapes; got {full!r}, which is lazy; call the model once "
-                    "on an input of the size that it will get"
+                    "on an input of the size it will get"
                 )
             yield _Parameter(full, tensor, chain)
 
 
 def _assert_not_flattened(owner: nn.Module) -> None:
-    """Refuse FSDP1, whose parameters are ranges of a flat one, unless each rank has all of it."""
+    """Refuse FSDP1, whose parameters are ranges of a flat one, unless each rank has the whole parameter."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None or not isinstance(owner, fsdp.FullyShardedDataParallel):
         return
@@ -225,7 +225,7 @@ def _around(root: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 
 
 class _Book:
-    """The rules in their order, and which of them have fitted anything."""
+    """The rules in order, and which of them have fitted a parameter."""
 
     def __init__(self, rules: Rules) -> None:
         if not isinstance(rules, Mapping):
@@ -251,7 +251,7 @@ class _Book:
         self.used = [False] * len(self.rules)
 
     def draws(self, parameter: _Parameter) -> list[Draw] | None:
-        """What fills a parameter; [] to leave it; None if nothing says."""
+        """The draws that fill a parameter; [] to leave it as it is; None if nothing covers it."""
         owner, own_name = parameter.around[-1]
         for number, (key, value) in enumerate(self.rules):
             if isinstance(value, dict):
@@ -270,7 +270,7 @@ class _Book:
         return None
 
     def assert_used(self) -> None:
-        """A misspelt pattern is found here, rather than in a model that does not train."""
+        """Raise an error for an unused key: a misspelt pattern would give a model that does not train."""
         for used, (key, _) in zip(self.used, self.rules, strict=True):
             if not used:
                 raise ValueError(

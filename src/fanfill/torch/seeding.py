@@ -1,9 +1,9 @@
-"""Where the seed and the substream of one call come from: the caller, or a torch.Generator.
+"""Where a call's seed and substream come from: the caller, or a torch.Generator.
 
-From a generator a call takes two int64, with ``torch.empty(2, dtype=torch.int64).random_(-(2**63), None,
+A call takes two int64 from a generator, with ``torch.empty(2, dtype=torch.int64).random_(-(2**63), None,
 generator=generator)``: the first modulo 2^64 is the seed, the second the substream. So ``torch.manual_seed``
-governs the values, calls follow each other in the generator's sequence whatever the shapes, and two calls
-share a stream with a probability of 2^-128.
+determines the values, each call takes the next two numbers of the generator whatever the shapes, and two
+calls share a stream with a probability of 2^-128.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def stream(generator: torch.Generator | None, seed: int | None, name: str | int 
     Raises
     ------
     TypeError, ValueError
-        A generator beside a seed; a name without a seed; a seed or a name that `fanfill.fill` refuses.
+        If there is a generator as well as a seed, or a name without a seed; if `fanfill.fill` refuses the
+        seed or the name.
     """
     if seed is None:
         if name is not None:
             raise TypeError(
-                f"expected a seed beside the name {shown(name)}; got none; pass seed= too, or neither"
+                f"expected a seed with the name {shown(name)}; got none; pass seed= too, or neither"
             )
         return from_generator(generator)
     if generator is not None:
@@ -43,7 +44,7 @@ def stream(generator: torch.Generator | None, seed: int | None, name: str | int 
     number = seed_of(seed)
     if name is None:
         return number, 0
-    substream(name)  # refuses what is no name
+    substream(name)  # refuses an invalid name
     return number, name
 
 
@@ -52,8 +53,8 @@ def from_generator(generator: torch.Generator | None) -> Stream:
     if generator is None or generator.device.type == "cpu":
         words = getattr(_own, "words", None)
         if words is None:
-            # Each thread's own: making it takes a tenth of a small fill's time. Made in inference mode it
-            # could not be written outside.
+            # One per thread: making it takes a tenth of a small fill's time. If made in inference mode, it
+            # could not be written outside that mode.
             with torch.inference_mode(False):
                 words = _own.words = torch.empty(2, dtype=torch.int64, device="cpu")
     else:

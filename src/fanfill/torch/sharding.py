@@ -1,9 +1,9 @@
-"""Which part of its global tensor a torch tensor is: DTensor placements to boxes, by arithmetic alone.
+"""Which part of its global tensor a torch tensor is: from DTensor placements to boxes, by arithmetic alone.
 
-Every rank knows the global shape, the mesh and its own coordinate in it. So what lies in its local tensor
-follows without any communication, and the global tensor is never made. torch's own helper returns the first
-offset of each axis only; under a ``_StridedShard`` a shard may be several pieces, so the pieces are worked
-out here.
+Every rank knows the global shape, the mesh and its own coordinate in it. These determine what its local
+tensor holds, without any communication, and the global tensor is never made. torch's own helper returns only
+the first offset of each axis; with a ``_StridedShard`` a shard may have several pieces, so they are computed
+here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 
 __all__ = ["Part", "Placed", "is_dtensor", "parts", "pieces", "placed"]
 
-Piece = tuple[int, int]  # (where it begins, how long it is)
+Piece = tuple[int, int]  # (start, length)
 
 
 class Placed(NamedTuple):
-    """A tensor's memory on this rank: the local tensor, the global shape, and the pieces of each axis in
-    order."""
+    """A tensor's memory on this rank: the local tensor, the global shape, and each axis's pieces in order."""
 
     local: torch.Tensor
     global_shape: tuple[int, ...]
@@ -43,15 +42,14 @@ def is_dtensor(tensor: torch.Tensor) -> bool:
 
 
 def placed(tensor: Any) -> Placed:
-    """Where a tensor's local memory lies in the global tensor; one that is no DTensor is the whole of its
-    own.
+    """Where a tensor's local memory lies in the global tensor; a tensor that is not a DTensor is all of it.
 
     Raises
     ------
     ValueError
-        A Partial placement: its ranks hold summands, and no rank a value.
+        If a placement is Partial: its ranks hold summands, and no rank holds a value.
     NotImplementedError
-        A placement that is none of Replicate, Shard and _StridedShard.
+        If a placement is not Replicate, Shard or _StridedShard.
     """
     shape = tuple(tensor.shape)
     if not is_dtensor(tensor):
@@ -60,14 +58,14 @@ def placed(tensor: Any) -> Placed:
         if placement.is_partial():
             raise ValueError(
                 f"expected a DTensor whose values lie on its ranks; got placements {tensor.placements}, "
-                "where Partial means a sum still to be made; redistribute it, or fill the local tensors"
+                "where Partial means a pending sum; redistribute it, or fill the local tensors"
             )
         if not (placement.is_replicate() or _shards(placement)):
             raise NotImplementedError(
                 f"expected the placements Replicate, Shard and _StridedShard; got {placement!r}; "
                 "redistribute the DTensor"
             )
-    with torch.no_grad():  # without grad to_local is the very tensor, and no node of a graph
+    with torch.no_grad():  # to_local then returns the tensor itself, not a node of a graph
         local = tensor.to_local()
     if hasattr(local, "wait"):  # AsyncCollectiveTensor: a collective may still be writing to it
         local = local.wait()
@@ -91,27 +89,27 @@ def placed(tensor: Any) -> Placed:
 
 
 def parts(place: Placed, box: Sequence[slice] | None = None) -> Iterator[Part]:
-    """The boxes of a local tensor, or what of them lies in a global box; empty ones are left out."""
+    """The boxes of a local tensor, or their parts inside a global box; empty ones are left out."""
     local = place.local.detach()
     wanted = box or [slice(0, n) for n in place.global_shape]
     axes = [list(_inside(axis, part)) for axis, part in zip(place.axes, wanted, strict=True)]
     for choice in itertools.product(*axes):
         where = tuple(slice(start, start + length) for _, start, length in choice)
-        # A 0-d tensor has no axis to slice, and indexing one with () gives itself.
+        # A 0-d tensor has no axis to slice.
         yield Part(local[where] if where else local, tuple(offset for offset, _, _ in choice))
 
 
 def pieces(n: int, steps: Iterable[tuple[int, int, int]]) -> tuple[Piece, ...]:
-    """What remains of an axis of length n after a sequence of shardings.
+    """The pieces of an axis of length n that remain after a sequence of shardings.
 
     Parameters
     ----------
     n
         The axis's length.
     steps
-        For each sharding in turn (chunks, mine, split): what is left is cut into `split` parts, each of these
+        (chunks, mine, split) for each sharding in turn. What is left is cut into `split` parts, each of these
         into `chunks`, and chunk number `mine` of each is kept. Shard has a split of 1. All cuts are those of
-        torch.chunk: parts of ceil(length / count), and what remains, possibly nothing, at the end.
+        torch.chunk: parts of ceil(length / count), and a shorter, possibly empty, one at the end.
 
     Examples
     --------
@@ -163,13 +161,12 @@ def _inside(axis: tuple[Piece, ...], part: slice) -> Iterator[tuple[int, int, in
 
 
 def _shards(placement: Any) -> bool:
-    """Shard, or _StridedShard, which is a class of its own in some releases of torch and a Shard in
-    others."""
+    """Whether it is a Shard or _StridedShard, which is a subclass of Shard only in some releases of torch."""
     return bool(placement.is_shard()) or hasattr(placement, "split_factor")
 
 
 def _order(tensor: Any) -> dict[int, list[tuple[int, int]]]:
-    """For each sharded axis the mesh axes that shard it, first to last, each with its split factor."""
+    """For each sharded axis, the mesh axes that shard it, first to last, each with its split factor."""
     spec = getattr(tensor, "_spec", None)
     given = getattr(spec, "shard_order", None)  # newer releases: an order other than left to right
     if given:
