@@ -1,4 +1,4 @@
-"""Whole processes, from the interpreter's start to its end: what an import and a first fill cost."""
+"""Whole processes, from the interpreter's start to its end: the cost of an import and of a first fill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST_FILL = (
 
 
 class Process(NamedTuple):
-    """One process: whose, what it does, its code, and whether it gets a kernel cache of its own each time."""
+    """One process: whose it is, what it does, its code, and whether each run gets an empty kernel cache."""
 
     subject: str
     method: str
@@ -31,7 +31,7 @@ class Process(NamedTuple):
 
 
 def processes() -> tuple[Process, ...]:
-    """The processes that are measured: ours, and the imports that they are read beside."""
+    """The processes to measure: fanfill's, and the imports that they are compared with."""
     imports = [Process(name, "import", f"import {name}", "warm") for name in ("numpy", "numba", "torch")]
     return (
         *(process for process in imports if find_spec(process.subject) is not None),
@@ -42,10 +42,10 @@ def processes() -> tuple[Process, ...]:
 
 
 def measure(rounds: int, seconds: float = math.inf) -> Iterator[dict[Process, float]]:
-    """After each round in which every process ran once, the median seconds of each so far.
+    """Yield, after each round in which every process ran once, the median seconds of each so far.
 
-    A first round, which is not counted, brings files into memory and fills the warm cache. No round begins
-    after so many seconds, except the first that counts.
+    A first round, which does not count, brings files into memory and fills the warm cache. No round begins
+    after `seconds`, except the first one that counts.
     """
     wanted = processes()
     times: dict[Process, list[float]] = {process: [] for process in wanted}
@@ -67,8 +67,8 @@ def measure(rounds: int, seconds: float = math.inf) -> Iterator[dict[Process, fl
 
 def _run(code: str, cache: str) -> float:
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    # Installed packages have their bytecode; a checkout must be allowed to keep its own. Kernels go by
-    # NUMBA_CACHE_DIR, unless a folder of their own is named.
+    # Installed packages have their bytecode; a checkout must be allowed to keep its own. NUMBA_CACHE_DIR
+    # names the folder of kernels unless FANFILL_CACHE_DIR is set.
     for name in ("PYTHONDONTWRITEBYTECODE", "FANFILL_CACHE_DIR"):
         environment.pop(name, None)
     began = perf_counter()

@@ -1,9 +1,9 @@
-"""``fanfill bench --device cuda``: fills on a GPU beside the limit of its memory and other generators.
+"""``fanfill bench --device cuda``: fills on a GPU, compared with its memory limit and other generators.
 
 The method is that of the CPU's benchmark: one buffer, values checked against the NumPy oracle before they are
-timed, contestants in turns, medians, and the limit (here the driver's memset) in the same turns. The clock is
-a pair of CUDA events around the calls, on the stream where they work; so a call that costs the host more time
-than the device shows what it costs the host.
+timed, interleaved contestants, medians, and the limit (here the driver's memset) in the same turns. The clock
+is a pair of CUDA events around the calls, on the stream where they work. So if a call costs the host more
+time than the device, the figure is the host's time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def settings(
     peers: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
 ) -> Settings:
-    """The settings that the options of the command stand for; ValueError for a peer of unknown name."""
+    """The settings for the command's options; ValueError for an unknown peer."""
     unknown = [name for name in peers or () if name not in PEERS]
     if unknown:
         raise ValueError(
@@ -131,14 +131,14 @@ def run(chosen: Settings, progress: Progress = lambda phase, done, total: None) 
 
 
 def facts(number: int) -> dict[str, Any]:
-    """What stands beside the figures: the device, and what compiled the kernels."""
+    """Facts to report with the figures: the device, and the compiler of the kernels."""
     gpu = backend.driver()
     compiler = nvrtc.compiler(gpu.version() // 1000)
     return {**gpu.facts(number), "nvrtc": ".".join(map(str, compiler.version))}
 
 
 def limit(memory: GpuMemory, case: Case) -> Entrant:
-    """The driver's memset of as many bytes, of a byte that is not zero."""
+    """The driver's memset of the same number of bytes, with a byte other than zero."""
     size = case.values * itemsize(case.dtype)
     return Entrant("limit", "cudaMemset", 1, lambda: memory.memset(MEMSET_BYTE, 0, size))
 
@@ -175,13 +175,13 @@ def race(memory: GpuMemory, rounds: int) -> Race:
     return run
 
 
-# The peers: in the fastest way that each documents, in place, on the same memory.
+# The peers: each in the fastest way that it documents, in place, on the same memory.
 
 
 def entrants(peer: str, memory: GpuMemory, case: Case) -> list[Entrant]:
-    """A peer's ways to do a case: none if it has none, one that says why if the peer cannot be used.
+    """A peer's ways to do a case: none if it has none; if the peer cannot be used, one that says why.
 
-    Whatever a peer raises, on a machine that nobody here has seen, is its own row and no end of the run.
+    Any exception of a peer, on a machine that nobody here has seen, becomes its row and does not end the run.
     """
     try:
         return list(PEERS[peer](memory, case))
@@ -190,7 +190,7 @@ def entrants(peer: str, memory: GpuMemory, case: Case) -> list[Entrant]:
 
 
 def torch(memory: GpuMemory, case: Case) -> Iterator[Entrant]:
-    """Tensor methods and ``torch.nn.init``, by hardware approximations, on a tensor of the same memory."""
+    """Tensor methods and ``torch.nn.init``, with hardware approximations, on a tensor in the same memory."""
     package = import_module("torch")
     size = itemsize(case.dtype)
     lanes = DeviceBuffer(memory.pointer, (case.values,), (size,), np.dtype(f"i{size}"))
@@ -219,7 +219,7 @@ def cupy(memory: GpuMemory, case: Case) -> Iterator[Entrant]:
 
 
 def scaled(generator: Any, case: Case, flat: Any) -> Run:
-    """Draw a case by a generator of CuPy's."""
+    """Draw a case with one of CuPy's generators."""
 
     def uniform() -> None:
         generator.random(dtype=flat.dtype, out=flat)

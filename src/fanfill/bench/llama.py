@@ -25,7 +25,7 @@ TOTAL = 1_100_048_384
 
 
 def parameters() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each parameter's name and shape, weights as (out, in), in the order of the model."""
+    """Each parameter's name and shape, with weights as (out, in), in the model's order."""
     yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
     for layer in range(LAYERS):
         for name, shape in LAYER.items():

@@ -52,8 +52,8 @@ __all__ = [
     "windows",
 ]
 
-BOUND = 0.05  # of the uniform draws: +-BOUND
-STD = 0.02  # of the normal ones; truncated ones are cut at two of them
+BOUND = 0.05  # uniform draws lie in +-BOUND
+STD = 0.02  # of normal draws; truncated ones are cut at two standard deviations
 LAWS = {
     "uniform": ff.uniform(-BOUND, BOUND),
     "normal": ff.normal(0.0, STD),
@@ -61,14 +61,14 @@ LAWS = {
 }
 DISTRIBUTIONS = ("words", *LAWS)
 SEED = 1
-WINDOW = 4096  # values compared with the oracle at the front, in the middle and at the end
+WINDOW = 4096  # values compared with the oracle at the beginning, in the middle and at the end
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Run = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """What is drawn: one of `DISTRIBUTIONS`, a storage type ("uint32" for words), and how many values."""
+    """What is drawn: one of `DISTRIBUTIONS`, a storage type ("uint32" for words), the number of values."""
 
     distribution: str
     dtype: str
@@ -76,7 +76,7 @@ class Case(NamedTuple):
 
 
 class Entrant(NamedTuple):
-    """One way to do a case: who, how, on how many threads, and the call; or why there is none."""
+    """One way to do a case: who, how, on how many threads, and the call; or why there is no call."""
 
     subject: str
     method: str
@@ -86,7 +86,7 @@ class Entrant(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Median seconds of one call, and of how many rounds."""
+    """The median seconds of one call, and the number of rounds."""
 
     seconds: float
     rounds: int
@@ -199,10 +199,10 @@ class Arena:
         self._bytes = np.empty(0, np.uint8)
 
     def view(self, dtype: str, values: int) -> NDArray[Any]:
-        """A contiguous vector in that memory, pages touched; of ml_dtypes' type where NumPy has none."""
+        """A contiguous vector in that memory, pages touched; its type is ml_dtypes' if NumPy has none."""
         needed = values * itemsize(dtype)
         if needed > self._bytes.size:
-            self._bytes = np.empty(0, np.uint8)  # first let go: two large buffers may not fit
+            self._bytes = np.empty(0, np.uint8)  # released first: two large buffers may not fit
             self._bytes = np.empty(needed, np.uint8)
             self._bytes.fill(0)
         return self._bytes[:needed].view(numpy_dtype(dtype))
@@ -214,7 +214,7 @@ def itemsize(dtype: str) -> int:
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """The NumPy dtype of a name, by the rules of `fanfill.draw`; also uint32, for words."""
+    """The NumPy dtype of this name, by the rules of `fanfill.draw`; also uint32, for words."""
     if dtype == "uint32":
         return np.dtype(np.uint32)
     found: np.dtype[Any] = ff.draw(0, ff.constant(0.0), seed=0, dtype=dtype, device="cpu").dtype
@@ -239,10 +239,10 @@ def size_text(values: int) -> str:
 
 
 def limits(buffer: NDArray[Any]) -> tuple[Entrant, Entrant]:
-    """What one thread can write at most: the C library's memset and ``numpy.ndarray.fill``, on the buffer.
+    """The most that one thread can write: the C library's memset and ``numpy.ndarray.fill``, on the buffer.
 
-    Of a byte that is not zero: some machines write zeros at twice the rate of anything else (58 GB/s against
-    25 on a virtual Zen 4), and a draw is never zero.
+    They write a byte other than zero: some machines write zeros at twice the rate of anything else (58 GB/s
+    against 25 on a virtual Zen 4), and draws are not zero.
     """
     address, size = buffer.ctypes.data, buffer.nbytes
     pieces = [(address + k, min(MEMSET_PIECE, size - k)) for k in range(0, size, MEMSET_PIECE)]
@@ -259,14 +259,14 @@ def limits(buffer: NDArray[Any]) -> tuple[Entrant, Entrant]:
 
 
 def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
-    """The fill of a case, compiled, and checked against the NumPy oracle.
+    """The fill of a case, compiled and checked against the NumPy oracle.
 
     Raises
     ------
     BackendUnavailableError
         If the backend cannot be used here.
     RuntimeError
-        If its values are not those of the oracle: what is wrong is not worth timing.
+        If its values are not those of the oracle: wrong values are not worth timing.
     """
     run = _call(case, buffer, backend, threads)
     _assert_right(case, buffer, run)
@@ -280,7 +280,7 @@ def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
         recipe = Recipe("words", "uint32", ())
         return lambda: cpu_run.fill_lanes(buffer, region, recipe, (SEED, 0, 0, 0), engine, threads)
     law = LAWS[case.distribution]
-    # As a user would call it: a small fill that names neither backend nor threads takes a shorter way.
+    # As a user would call it: a small fill that names neither backend nor threads takes a short cut.
     usual = engine is default_host() and (case.values <= cpu_run.SMALL or threads == ff.get_threads())
     if usual:
         return lambda: ff.fill(buffer, law, seed=SEED)
@@ -298,7 +298,7 @@ def _assert_right(case: Case, buffer: NDArray[Any], run: Run) -> None:
 
 
 def windows(case: Case) -> list[tuple[int, int]]:
-    """(first value, values) at the front, in the middle and at the end."""
+    """(first value, number of values) at the beginning, in the middle and at the end."""
     count = min(WINDOW, case.values)
     middle = (case.values - count) // 2 | 1 if case.values > 2 * count else 0
     return [(start, count) for start in sorted({0, middle, case.values - count})]

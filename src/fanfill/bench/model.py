@@ -1,6 +1,5 @@
-"""A whole model: every parameter of a 1.1-billion-parameter network, by fanfill and by torch's own loop.
-
-One flat buffer is allocated, and both draw into views of it.
+"""A whole model: every parameter of a 1.1-billion-parameter network, by fanfill and by a loop over torch's
+functions. Both draw into views of one flat buffer.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ def rows(
     Parameters
     ----------
     dtype
-        A storage type that torch has too.
+        A storage type that torch has, too.
     arena
-        Where the parameters lie.
+        The memory that holds the parameters.
     with_torch
-        Whether torch takes part, if it is there.
+        Whether torch takes part, if it is installed.
     parameters
-        Names and shapes; None: those of `llama.parameters`.
+        Names and shapes; by default those of `llama.parameters`.
     """
     table = list(llama.parameters() if parameters is None else parameters)
     total = sum(math.prod(shape) for _, shape in table)
@@ -65,7 +64,7 @@ def rows(
 
 
 def ours(scheme: str, views: Parameters) -> Run:
-    """One fill a parameter, each under its own name."""
+    """One fill per parameter, each under its own name."""
     laws = [law_of(scheme, name, view.ndim) for name, view in views]
 
     def run() -> None:

@@ -1,9 +1,9 @@
-"""The other generators and initialisers, one function each: entrants for a case, on the buffer given.
+"""The other generators and initialisers, one function each: entrants for a case, on a given buffer.
 
 Each is used in the fastest way that its documentation shows, on the same memory (JAX, which has no ``out``,
-donates an array of its own), with the scale of the case: in the call where the peer takes one, else in place
-afterwards. A peer yields nothing for a case that it has no function for; one that is not there yields an
-entrant that says so.
+donates its own array). The case's scale is passed to the call if possible, otherwise applied in place
+afterwards. A peer yields nothing for a case that it has no function for; a missing peer yields an entrant
+that says so.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Run = Callable[[], object]
 Buffer = NDArray[Any]
 
 SEED = 1
-NUMPY_BLOCK = 1 << 16  # values drawn, then scaled in place while they are in cache
+NUMPY_BLOCK = 1 << 16  # values that are drawn, then scaled in place while they are in cache
 FLOATS = ("float32", "float64")
 
 
 def entrants(peer: str, case: Case, buffer: Buffer) -> list[Entrant]:
-    """A peer's ways to do a case: none if it has none, one that says why if the peer cannot be used."""
+    """A peer's ways to do a case: none if it has none; if the peer cannot be used, one that says why."""
     try:
         return list(PEERS[peer](case, buffer))
     except (ImportError, OSError) as error:
@@ -112,14 +112,14 @@ def torch(case: Case, buffer: Buffer) -> Iterator[Entrant]:
     kind = case.distribution
     plain = {"uniform": lambda: flat.uniform_(-BOUND, BOUND), "normal": lambda: flat.normal_(0.0, STD)}
     yield Entrant("torch", f"Tensor.{kind}_", 1, plain[kind])
-    if matrix.numel() == flat.numel():  # otherwise fewer values than the case has would be drawn
+    if matrix.numel() == flat.numel():  # otherwise they would draw fewer values than the case has
         kaiming, xavier = getattr(init, f"kaiming_{kind}_"), getattr(init, f"xavier_{kind}_")
         yield Entrant("torch", f"nn.init.kaiming_{kind}_", 1, lambda: kaiming(matrix))
         yield Entrant("torch", f"nn.init.xavier_{kind}_", 1, lambda: xavier(matrix))
 
 
 def jax(case: Case, buffer: Buffer) -> Iterator[Entrant]:
-    """Jitted draws on the CPU, with both kinds of key; the result takes the memory of the one before."""
+    """Jitted draws on the CPU, with both kinds of key; each result takes the previous one's memory."""
     package = import_module("jax")
     if case.distribution == "words":
         return
@@ -148,7 +148,7 @@ def jax(case: Case, buffer: Buffer) -> Iterator[Entrant]:
 
 
 def mkl_random(case: Case, buffer: Buffer) -> Iterator[Entrant]:
-    """Intel's mkl_random, which draws new float64 arrays: by blocks that stay in cache, then copied."""
+    """Intel's mkl_random, which draws new float64 arrays: in blocks that stay in cache, then copied."""
     package = import_module("mkl_random")
     if case.dtype not in FLOATS or case.distribution not in ("uniform", "normal"):
         return
@@ -169,11 +169,11 @@ def mkl_random(case: Case, buffer: Buffer) -> Iterator[Entrant]:
 BRNGS = {"SFMT19937": 13 << 20, "ARS5": 15 << 20, "PHILOX4X32X10": 16 << 20}
 GAUSSIAN = {"ICDF": 2, "BOXMULLER2": 1}
 SEQUENTIAL = 1
-MOST = 1 << 28  # values a call: its count is a C int
+MOST = 1 << 28  # values per call: the count is a C int
 
 
 def onemkl(case: Case, buffer: Buffer) -> Iterator[Entrant]:
-    """oneMKL's vector statistics by ctypes, straight into the buffer, on one thread."""
+    """oneMKL's vector statistics through ctypes, directly into the buffer, on one thread."""
     library = onemkl_library()
     if case.dtype not in FLOATS or case.distribution not in ("uniform", "normal"):
         return
@@ -203,7 +203,7 @@ def onemkl(case: Case, buffer: Buffer) -> Iterator[Entrant]:
 
 @cache
 def onemkl_library() -> ctypes.CDLL:
-    """``libmkl_rt`` from the environment of the package ``mkl``, else from where the loader looks."""
+    """``libmkl_rt`` as the package ``mkl`` installs it, else as the loader finds it."""
     found = sorted((Path(sys.prefix) / "lib").glob("libmkl_rt.so*"))
     library = ctypes.CDLL(str(found[-1]) if found else "libmkl_rt.so")
     library.MKL_Set_Threading_Layer(SEQUENTIAL)

@@ -37,9 +37,9 @@ def draw(result: Result, folder: Path, name: str = "bench") -> list[Path]:
 
 
 def best_rows(result: Result, distribution: str, dtype: str = "float32") -> list[Row]:
-    """The fastest way of every peer, and of fanfill each backend and number of threads; fastest first.
+    """The fastest way of each peer, and each backend and number of threads of fanfill; fastest first.
 
-    Of the sizes measured, the largest.
+    Only the largest of the measured sizes counts.
     """
     rows = [
         row
@@ -49,7 +49,7 @@ def best_rows(result: Result, distribution: str, dtype: str = "float32") -> list
     largest = max((row.values for row in rows), default=0)
     best: dict[tuple[str, ...], Row] = {}
     for row in sorted(rows, key=lambda row: row.seconds or 0.0):
-        if row.values != largest and row.method != "numpy":  # the NumPy backend stops at a size of its own
+        if row.values != largest and row.method != "numpy":  # the NumPy backend stops at a smaller size
             continue
         key = (row.subject, row.method, str(row.threads)) if row.subject == "fanfill" else (row.subject,)
         best.setdefault(key, row)
@@ -57,7 +57,7 @@ def best_rows(result: Result, distribution: str, dtype: str = "float32") -> list
 
 
 def limit_of(result: Result, distribution: str, dtype: str = "float32") -> Row | None:
-    """Memset beside the rows of `best_rows`."""
+    """Memset's row for the rows of `best_rows`."""
     rows = [
         row
         for row in result.rows
@@ -69,7 +69,7 @@ def limit_of(result: Result, distribution: str, dtype: str = "float32") -> Row |
 
 
 def bars(axes: Any, result: Result, distribution: str) -> None:
-    """One panel: a bar for each contestant, the limit as a line."""
+    """One panel: a bar for each contestant, and the limit as a line."""
     rows = best_rows(result, distribution)[::-1]
     rates = [(row.values_per_second or 0.0) / 1e9 for row in rows]
     labels = [
@@ -90,7 +90,7 @@ def bars(axes: Any, result: Result, distribution: str) -> None:
 
 
 def over_size(axes: Any, result: Result) -> None:
-    """Throughput over size: all threads as full lines, one thread dashed."""
+    """Throughput over size: solid lines for all threads, dashed ones for one thread."""
     rows = [row for row in result.rows if row.group == "scaling" and row.values_per_second]
     every = max((row.threads for row in rows), default=1)
     for distribution in DISTRIBUTIONS:

@@ -97,14 +97,14 @@ def version(distribution: str) -> str | None:
 
 
 def commit(source: Path = Path(__file__)) -> str | None:
-    """The commit of the git checkout that this code runs from, "+changes" if it has any; None elsewhere."""
+    """The commit of the git checkout that this code runs from, with "+changes" if it has any; else None."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(source.parent), *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        # The package's own first file: in an environment inside someone's checkout it is not tracked.
+        # Is the package's first file tracked? In an environment inside someone's checkout it is not.
         git("ls-files", "--error-unmatch", str(Path(ff.__file__).resolve()))
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -130,14 +130,14 @@ def load(path: Path) -> Result:
         rows = tuple(Row(**{k: row[k] for k in Row.__dataclass_fields__}) for row in found.pop("rows"))
         return Result(**found, rows=rows)
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{expectation}, which is none ({error!r}); name a bench.json") from error
+        raise ValueError(f"{expectation}, which is not one ({error!r}); name a bench.json") from error
 
 
 def compare(old: Result, new: Result) -> list[Change]:
     """The measurements that both runs have, slower ones first.
 
-    Shares of the limit are compared, so that the runs may come from machines of different speed. Peers' rows
-    are among them: where they moved too, it was the machine.
+    It compares shares of the limit, so the runs may come from machines of different speed. Peers' rows are
+    included: if they moved, too, the machine is the cause.
     """
     before = {row.key: row.share for row in old.rows}
     changes = [
@@ -164,7 +164,7 @@ def text_of(row: Row) -> tuple[str, ...]:
 
 
 def command_line(words: Sequence[str] | None = None) -> str:
-    """How this process was called, as one would type it."""
+    """The command that started this process, as one would type it."""
     name, *rest = sys.argv if words is None else words
     path = Path(name)
     if path.name == "__main__.py":

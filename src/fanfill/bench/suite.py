@@ -1,4 +1,4 @@
-"""The run of ``fanfill bench``: peers, scaling, a whole model, whole processes; rows in, rows out."""
+"""One run of ``fanfill bench``: peers, scaling, a whole model, and whole processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fanfill.bench.peers import PEERS, entrants
 
 __all__ = ["run", "settings"]
 
-# Cases in which everyone takes part; the others are in benchmarks/.
+# Cases in which every contestant takes part; others are in benchmarks/.
 CONTESTS = (
     ("uniform", "float32"),
     ("normal", "float32"),
@@ -39,8 +39,8 @@ CONTESTS = (
     ("normal", "bfloat16"),
     ("normal", "float64"),
 )
-NUMPY_MOST = parse_size("64Mi")  # the NumPy backend beyond that takes minutes and tells nothing new
-# XLA's generators write some 30 M values a second on a CPU core, and compile for a second each.
+NUMPY_MOST = parse_size("64Mi")  # beyond that, the NumPy backend takes minutes and shows nothing new
+# XLA's generators write about 30 M values per second on a CPU core, and each compiles for a second.
 SLOW = ("jax",)
 QUICK_SECONDS = 50.0  # leaves ten for imports and compilation
 
@@ -50,7 +50,7 @@ Progress = Callable[[str, int, int], None]
 def settings(
     quick: bool = False, peers: Sequence[str] | None = None, sizes: Sequence[int] | None = None
 ) -> Settings:
-    """The settings that the options of the command stand for; ValueError for a peer of unknown name."""
+    """The settings for the command's options; ValueError for an unknown peer."""
     unknown = [name for name in peers or () if name not in PEERS]
     if unknown:
         raise ValueError(
@@ -83,7 +83,7 @@ def run(chosen: Settings, progress: Progress = lambda phase, done, total: None) 
     chosen
         What to measure.
     progress
-        Gets (phase, steps done, steps in all).
+        Gets (phase, steps done, total steps).
 
     Raises
     ------
@@ -93,10 +93,10 @@ def run(chosen: Settings, progress: Progress = lambda phase, done, total: None) 
     began = perf_counter()
     arena = Arena()
     rows: list[Row] = []
-    # Processes first: a deadline that cuts them short would leave nothing of them, contests only lose rounds.
+    # Processes come first: a deadline would cut them off entirely, whereas contests only lose rounds.
     rows += processes(chosen.processes, 0.25 * chosen.total, progress)
     cases = [Case(*kind, size) for size in chosen.sizes for kind in CONTESTS]
-    arena.view("float64", max(chosen.sizes))  # at once: growing later would take new pages
+    arena.view("float64", max(chosen.sizes))  # the whole at once: growing later would take new pages
     for done, case in enumerate(cases):
         progress("peers", done, len(cases))
         rows += peers_of(case, arena, chosen, began + chosen.total * (0.5 + 0.35 * (done + 1) / len(cases)))
@@ -117,7 +117,7 @@ def run(chosen: Settings, progress: Progress = lambda phase, done, total: None) 
 
 
 def ours(case: Case, buffer: NDArray[Any]) -> Iterator[Entrant]:
-    """fanfill's own entrants: each backend on one thread and on all."""
+    """fanfill's own entrants: each backend, on one thread and on all."""
     for backend in ("numba", "numpy"):
         if backend == "numpy" and case.values > NUMPY_MOST:
             continue
@@ -159,7 +159,7 @@ def race(chosen: Settings, deadline: float) -> Race:
 
 
 def processes(rounds: int, seconds: float, progress: Progress) -> list[Row]:
-    """Rows of cold processes, each held against ``import numba``."""
+    """Rows of cold processes, each compared with ``import numba``."""
     progress("cold", 0, rounds)
     medians: dict[cold.Process, float] = {}
     done = 0
@@ -186,5 +186,5 @@ def processes(rounds: int, seconds: float, progress: Progress) -> list[Row]:
 
 
 def unrepeated(rows: Sequence[Row]) -> list[Row]:
-    """Rows without second copies of the same complaint or of the same limit."""
+    """Rows without duplicates of a limit or of a missing peer."""
     return list({row.key: row for row in reversed(rows)}.values())[::-1]

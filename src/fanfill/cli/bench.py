@@ -30,7 +30,7 @@ HEADINGS = ("what", "who", "how", "threads", "G values/s", "GB/s", "of the limit
 
 
 def chosen(quick: bool, peers: str | None, sizes: str | None, device: str = "auto") -> Settings:
-    """The settings that the options name; ``--peers none`` leaves all of them out."""
+    """The settings for the options; ``--peers none`` leaves all peers out."""
     names = None if peers is None else [] if peers == "none" else [name.strip() for name in peers.split(",")]
     values = None if sizes is None else [parse_size(size) for size in sizes.split(",")]
     if device == "auto":
@@ -52,15 +52,15 @@ def measured(settings: Settings, progress: suite.Progress) -> report.Result:
 
 
 def command(settings: Settings, *, out: Path, old: Path | None, threshold: float) -> None:
-    """Carry out ``fanfill bench``.
+    """Run ``fanfill bench``.
 
     Raises
     ------
     SystemExit
-        With code 1, after everything was shown and kept, if something of fanfill's became slower than in the
+        With code 1, after everything is shown and kept, if any of fanfill's figures became slower than in the
         result `old` by more than the threshold.
     """
-    before = None if old is None else report.load(old)  # what is wrong with it is said before minutes go by
+    before = None if old is None else report.load(old)  # a bad file is refused before minutes go by
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar(wanted=sys.stderr.isatty()) as progress:
         result = measured(settings, progress)
@@ -68,7 +68,7 @@ def command(settings: Settings, *, out: Path, old: Path | None, threshold: float
     show(result, console)
     report.save(result, out / "bench.json")
     try:
-        # What the picture shows is a host's: threads.
+        # The picture shows threads, so it is for the host only.
         host = settings.device is None
         drawn = [str(path) for path in picture.draw(result, out)] if host else []
     except ImportError as error:
@@ -80,7 +80,7 @@ def command(settings: Settings, *, out: Path, old: Path | None, threshold: float
 
 
 def show(result: report.Result, console: Console) -> None:
-    """Print a result: a table a group, and what it was measured on."""
+    """Print a result: a table for each group, and what it was measured on."""
     for group, title in GROUPS.items():
         rows = [row for row in result.rows if row.group == group]
         if rows:
@@ -95,9 +95,9 @@ def show(result: report.Result, console: Console) -> None:
 
 
 def show_changes(old: report.Result, new: report.Result, threshold: float, console: Console) -> bool:
-    """Print what changed by more than the threshold; whether something of fanfill's became slower by so much.
+    """Print what changed by more than the threshold; return whether fanfill got slower by that much anywhere.
 
-    Both runs are held against their own limit.
+    Each run is compared with its own limit.
     """
     changes = report.compare(old, new)
     moved = [change for change in changes if not 1 - threshold <= change.ratio <= 1 / (1 - threshold)]
@@ -125,7 +125,7 @@ def show_changes(old: report.Result, new: report.Result, threshold: float, conso
 
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Words to the left, figures to the right."""
+    """A table with words aligned left and figures aligned right."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for k, heading in enumerate(headings):
         made.add_column(heading, justify="left" if k < 3 else "right", overflow="fold")

@@ -22,7 +22,7 @@ SHOWN = 10  # differences that are shown one by one
 
 
 def command(device: str, *, as_json: bool) -> None:
-    """Carry out ``fanfill selftest``.
+    """Run ``fanfill selftest``.
 
     Raises
     ------
