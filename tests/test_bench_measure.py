@@ -91,7 +91,7 @@ def test_numpy_draws_what_we_draw(distribution: str, dtype: str) -> None:
 def test_the_model_has_its_published_number_of_parameters() -> None:
     table = list(llama.parameters())
     assert len({name for name, _ in table}) == len(table) == 201
-    assert sum(int(np.prod(shape)) for _, shape in table) == llama.TOTAL == 1_100_048_384
+    assert sum(int(np.prod(shape)) for _, shape in table) == 1_100_048_384
 
 
 def test_a_model_is_filled_by_name_with_both_schemes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["TOTAL", "parameters"]
+__all__ = ["parameters"]
 
 LAYERS, HIDDEN, INTERMEDIATE, VOCABULARY = 22, 2048, 5632, 32_000
 HEADS, KEY_VALUE_HEADS = 32, 4
@@ -21,7 +21,6 @@ LAYER = {
     "input_layernorm.weight": (HIDDEN,),
     "post_attention_layernorm.weight": (HIDDEN,),
 }
-TOTAL = 1_100_048_384
 
 
 def parameters() -> Iterator[tuple[str, tuple[int, ...]]]:
