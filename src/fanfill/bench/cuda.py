@@ -181,7 +181,8 @@ def race(memory: GpuMemory, rounds: int) -> Race:
 def entrants(peer: str, memory: GpuMemory, case: Case) -> list[Entrant]:
     """A peer's ways to do a case: none if it has none; if the peer cannot be used, one that says why.
 
-    Any exception of a peer, on a machine that nobody here has seen, becomes its row and does not end the run.
+    A peer may fail in unforeseen ways on other machines: any exception becomes its row and does not end the
+    run.
     """
     try:
         return list(PEERS[peer](memory, case))
