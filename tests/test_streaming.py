@@ -54,7 +54,9 @@ def test_a_fill_streams_only_where_blocks_begin_with_lines() -> None:
     assert found == {(lead, start): (start - lead) % 4 == 0 for lead in range(16) for start in range(4)}
 
 
-@pytest.mark.parametrize(("nbytes", "streamed"), [(cpu_run.NONTEMPORAL - 4, False), (cpu_run.NONTEMPORAL, True)])
+@pytest.mark.parametrize(
+    ("nbytes", "streamed"), [(cpu_run.NONTEMPORAL - 4, False), (cpu_run.NONTEMPORAL, True)]
+)
 def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -> None:
     calls: list[str] = []
 

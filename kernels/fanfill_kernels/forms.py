@@ -31,8 +31,8 @@ class Kernels(NamedTuple):
 
     ``run(out, start, key, params)`` fills contiguous ``out`` with elements ``start``, ``start + 1``, ...;
     ``box(out, start, shape, pitch, key, params)`` with elements ``start + sum(coordinate * pitch)``, in C
-    order over ``shape``. ``nontemporal`` is ``run`` for a buffer so large that its values are better written past
-    the caches.
+    order over ``shape``. ``nontemporal`` is ``run`` for a buffer so large that its values are better written
+    past the caches.
     """
 
     run: Callable[..., None]
