@@ -2,7 +2,7 @@
 # The same bits on AArch64: the golden hashes of every initializer and dtype, by a Debian arm64 Python under qemu.
 # Needs Debian's apt and qemu-user (`apt-get install qemu-user`); no root, nothing is installed: packages are
 # unpacked into a scratch folder. Emulated: it proves bits, not speed. About 10 minutes, one core.
-# Arguments: other tests than tests/test_golden.py, and options for pytest. SCRATCH=folder keeps what was unpacked.
+# Arguments: other tests than tests/api/test_golden.py, and options for pytest. SCRATCH=folder keeps what was unpacked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -27,7 +27,7 @@ export PYTHONPATH="$root/src:$root/kernels:$scratch/site" PYTHONDONTWRITEBYTECOD
 python=(qemu-aarch64 -L "$scratch/root" "$scratch/root/usr/bin/python3.11")
 export PYTHONHOME="$scratch/root/usr"
 "${python[@]}" -c 'import platform, numpy, numba; print(platform.machine(), platform.python_version(), numpy.__version__, numba.__version__)'
-[ $# -gt 0 ] || set -- tests/test_golden.py
+[ $# -gt 0 ] || set -- tests/api/test_golden.py
 # Left out: what starts another Python, which this system would run without the emulator.
 "${python[@]}" -m pytest -q -p no:cacheprovider -o addopts= -o timeout=3600 -m 'not slow' \
-    --deselect tests/test_golden.py::test_the_list_of_cases_loads_no_backend "$@"
+    --deselect tests/api/test_golden.py::test_the_list_of_cases_loads_no_backend "$@"

@@ -13,7 +13,7 @@ source ci/debian.sh
 python=${PYTHON:-python}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export PYTHONPATH="$root/src:$root/kernels:$root/tests" PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH="$root/src:$root/kernels:$root/tests/helpers" PYTHONDONTWRITEBYTECODE=1
 unset FANFILL_CACHE_DIR FANFILL_BACKEND ${!NUMBA_@}
 failed=()
 
@@ -25,17 +25,17 @@ check() { # name of the run, then a command; kernels come from nowhere but this 
 }
 
 tests=(-m pytest -q -p no:cacheprovider -o addopts= -m 'not slow' -n 2 --dist load)
-golden=("${tests[@]}" tests/test_golden.py tests/test_kernels.py)
+golden=("${tests[@]}" tests/api/test_golden.py tests/kernels/test_kernels.py)
 
 targets() {
     check "every target: bits, and registers in the assembly" \
-        env FANFILL_TEST_TARGETS=all "$python" "${tests[@]}" --dist loadfile tests/test_targets.py
+        env FANFILL_TEST_TARGETS=all "$python" "${tests[@]}" --dist loadfile tests/kernels/test_targets.py
     local name cpu features
     while IFS=$'\t' read -r name cpu features; do
         check "target $name" \
-            env NUMBA_CPU_NAME="$cpu" NUMBA_CPU_FEATURES="$features" "$python" "${golden[@]}" tests/test_streaming.py -k 'not numpy'
+            env NUMBA_CPU_NAME="$cpu" NUMBA_CPU_FEATURES="$features" "$python" "${golden[@]}" tests/kernels/test_streaming.py -k 'not numpy'
     done < <(FANFILL_TEST_TARGETS=all "$python" -c "
-from test_targets import TARGETS
+from tests.kernels.test_targets import TARGETS
 for name, settings in TARGETS.items():
     if settings:
         print(name, *settings.values(), sep='\t')")
@@ -43,8 +43,8 @@ for name, settings in TARGETS.items():
 
 modes() {
     check "python -O" "$python" -O "${golden[@]}" -W 'ignore:assertions not in test modules'
-    check "without a compiler" "$python" "${tests[@]}" tests/test_without_jit.py
-    check "subnormals flushed to zero" "$python" "${tests[@]}" tests/test_flush_to_zero.py
+    check "without a compiler" "$python" "${tests[@]}" tests/robustness/test_without_jit.py
+    check "subnormals flushed to zero" "$python" "${tests[@]}" tests/robustness/test_flush_to_zero.py
 }
 
 dependencies() { # Python, then what pip is to install beside the tests' own needs; one environment for each Python

@@ -24,7 +24,7 @@ for absent in numba llvmlite ml_dtypes; do
         exit 1
     fi
 done
-[ $# -gt 0 ] || set -- tests/test_numpy_alone.py tests/test_threads.py tests/test_thread_pool.py \
-    tests/test_tape.py tests/test_machine.py
+[ $# -gt 0 ] || set -- tests/api/test_numpy_alone.py tests/api/test_threads.py tests/api/test_thread_pool.py \
+    tests/kernels/test_tape.py tests/robustness/test_machine.py
 # pyproject.toml sets an option of pytest-timeout.
 "$python" -m pytest -q -p no:cacheprovider -o addopts= -W 'ignore:Unknown config option' "$@"

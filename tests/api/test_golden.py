@@ -5,14 +5,14 @@ import json
 import subprocess
 import sys
 
-import golden as rewrite
 import pytest
-from test_philox import KNOWN, hexadecimal, words_from
 
 import fanfill as ff
 from fanfill.dtypes import STORAGES
 from fanfill.fill import substream
 from fanfill.selftest import golden
+from tests import golden as rewrite
+from tests.kernels.test_philox import KNOWN, hexadecimal, words_from
 
 EXPECTED = golden.expected()
 

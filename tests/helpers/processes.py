@@ -17,7 +17,7 @@ import numpy as np
 
 import fanfill as ff
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parent
 
 
 class Ended(NamedTuple):

@@ -14,7 +14,7 @@ import fanfill as ff
 from fanfill.bench import report
 from fanfill.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("src", "kernels") for path in (ROOT / folder).rglob("*.py"))
 
 # Built-in functions that run text, modules that make objects or code of bytes, and calls that start a shell.

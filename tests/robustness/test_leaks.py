@@ -6,7 +6,7 @@ import sys
 from functools import cache
 
 import pytest
-from processes import TESTS, assert_ends, python, start
+from processes import HELPERS, assert_ends, python, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @cache
 def growth(size: str) -> dict[str, str]:
     """What grew in a process of its own: by what was lost at each fill, which is nothing at first."""
-    ended = assert_ends(start(python("-W", "error", str(TESTS / "leak_program.py"), size)), 240)
+    ended = assert_ends(start(python("-W", "error", str(HELPERS / "leak_program.py"), size)), 240)
     assert (ended.code, ended.err) == (0, ""), ended
     return dict(line.split(": ", 1) for line in ended.out.splitlines())
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import fanfill.torch as ft  # noqa: E402
 
-PAGE = Path(__file__).parents[1] / "docs/pytorch.md"
+PAGE = Path(__file__).parents[2] / "docs/pytorch.md"
 EXAMPLES = re.findall(
     r"^(?:<!-- (\w+) -->\n)?```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
 )

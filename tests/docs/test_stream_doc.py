@@ -21,7 +21,7 @@ from fanfill.dtypes import STORAGES
 from fanfill.recipes import _LIMITS
 from fanfill_kernels import arithmetic, arithmetic64, narrow, philox
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "stream.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- constants: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 MODULES = {"philox": philox, "arithmetic": arithmetic, "arithmetic64": arithmetic64, "narrow": narrow}

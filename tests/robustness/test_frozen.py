@@ -11,7 +11,7 @@ import pytest
 
 from fanfill import _pyinstaller
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HOOKS = Path(_pyinstaller.__file__).parent
 
 PROGRAM = """

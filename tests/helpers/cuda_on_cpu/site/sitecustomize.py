@@ -34,10 +34,10 @@ class Finder:
 
 
 def driver(cupy, real):
-    """The emulated driver, from the folder of tests that this file lies in."""
-    tests = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if tests not in sys.path:
-        sys.path.append(tests)
+    """The emulated driver, from the folder of helpers that this file lies in."""
+    helpers = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if helpers not in sys.path:
+        sys.path.append(helpers)
     from cuda_on_cpu.usable import emulated_driver
 
     return emulated_driver(cupy, real)

@@ -1,6 +1,6 @@
 """Any call of ``fill``, right or wrong, against a slow model: the right bits, or an error and no byte more.
 
-Five hundred cases of each kind here; `python -m pytest -m slow tests/test_fuzz.py` runs twenty thousand.
+Five hundred cases of each kind here; `python -m pytest -m slow tests/api/test_fuzz.py` runs twenty thousand.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from fanfill import machine
 from fanfill_kernels.compile.compiler import registers
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "instructions.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "instructions.py"
 COMPILED = [
     ("words", "uint32"),
     ("uniform", "float32"),

@@ -2,7 +2,7 @@
 run from their PTX.
 
 What they can show is which kernel runs where, on which elements and with which bits; not a GPU's hardware,
-timing or concurrency. ``tests/test_cuda_device.py`` is for a real one.
+timing or concurrency. ``tests/cuda/test_cuda_device.py`` is for a real one.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from golden import DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fanfill as ff
 from fanfill.cpu import run as cpu_run
+from tests.golden import DTYPES
 
 LAWS = (
     ff.uniform(-0.5, 0.5),

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import INDEX, MakeIndexBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fanfill import regions, tiling
 from fanfill.cpu import run as cpu_run
+from tests.conftest import INDEX, MakeIndexBackend
 
 KEY = (0, 0, 0, 0)
 

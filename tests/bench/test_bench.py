@@ -239,7 +239,7 @@ def test_quick_leaves_the_slow_peer_out_unless_it_is_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def readme_table() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "readme_table.py"
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "readme_table.py"
     spec = importlib.util.spec_from_file_location("readme_table", path)
     assert spec is not None
     assert spec.loader is not None

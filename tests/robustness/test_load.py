@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import TESTS, Ended, assert_ends, python, run, start
+from processes import HELPERS, Ended, assert_ends, python, run, start
 
 pytestmark = pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="forks, and reads /proc")
 
 
 def load(*words: str, seconds: float = 120.0, **environment: str) -> Ended:
     """One run of the program, in a group of processes that is killed if it does not end in time."""
-    command = python(str(TESTS / "load_program.py"), *words)
+    command = python(str(HELPERS / "load_program.py"), *words)
     return assert_ends(start(command, environment=environment), seconds)
 
 

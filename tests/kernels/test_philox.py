@@ -23,7 +23,7 @@ BACKENDS = {"numba": cpu.kernels, "numpy": blocks.kernels}
 KEY = (0x1BD11BDA, 0xA9FC1A22, 0x13198A2E, 0x03707344)
 KNOWN = [
     line.split()
-    for line in Path(__file__).with_name("data").joinpath("philox4x32_kat.txt").read_text().splitlines()
+    for line in Path(__file__).parents[1].joinpath("data", "philox4x32_kat.txt").read_text().splitlines()
     if not line.startswith("#")
 ]
 
