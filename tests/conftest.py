@@ -16,7 +16,7 @@ from fanfill.recipes import Recipe
 
 # What an assertion in these compares is shown, as it is for one in a test.
 pytest.register_assert_rewrite(
-    "command_line", "cuda_on_cpu.arrays", "cuda_on_cpu.pieces", "kernel_runs", "reference_fills"
+    "cases", "command_line", "cuda_on_cpu.pieces", "equality", "kernel_runs", "processes"
 )
 
 NO_GPU = "no device; get one"

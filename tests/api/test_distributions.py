@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import assert_covers
 from scipy import special, stats
 
 from fanfill import initializers as init
@@ -155,6 +156,11 @@ def assert_resolution(values: np.ndarray) -> None:
     assert abs(pairs - expected) < SIGMAS * math.sqrt(expected), (
         f"{pairs:.0f} equal pairs, not {expected:.0f}"
     )
+
+
+def test_every_distribution_is_drawn_here() -> None:
+    # Half-open uniforms are those of the closed interval but for its end, which has no weight.
+    assert_covers([law.initializer for law in LAWS.values()], "half_open_uniform", "constant")
 
 
 @each_dtype

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from reference_fills import assert_same_bits, reference
+from equality import assert_same_bits
+from reference_fills import reference
 
 import fanfill as ff
 from fanfill.backends import get

@@ -9,9 +9,10 @@ import os
 
 import numpy as np
 import pytest
+from equality import assert_same_bits, bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_fills import BACKENDS, SHAPE, assert_same_bits, bits, reference
+from reference_fills import BACKENDS, SHAPE, reference
 
 import fanfill as ff
 

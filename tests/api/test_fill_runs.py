@@ -12,7 +12,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from reference_fills import BACKENDS, bits, reference
+from equality import bits
+from reference_fills import BACKENDS, reference
 
 import fanfill as ff
 

@@ -14,6 +14,7 @@ import ml_dtypes
 import model
 import numpy as np
 import pytest
+from cases import FIXED, INITIALIZERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,19 +27,10 @@ POISON = 0xA5
 GUARD = 96  # bytes, before and behind
 DTYPES = tuple(STORAGES)
 LAWS = (
-    ff.he_normal(),
-    ff.xavier_uniform(),
-    ff.lecun_normal(truncated=True),
+    *INITIALIZERS.values(),
     ff.variance_scaling(0.5, "fan_geo_avg", "uniform", in_axis=1, out_axis=0),
-    ff.uniform(-0.1, 0.1),
-    ff.uniform(-0.25, 1.0),
-    ff.normal(0.25, 0.5),
-    ff.truncated_normal(),
-    ff.truncated_normal(0.5, 0.5, -1.0, math.inf),
-    ff.truncated_normal(lower=3.0, upper=5.0),
-    ff.constant(0.3),
 )
-FANLESS = LAWS[4:]
+FANLESS = tuple(FIXED.values())
 NAMED = {ff.initializer(name): name for name in ("he_normal", "xavier_uniform", "normal", "truncated_normal")}
 FEW = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 MANY = settings(FEW, max_examples=20_000)

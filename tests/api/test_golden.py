@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from cases import FORMS, OF_FORM, assert_covers
 
 import fanfill as ff
 from fanfill.dtypes import STORAGES
@@ -19,6 +20,11 @@ EXPECTED = golden.expected()
 
 def test_the_golden_file_covers_every_case() -> None:
     assert set(EXPECTED) == set(map(str, golden.cases()))
+
+
+def test_every_distribution_and_every_form_has_a_golden_case() -> None:
+    assert_covers(golden.INITIALIZERS.values())
+    assert OF_FORM.keys() == set(FORMS), "a form needs a golden case that leads to it"
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

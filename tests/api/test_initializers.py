@@ -4,13 +4,18 @@ import copy
 import inspect
 import math
 import pickle
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from cases import FIXED, INITIALIZERS
+from scipy import stats
 
 import fanfill as ff
 from fanfill import initializers
+from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.fans import gain
 from fanfill.initializers import (
@@ -36,19 +41,14 @@ from fanfill.initializers import (
 INF = math.inf
 SHAPE = (3, 3, 64, 128)
 EXAMPLES = [
-    variance_scaling(),
+    *INITIALIZERS.values(),
     variance_scaling(1 / 3, "fan_geo_avg", "uniform", in_axis=1, out_axis=(0, 2), batch_axis=3),
     xavier_uniform(5 / 3),
-    xavier_normal(truncated=True),
     he_uniform("fan_out", 0.01),
     he_normal(in_axis=[1], out_axis=0, batch_axis=(2, 3)),
-    lecun_uniform(),
     lecun_normal(truncated=True, batch_axis=()),
-    uniform(-0.1, 0.3),
     normal(1e-5, 0.1),
-    truncated_normal(),
     truncated_normal(0.1, 0.2, -INF, 1.5),
-    truncated_normal(lower=-1, upper=INF),
     constant(0.1),
     constant(-0.0),
 ]
@@ -207,22 +207,46 @@ def test_fixed_distributions_know_their_moments_and_bounds() -> None:
     assert (point.mean(()), point.std(()), point.bounds(())) == (0.3, 0.0, (0.3, 0.3))
 
 
+# Mean, standard deviation and support of each distribution, by others' formulas.
+Facts = tuple[float, float, tuple[float, float]]
+EXACT: dict[str, Callable[..., Facts]] = {
+    "uniform": lambda low, high: facts(stats.uniform(low, high - low)),
+    "half_open_uniform": lambda low, high: facts(stats.uniform(low, high - low)),
+    "normal": lambda mean, std: facts(stats.norm(mean, std)),
+    "truncated_normal": lambda mean, std, lower, upper: facts(stats.truncnorm(lower, upper, mean, std)),
+    "constant": lambda value: (value, 0.0, (value, value)),
+}
+
+
+def facts(exact: Any) -> Facts:
+    return float(exact.mean()), float(exact.std()), exact.support()
+
+
+def test_every_distribution_has_facts_of_others_here() -> None:
+    assert EXACT.keys() == DISTRIBUTIONS.keys(), "a distribution needs an entry in EXACT"
+
+
+@pytest.mark.parametrize("case", FIXED)
+def test_mean_std_and_bounds_are_those_of_the_distribution(case: str) -> None:
+    init = FIXED[case]
+    mean, std, support = EXACT[init.distribution](*init.params)
+    assert init.mean(()) == pytest.approx(mean, rel=1e-10, abs=1e-15)
+    assert init.std(()) == pytest.approx(std, rel=1e-10, abs=1e-15)
+    assert init.bounds((), "float64") == pytest.approx(support, rel=1e-15)
+
+
 @pytest.mark.parametrize("dtype", STORAGES)
 @pytest.mark.parametrize(
     "init",
     [
-        constant(0.1),
+        *INITIALIZERS.values(),
         constant(-0.0),
         constant(200.7),
         normal(0.1, 0.0),
         truncated_normal(0.1, 0.0),
         truncated_normal(-0.3, 0.0, 1.0, 2.0),
         uniform(0.25, 0.25),
-        uniform(-0.1, 0.1),
         uniform(0.1, 0.7),
-        he_uniform(),
-        he_normal(),
-        he_normal(truncated=True),
         variance_scaling(0.0, distribution="truncated_normal"),
         truncated_normal(0.1, 0.3, -0.5, 0.7),
         truncated_normal(0.1, 0.3, 1.0, INF),

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from bare_recipes import DTYPES, INF, bare
+from cases import FORMS, assert_covers
 
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, round_down, round_nearest
@@ -23,25 +24,30 @@ from fanfill.initializers import (
 from fanfill.recipes import Recipe
 from fanfill_kernels.formats import Format
 
+# Parameters that lead to each form, and how many words that form's parameters begin with.
+FORM_OF = [
+    (he_uniform(), "uniform", 0),
+    (uniform(-0.5, 0.5), "uniform", 0),
+    (uniform(-0.5, 0.5, endpoint=False), "uniform_clamped", 0),
+    (uniform(-0.5, 0.25), "uniform_range", 3),
+    (uniform(-0.5, 0.25, endpoint=False), "uniform_range", 3),
+    (he_normal(), "normal", 0),
+    (normal(1, 2), "normal", 0),
+    (he_normal(truncated=True), "truncated_central", 2),
+    (truncated_normal(lower=-2, upper=1), "truncated_central", 2),
+    (truncated_normal(lower=-2.1, upper=2), "truncated", 3),
+    (truncated_normal(lower=2, upper=INF), "truncated", 3),
+    (truncated_normal(lower=-INF, upper=INF), "truncated", 3),
+]
+
+
+def test_every_distribution_and_every_form_is_here() -> None:
+    assert_covers([init for init, _, _ in FORM_OF], "constant")  # which has tests of its own
+    assert {form for _, form, _ in FORM_OF} == set(FORMS)
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("init", "form", "words"),
-    [
-        (he_uniform(), "uniform", 0),
-        (uniform(-0.5, 0.5), "uniform", 0),
-        (uniform(-0.5, 0.5, endpoint=False), "uniform_clamped", 0),
-        (uniform(-0.5, 0.25), "uniform_range", 3),
-        (uniform(-0.5, 0.25, endpoint=False), "uniform_range", 3),
-        (he_normal(), "normal", 0),
-        (normal(1, 2), "normal", 0),
-        (he_normal(truncated=True), "truncated_central", 2),
-        (truncated_normal(lower=-2, upper=1), "truncated_central", 2),
-        (truncated_normal(lower=-2.1, upper=2), "truncated", 3),
-        (truncated_normal(lower=2, upper=INF), "truncated", 3),
-        (truncated_normal(lower=-INF, upper=INF), "truncated", 3),
-    ],
-)
+@pytest.mark.parametrize(("init", "form", "words"), FORM_OF)
 def test_parameters_are_words_and_then_numbers_of_the_compute_type(
     init: Initializer, form: str, words: int, dtype: str
 ) -> None:

@@ -24,23 +24,22 @@ COMMAND = """
 import sys
 from fanfill import selftest
 selftest.subjects = lambda device: []
-from fanfill.bench import picture, suite
-suite.run = lambda settings, progress: []
-picture.draw = lambda result, out: []
+if "bench" in sys.argv:  # which imports matplotlib
+    from fanfill.bench import picture, suite
+    suite.run = lambda settings, progress: []
+    picture.draw = lambda result, out: []
 from fanfill.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 COMMANDS = [
     "--version",
-    "--help",
     "fill --help",
     "info",
     "fill normal 9",
-    "fill normal 9 --json",
     "words --count 5",
-    "selftest",
     "selftest --json",
     "bench --device cpu --out OUT",
+    *(pytest.param(more, marks=pytest.mark.slow) for more in ("--help", "fill normal 9 --json", "selftest")),
 ]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
 
@@ -109,7 +108,7 @@ def test_a_file_is_whole_whatever_else_is_closed(tmp_path: Path, closed: tuple[i
     """The file must not get number 2: what a library says there would go into it."""
     program = COMMAND.replace(
         "sys.exit(",
-        "import os\nfrom fanfill import npy, report\nreal = report.run\n"
+        "import os\nfrom fanfill import report\nfrom fanfill.files import npy\nreal = report.run\n"
         "def talkative(*given, **options):\n"
         "    try: os.write(2, b'last words')\n"
         "    except OSError: pass\n"

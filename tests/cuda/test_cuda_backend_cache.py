@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cupy
 import numpy as np
 import pytest
-from cuda_on_cpu.arrays import LAWS, assert_same, on_host
+from cuda_on_cpu.arrays import LAWS, on_host
 from cuda_on_cpu.fixtures import compilations, cubins, emulated, gpu, no_cubins  # noqa: F401
+from equality import assert_same_bits
 
 import fanfill as ff
 from fanfill.cuda import backend as cuda_backend
@@ -91,7 +92,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(emulated, monkeypatch
     monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "file" / "cache"))
     gpu = emulated(90)
     buffer = ff.fill(cupy.empty(9, np.float32), ff.normal(), seed=1)
-    assert_same(gpu.host(buffer), on_host(9, ff.normal(), seed=1))
+    assert_same_bits(gpu.host(buffer), on_host(9, ff.normal(), seed=1))
 
 
 def test_many_threads_load_once_and_draw_the_same(gpu):
@@ -110,7 +111,7 @@ def test_many_threads_load_once_and_draw_the_same(gpu):
     with ThreadPoolExecutor(8) as pool:
         for drawn in pool.map(work, range(8)):
             for found, wanted in zip(drawn, expected, strict=True):
-                assert_same(gpu.host(found), wanted)
+                assert_same_bits(gpu.host(found), wanted)
     assert real == gpu.launch
     assert sorted(gpu.loads) == [number for number in (0, 1) for _ in LAWS]
     assert sorted(launches) == list(range(8))
@@ -124,7 +125,7 @@ def test_a_warm_fill_can_be_captured_and_a_cold_one_shows_that_the_check_can_fai
         ff.fill(view, ff.normal(), seed=0)
         with gpu.capture():
             ff.fill(view, ff.normal(), seed=1)
-        assert_same(gpu.host(view), on_host(view.shape, ff.normal(), seed=1))
+        assert_same_bits(gpu.host(view), on_host(view.shape, ff.normal(), seed=1))
 
 
 def test_progress_is_told_once_and_threads_are_checked_and_change_nothing(gpu):
@@ -157,4 +158,4 @@ def test_a_fill_in_a_signal_handler_while_its_thread_loads_the_same_kernel(emula
     thread.join(60)
     assert len(ended) == 1
     for buffer in buffers:
-        assert_same(gpu.host(buffer), on_host(40, ff.normal(), seed=1))
+        assert_same_bits(gpu.host(buffer), on_host(40, ff.normal(), seed=1))

@@ -8,8 +8,9 @@ import cupy
 import numpy as np
 import pytest
 from cuda_on_cpu import cupy_on_host
-from cuda_on_cpu.arrays import LAWS, Foreign, assert_same, on_host
+from cuda_on_cpu.arrays import LAWS, Foreign, on_host
 from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
+from equality import assert_same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,11 +26,12 @@ from fanfill_kernels.cuda import source
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
-    cases = [case for case in golden.cases() if number == 0 or case.place != "large"]
+    places = golden.PLACES.keys() | golden.WORDS.keys() if number == 0 else {"small", "far flat", "last"}
+    cases = [case for case in golden.cases() if case.place in places]
     monkeypatch.setattr(golden, "cases", lambda: iter(cases))
     cupy_on_host.module(source(), gpu.architectures[number]).compile(workers=2, optimize=False)
     checks = list(selftest.run(selftest.Subject("cuda", number)))
-    assert len(checks) == 4 * len(cases) > 2000
+    assert len(checks) == 4 * len(cases) > (2000 if number == 0 else 800)
     assert [check for check in checks if check.problem] == []
 
 
@@ -107,7 +109,7 @@ def test_a_flat_range_and_elements_beyond_2_to_the_34(gpu):
         buffer = cupy.empty(2001, dtype_of(dtype))
         ff.fill(buffer, "he_normal", seed=2**64 - 1, name=2**64 - 1, **part)
         expected = on_host(2001, "he_normal", dtype, seed=2**64 - 1, name=2**64 - 1, **part)
-        assert_same(gpu.host(buffer), expected)
+        assert_same_bits(gpu.host(buffer), expected)
 
 
 def test_long_rows_are_runs_of_their_own_and_the_values_stay(gpu, monkeypatch):
@@ -123,7 +125,7 @@ def test_long_rows_are_runs_of_their_own_and_the_values_stay(gpu, monkeypatch):
         ff.fill(buffer, "he_normal", seed=1, **part)
         assert {launch.kernel for launch in gpu.launches} <= kernels
         assert len(gpu.launches) == (1 if least > 300 else 8)
-        assert_same(gpu.host(buffer), expected)
+        assert_same_bits(gpu.host(buffer), expected)
 
 
 def test_a_constant_of_any_dense_layout_is_one_run(gpu):
@@ -144,14 +146,14 @@ def test_empty_and_zero_rank_buffers(gpu):
     assert gpu.launches == []
     scalar = cupy.empty((), np.float64)
     ff.fill(scalar, ff.normal(), seed=7)
-    assert_same(gpu.host(scalar), on_host((), ff.normal(), "float64", seed=7))
+    assert_same_bits(gpu.host(scalar), on_host((), ff.normal(), "float64", seed=7))
 
 
 def test_words_on_a_device(gpu):
     memory = cupy.empty(101, np.uint32)
     for view in (memory, memory[1:], memory[::-2]):
         assert ff.words(view, seed=5, name="n", start=2**34 - 7) is view
-        assert_same(
+        assert_same_bits(
             gpu.host(view), ff.words(np.empty(view.shape, np.uint32), seed=5, name="n", start=2**34 - 7)
         )
     ff.words(memory, seed=5, backend="cuda")

@@ -12,14 +12,14 @@ import cuda_instructions
 import pytest
 from cuda_instructions import Kernel, is_wide, main_path, trips_of
 from cuda_on_cpu import compiled
-from cuda_on_cpu.compiled import TARGETS
+from cuda_on_cpu.compiled import QUICK, TARGETS
 from cuda_on_cpu.shim import NAMES
 
 from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
 
-EVERY = pytest.mark.parametrize(("major", "arch"), TARGETS)
+EVERY = compiled.each("major", "arch")
 # Fused operations that the source asks for have one of these factors, and an exact product.
 EXACT_FACTORS = {"0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000"}
 # The one operation that is not rounded to nearest, and whose: it begins a rounding to odd.
@@ -131,8 +131,14 @@ def assert_run(name: str, kernel: Kernel, operations: Counter[str]) -> None:
     assert branches <= roots + loops + 1, name
 
 
-@pytest.mark.parametrize("arch", cuda_instructions.ARCHES)
-@pytest.mark.parametrize("major", [12, 13])
+@pytest.mark.parametrize(
+    ("major", "arch"),
+    [
+        pytest.param(*target, marks=() if target in QUICK else pytest.mark.slow)
+        for target in TARGETS
+        if target[1] in cuda_instructions.ARCHES
+    ],
+)
 def test_instructions_do_not_grow(major: int, arch: int) -> None:
     """Against the committed table; `python benchmarks/cuda_instructions.py --write` writes it anew."""
     table = json.loads(cuda_instructions.TABLE.read_text())
@@ -220,7 +226,8 @@ def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def begun() -> None:
-    """All targets compile in the background while the first is audited."""
-    compiled.begin(ptx=True)
-    compiled.begin(ptx=False)
+def begun(request: pytest.FixtureRequest) -> None:
+    """All targets that are asked for compile in the background while the first is audited."""
+    asked = [getattr(item, "callspec", None) for item in request.session.items]
+    found = {(spec.params["major"], spec.params["arch"]) for spec in asked if spec and "major" in spec.params}
+    compiled.begin(tuple(target for target in TARGETS if target in found), ptx=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import FORMS
 from cuda_on_cpu.shim import COMPUTED, Shim
 
 import fanfill as ff
@@ -32,7 +33,22 @@ LAWS = {
         ff.truncated_normal(0.0, 1.0, -INF, INF),
     ],
 }
-CASES = [(form, dtype, law) for form, dtype in COMPUTED for law in range(len(LAWS[form]))]
+CASES = [(form, dtype, law) for form, dtype in COMPUTED for law in range(len(LAWS.get(form, ())))]
+# Heads, tails and axes depend on an item's size and on how many words make a value, and on nothing else.
+each_store = pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        pytest.param(
+            form,
+            dtype,
+            marks=()
+            if form in ("words", "uniform_clamped", "normal")
+            and dtype in ("uint32", "float64", "float32", "float16", "float8_e5m2")
+            else pytest.mark.slow,
+        )
+        for form, dtype in COMPUTED
+    ],
+)
 KEY = (0x01234567, 0xC0FFEE01, 0x89ABCDEF, 0x7654321F)
 EXTREMES = sorted({w % 2**32 for b in range(33) for w in (2**b - 2, 2**b - 1, 2**b, 2**b + 1)} | {0, 5})
 FILL = 0xA5
@@ -105,6 +121,10 @@ def aligned(size: int, dtype: str, at: int = 0) -> tuple[Any, Any]:
     return memory, memory[first : first + size * lane.itemsize].view(lane)
 
 
+def test_every_form_has_its_laws() -> None:
+    assert LAWS.keys() == {"words", *FORMS}, "a form needs an entry in LAWS"
+
+
 @pytest.mark.parametrize(("form", "dtype", "law"), CASES)
 def test_extreme_words(shim: Shim, form: str, dtype: str, law: int) -> None:
     """All pairs of extreme words; for float64, where a word is two, all pairs of a value's halves as well."""
@@ -119,10 +139,11 @@ def test_extreme_words(shim: Shim, form: str, dtype: str, law: int) -> None:
     assert np.array_equal(shim.values(form, dtype, words, params), numpy_values(form, dtype, words, params))
 
 
+@pytest.mark.parametrize("values", [10**6, pytest.param(10**7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("form", "dtype", "law"), CASES)
-def test_random_values(shim: Shim, form: str, dtype: str, law: int) -> None:
-    """10^7 values of every form and dtype, over all its laws together."""
-    count = 10**7 // len(LAWS[form])
+def test_random_values(shim: Shim, form: str, dtype: str, law: int, values: int) -> None:
+    """Of every form and dtype, over all its laws together."""
+    count = values // len(LAWS[form])
     memory, out = aligned(count, dtype)
     assert_filled(shim, form, dtype, 10**9, out, memory, (1,), params_of(form, dtype, law))
 
@@ -136,7 +157,7 @@ def test_counters(shim: Shim, form: str, dtype: str, boundary: int) -> None:
         assert_filled(shim, form, dtype, start, out, memory, (1,), params_of(form, dtype))
 
 
-@pytest.mark.parametrize(("form", "dtype"), COMPUTED)
+@each_store
 def test_heads_and_tails(shim: Shim, form: str, dtype: str) -> None:
     """Every alignment of the first element in its group, with lengths around one and two groups, and every
     alignment of the memory.
@@ -181,7 +202,7 @@ def boxed(dtype: str, shape: Any, order: Any, apart: Any, backwards: Any) -> tup
     return memory, view[tuple(slice(None, None, -1 if k in backwards else 1) for k in range(len(shape)))]
 
 
-@pytest.mark.parametrize(("form", "dtype"), COMPUTED)
+@each_store
 def test_boxes(shim: Shim, form: str, dtype: str) -> None:
     params = params_of(form, dtype)
     for shape, start, pitches, order, apart, backwards in BOXES.values():

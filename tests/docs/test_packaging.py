@@ -318,7 +318,8 @@ def test_every_promise_of_the_readme_names_a_test() -> None:
     proofs = re.findall(r"\| `(test_\w+\.py)::(test_\w+)` \|", section)
     assert len(proofs) == len(re.findall(r"^\| [^-p]", section, re.MULTILINE)) > 15
     for file, name in proofs:
-        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+        (path,) = (ROOT / "tests").glob(f"*/{file}")
+        assert f"\ndef {name}(" in path.read_text(), (file, name)
 
 
 def test_the_changelog_keeps_its_form() -> None:

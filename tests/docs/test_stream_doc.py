@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fanfill as ff
+from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import _LIMITS
 from fanfill_kernels import arithmetic, arithmetic64, narrow, philox
@@ -124,6 +125,13 @@ def test_the_limits_are_as_stated() -> None:
         kind.__name__: (x.least, x.reach, x.cut_reach, x.least_cut, x.tiny) for kind, x in _LIMITS.items()
     }
     assert stated == found
+
+
+def test_every_distribution_has_its_section() -> None:
+    stated = dict(re.findall(r"^### (4\.\d+) (.+)$", PAGE, re.MULTILINE))
+    assert sorted(stated) == sorted(record.section for record in DISTRIBUTIONS.values())
+    for name, record in DISTRIBUTIONS.items():
+        assert name.split("_")[-1] in stated[record.section].lower(), (name, stated[record.section])
 
 
 def test_the_divisor_of_corrected_truncated_normals_is_as_stated() -> None:

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from cases import INITIALIZERS, OF_FORM, assert_covers
+from equality import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,14 +13,8 @@ import fanfill as ff
 from fanfill.cpu import run as cpu_run
 from tests.golden import DTYPES
 
-LAWS = (
-    ff.uniform(-0.5, 0.5),
-    ff.uniform(-0.25, 1.0),
-    ff.normal(0.5, 2.0),
-    ff.truncated_normal(),
-    ff.truncated_normal(lower=-1.0, upper=5.0),
-    ff.constant(0.75),
-)
+LAWS = (*OF_FORM.values(), INITIALIZERS["constant"])
+NORMAL = INITIALIZERS["normal"]
 BACKENDS = ("numba", "numpy")
 # Above what the calling thread keeps to itself, so that helpers really work; not a multiple of anything.
 LARGE = (3, 5 * cpu_run.SMALL // 3 + 7)
@@ -28,10 +24,8 @@ def drawn(law: ff.Initializer, shape: tuple[int, ...], dtype: str, **options: ob
     return ff.fill(np.empty(shape, DTYPES[dtype]), law, seed=7, name="w", **options)  # type: ignore[arg-type]
 
 
-def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
-    assert a.shape == b.shape
-    assert a.dtype == b.dtype
-    assert a.tobytes() == b.tobytes()
+def test_every_distribution_is_drawn_here() -> None:
+    assert_covers(LAWS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,7 +37,7 @@ def test_numba_and_numpy_draw_the_same_bits_on_any_number_of_threads(law: ff.Ini
 
 
 def test_the_comparison_sees_one_changed_bit() -> None:
-    a = drawn(LAWS[2], (1000,), "float32")
+    a = drawn(NORMAL, (1000,), "float32")
     b = a.copy()
     b.view(np.uint32)[617] ^= 1
     with pytest.raises(AssertionError):
@@ -52,9 +46,9 @@ def test_the_comparison_sees_one_changed_bit() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_another_seed_or_name_draws_other_values(backend: str) -> None:
-    base = drawn(LAWS[2], (4000,), "float32", backend=backend)
+    base = drawn(NORMAL, (4000,), "float32", backend=backend)
     for seed, name in ((8, "w"), (7, "v"), (7 + 2**32, "w"), (7, 1), (7, 2**32)):
-        other = ff.fill(np.empty(4000, np.float32), LAWS[2], seed=seed, name=name, backend=backend)
+        other = ff.fill(np.empty(4000, np.float32), NORMAL, seed=seed, name=name, backend=backend)
         assert np.mean(other == base) < 0.001
 
 

@@ -76,6 +76,15 @@ def test_a_file_without_bounds_is_not_read_whole(folder: Path) -> None:
     assert cache.load("a") == b"code"
 
 
+@pytest.mark.parametrize("data", [b"", b"garbage" * 1000, b"fanfill 1\n", b"fanfill 1\n" + bytes(1000)])
+def test_what_no_store_has_left_is_not_loaded_and_is_replaced(folder: Path, data: bytes) -> None:
+    cache.store("a", b"code")
+    (folder / "a.bin").write_bytes(data)
+    assert cache.load("a") is None
+    cache.store("a", b"code")
+    assert cache.load("a") == b"code"
+
+
 def test_an_entry_that_would_not_be_read_is_not_kept(folder: Path) -> None:
     largest = cache._LARGEST - cache._HEAD
     cache.store("a", bytes(largest + 1))

@@ -94,7 +94,7 @@ def test_a_relative_local_appdata_is_ignored(clone: Path, monkeypatch: pytest.Mo
 TOLD = """
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    right(); right_turned(); right(law=ff.uniform(-1, 1))
+    right(); right(law=ff.uniform(-1, 1))
 (warning,) = caught
 assert warning.category is RuntimeWarning and warning.filename == "<string>", warning
 assert str(warning.message).startswith(

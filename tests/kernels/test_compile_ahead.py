@@ -15,8 +15,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from command_line import Capture, assert_refused
-from cuda_on_cpu.arrays import assert_same, on_host
+from cuda_on_cpu.arrays import on_host
 from cuda_on_cpu.fixtures import compilations, cubins, emulated  # noqa: F401
+from equality import assert_same_bits
 from processes import BEGIN, END, Ended, assert_ends, assert_right, fanfill, run
 
 import fanfill as ff
@@ -147,7 +148,7 @@ def test_a_gpu_that_is_not_here_asks_for_no_compiler(
     asked = compilations(monkeypatch)
     for law in (ff.normal(), ff.constant(3)):
         buffer = ff.fill(cupy.empty((30, 40), np.float32), law, seed=1)
-        assert_same(gpu.host(buffer), on_host((30, 40), law, seed=1))
+        assert_same_bits(gpu.host(buffer), on_host((30, 40), law, seed=1))
     assert [pair for pair in asked if not pair[1]] == []  # PTX is what the emulation runs
     ff.fill(cupy.empty(9, np.float32), ff.uniform(-1, 1), seed=1)
     assert [pair for pair in asked if not pair[1]] == [(90, False)]

@@ -8,6 +8,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import FIXED
 
 from fanfill import initializers as init
 from fanfill.distributions import recipe
@@ -36,7 +37,11 @@ def values_at(words: np.ndarray, law: init.Initializer, dtype: str) -> np.ndarra
     with np.errstate(all="ignore"):
         if parts.arguments is not None:
             words = parts.arguments(words.view(np.uint64), made.params).view(np.uint32)
-        stored = store_of(dtype)(parts.function(words, made.params)).astype(STORAGES[dtype].lanes)
+        if parts.paired:
+            values = np.concatenate(parts.function(words[0::2], words[1::2], made.params))
+        else:
+            values = parts.function(words, made.params)
+        stored = store_of(dtype)(values).astype(STORAGES[dtype].lanes)
     return np.asarray(stored.view(dtype_of(dtype)).astype(np.float64))
 
 
@@ -51,6 +56,14 @@ def assert_ends_reached(values: np.ndarray, low: float, high: float, dtype: str,
     near = slack + 2.0 ** (2 - STORAGES[dtype].precision) * max(abs(low), abs(high))
     assert values.min() - low <= near
     assert high - values.max() <= near
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize("case", [case for case in FIXED if case != "constant"])
+def test_no_word_leaves_the_bounds_that_are_stated(case: str, dtype: str) -> None:
+    values = values_at(extreme_words(dtype), FIXED[case], dtype)
+    assert np.isfinite(values).all()
+    assert_inside(values, *FIXED[case].bounds((), dtype))
 
 
 @pytest.mark.parametrize("dtype", STORAGES)

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from form_laws import KEY, LAWS
+from cases import KEY, OF_FORM
+from equality import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_runs import GUARD, RECIPES, assert_guards_untouched, assert_same_bytes, box, guarded, run
+from kernel_runs import (
+    GUARD,
+    RECIPES,
+    assert_guards_untouched,
+    box,
+    each_recipe,
+    guarded,
+    run,
+)
 from numba import njit
 
 from fanfill import initializers as init
@@ -53,8 +62,6 @@ CUTS = sorted(
 FAR = (2**31, 2**32, 2**33, 2**34, 3 * 2**34, 2**40 + 12345, 2**62, 2**63 - 4000)
 WORDS = [0, 1, 2, 3, 5, 2**30, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 3 * 2**30, 2**32 - 2, 2**32 - 1]
 
-each_recipe = pytest.mark.parametrize("case", RECIPES)
-
 
 @each_recipe
 def test_every_start_and_every_length_up_to_130_gives_the_same_bytes(case: str) -> None:
@@ -62,9 +69,9 @@ def test_every_start_and_every_length_up_to_130_gives_the_same_bytes(case: str) 
     expected = run("numpy", made, 0, 140)
     for start in range(10):
         for count in range(131):
-            assert_same_bytes(run("numba", made, start, count), expected[start : start + count])
+            assert_same_bits(run("numba", made, start, count), expected[start : start + count])
         for count in (*range(10), 31, 64, 65, 129, 130):
-            assert_same_bytes(run("numpy", made, start, count), expected[start : start + count])
+            assert_same_bits(run("numpy", made, start, count), expected[start : start + count])
 
 
 @each_recipe
@@ -73,7 +80,7 @@ def test_lengths_around_every_internal_cut_give_the_same_bytes(case: str) -> Non
     for number, cut in enumerate(CUTS):
         for count in (cut - 1, cut, cut + 1):
             start = (count + number) % 4
-            assert_same_bytes(run("numba", made, start, count), run("numpy", made, start, count))
+            assert_same_bits(run("numba", made, start, count), run("numpy", made, start, count))
 
 
 @each_recipe
@@ -81,18 +88,18 @@ def test_starts_around_every_carry_and_far_out_give_the_same_bytes(case: str) ->
     made = RECIPES[case]
     for far in FAR:
         whole = run("numpy", made, far - 70, 140)
-        assert_same_bytes(run("numba", made, far - 70, 140), whole)
+        assert_same_bits(run("numba", made, far - 70, 140), whole)
         for before in range(4):
-            assert_same_bytes(run("numpy", made, far - before, 9), whole[70 - before : 79 - before])
-            assert_same_bytes(run("numba", made, far - before, 9), whole[70 - before : 79 - before])
+            assert_same_bits(run("numpy", made, far - before, 9), whole[70 - before : 79 - before])
+            assert_same_bits(run("numba", made, far - before, 9), whole[70 - before : 79 - before])
     last = 2**63 - 33
-    assert_same_bytes(run("numba", made, last, 33), run("numpy", made, last, 33))
+    assert_same_bits(run("numba", made, last, 33), run("numpy", made, last, 33))
 
 
 @each_recipe
 def test_a_group_that_a_carry_cuts_short_gives_the_same_bytes(case: str) -> None:
     start = 2**33 * (2 - case.endswith("float64")) - 4 * GROUP - 3
-    assert_same_bytes(
+    assert_same_bits(
         run("numba", RECIPES[case], start, 12 * GROUP), run("numpy", RECIPES[case], start, 12 * GROUP)
     )
 
@@ -102,13 +109,13 @@ def test_a_group_that_a_carry_cuts_short_gives_the_same_bytes(case: str) -> None
 def test_cuts_of_every_kind_give_the_same_bytes_inside_them(law: str, dtype: str) -> None:
     made = recipe(OTHER_CUTS[law], (1,), dtype)
     found = run("numba", made, 1, 50_001)
-    assert_same_bytes(found, run("numpy", made, 1, 50_001))
+    assert_same_bits(found, run("numpy", made, 1, 50_001))
     if dtype != "bfloat16":
         assert found.min() >= made.params[-2]
         assert found.max() <= made.params[-1]
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", OF_FORM)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_smallest_parameters_give_the_same_bytes_and_no_subnormal(form: str, dtype: str) -> None:
     least = 2.0**-80 if dtype == "float32" else 2.0**-900
@@ -123,7 +130,7 @@ def test_the_smallest_parameters_give_the_same_bytes_and_no_subnormal(form: str,
     made = recipe(laws[form], (1,), dtype)
     assert made.form == form
     found = run("numba", made, 0, 50_000)
-    assert_same_bytes(found, run("numpy", made, 0, 50_000))
+    assert_same_bits(found, run("numpy", made, 0, 50_000))
     assert (np.abs(found[found != 0]) >= np.finfo(dtype).smallest_normal).all()
 
 
@@ -156,7 +163,7 @@ def test_a_box_holds_the_elements_of_the_run_that_it_names(
     index = first + sum(c * p for c, p in zip(np.indices(shape), pitch, strict=True)).reshape(-1)
     expected = reference(case, origin)[index]
     for backend in BACKENDS:
-        assert_same_bytes(box(backend, RECIPES[case], origin + first, shape, pitch), expected)
+        assert_same_bits(box(backend, RECIPES[case], origin + first, shape, pitch), expected)
 
 
 @each_recipe
@@ -165,18 +172,18 @@ def test_a_box_of_more_values_than_one_gather_is_the_transposed_run(case: str) -
     whole = run("numba", RECIPES[case], 5, rows * columns).reshape(rows, columns)
     for backend in BACKENDS:
         found = box(backend, RECIPES[case], 5, (columns, rows), (1, columns))
-        assert_same_bytes(found.reshape(columns, rows), np.ascontiguousarray(whole.T))
+        assert_same_bits(found.reshape(columns, rows), np.ascontiguousarray(whole.T))
 
 
-@pytest.mark.parametrize("form", LAWS)
+@pytest.mark.parametrize("form", OF_FORM)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numpy_kernels_give_the_same_bytes_whatever_the_callers_errstate(form: str, dtype: str) -> None:
     made = RECIPES[f"{form}-{dtype}"]
     expected = run("numpy", made, 3, 1000)
     with np.errstate(all="raise"):
-        assert_same_bytes(run("numpy", made, 3, 1000), expected)
-        assert_same_bytes(box("numpy", made, 3, (1000,), (1,)), expected)
-        assert_same_bytes(box("numpy", made, 3, (1000, 1), (1, 7)), expected)
+        assert_same_bits(run("numpy", made, 3, 1000), expected)
+        assert_same_bits(box("numpy", made, 3, (1000,), (1,)), expected)
+        assert_same_bits(box("numpy", made, 3, (1000, 1), (1, 7)), expected)
 
 
 def value(word: Any, params: Any) -> Any:
@@ -231,7 +238,7 @@ def extreme_words(dtype: str) -> np.ndarray:
         (form, dtype)
         for dtype in ("float32", "float64", "float16")
         for form in forms_of(dtype)
-        if form in LAWS
+        if form in OF_FORM
     ],
 )
 def test_extreme_words_give_the_same_bytes_on_arrays_and_as_compiled_scalars(form: str, dtype: str) -> None:
@@ -241,12 +248,12 @@ def test_extreme_words_give_the_same_bytes_on_arrays_and_as_compiled_scalars(for
     if parts.arguments is not None:
         raw = words.view(np.uint64)
         pairs = by_arrays(parts.arguments, False, raw, made.params)
-        assert_same_bytes(by_scalars(parts.arguments, False, raw, made.params, np.uint64), pairs)
+        assert_same_bits(by_scalars(parts.arguments, False, raw, made.params, np.uint64), pairs)
         words = pairs.view(np.uint32)
     if dtype == "float64":
         words = words.view(np.uint64)
     expected = by_arrays(parts.function, parts.paired, words, made.params)
-    assert_same_bytes(by_scalars(parts.function, parts.paired, words, made.params, lanes), expected)
+    assert_same_bits(by_scalars(parts.function, parts.paired, words, made.params, lanes), expected)
     assert np.isfinite(expected).all()
 
 
@@ -282,7 +289,7 @@ def test_the_comparison_sees_a_change_in_any_coefficient(
     assert any(seen)
     case = cases[seen.index(True)]
     with pytest.raises(AssertionError):
-        assert_same_bytes(run("changed", RECIPES[case], 0, 40_000), expected[case])
+        assert_same_bits(run("changed", RECIPES[case], 0, 40_000), expected[case])
 
 
 @pytest.mark.parametrize(
@@ -301,10 +308,10 @@ def test_the_comparison_sees_a_change_in_any_other_constant(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, wrong: Any, case: str
 ) -> None:
     expected = run("numba", RECIPES[case], 0, 40_000)
-    assert_same_bytes(run("numpy", RECIPES[case], 0, 40_000), expected)
+    assert_same_bits(run("numpy", RECIPES[case], 0, 40_000), expected)
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(AssertionError):
-        assert_same_bytes(run("changed", RECIPES[case], 0, 40_000), expected)
+        assert_same_bits(run("changed", RECIPES[case], 0, 40_000), expected)
 
 
 def test_the_comparison_sees_a_change_in_the_compiled_code() -> None:
@@ -312,9 +319,9 @@ def test_the_comparison_sees_a_change_in_the_compiled_code() -> None:
     expected = by_arrays(arithmetic.uniform_range, False, words, params)
     shifted = rebind(arithmetic.lattice_point, {}, POINT=arithmetic.POINT - 1024)
     changed = rebind(arithmetic.uniform_range, {arithmetic.lattice_point: shifted})
-    assert_same_bytes(by_scalars(arithmetic.uniform_range, False, words, params, np.float32), expected)
+    assert_same_bits(by_scalars(arithmetic.uniform_range, False, words, params, np.float32), expected)
     with pytest.raises(AssertionError):
-        assert_same_bytes(by_scalars(changed, False, words, params, np.float32), expected)
+        assert_same_bits(by_scalars(changed, False, words, params, np.float32), expected)
 
 
 def test_the_guard_zones_see_a_value_too_many() -> None:

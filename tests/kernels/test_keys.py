@@ -83,20 +83,18 @@ def without_sources(copy: Path) -> Path:
     return copy.parent
 
 
-@pytest.mark.parametrize("ship", [zipped, without_sources])
-def test_two_versions_without_sources_on_disk_never_share_a_kernel(tmp_path: Path, ship: Any) -> None:
+@pytest.mark.parametrize(("ship", "edit"), [(zipped, UNIT), (without_sources, LOGIC)])
+def test_two_versions_without_sources_on_disk_never_share_a_kernel(
+    tmp_path: Path, ship: Any, edit: tuple[str, str, str]
+) -> None:
     cache = tmp_path / "cache"
-    one = ship(package(tmp_path / "one"))
-    two = ship(package(tmp_path / "two", UNIT))
-    three = ship(package(tmp_path / "three", LOGIC))
-    first, cached = draw(one, cache)
+    first, cached = draw(one := ship(package(tmp_path / "one")), cache)
     assert not cached
     assert draw(one, cache) == (first, True)
-    for other in (two, three):
-        bits, cached = draw(other, cache)
-        assert not cached
-        assert bits != first
-        assert draw(other, cache) == (bits, True)
+    bits, cached = draw(two := ship(package(tmp_path / "two", edit)), cache)
+    assert not cached
+    assert bits != first
+    assert draw(two, cache) == (bits, True)
 
 
 def test_a_program_that_is_unpacked_anew_each_time_finds_its_kernels(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def attempt(module, path):
         take(module, path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        right()
+        right(n=3000)
         right_turned(40)
     status = ff.backends()[0]
     assert not status.usable, (module, path, "usable")
@@ -227,13 +227,21 @@ WAYS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with all kernels that these processes ask for."""
+    folder = str(tmp_path_factory.mktemp("stored"))
+    child(STORED, FANFILL_CACHE_DIR=folder, FANFILL_BACKEND=None)
+    return folder
+
+
 @pytest.mark.parametrize("how", WAYS)
 def test_where_executable_memory_is_forbidden_numpy_fills_whether_kernels_are_stored_or_not(
-    tmp_path: Path, how: str
+    tmp_path: Path, stored: str, how: str
 ) -> None:
     settings = {"FANFILL_CACHE_DIR": str(tmp_path), "FANFILL_BACKEND": None}
     child(FORBID[how] + STANDS_IN, **settings)
-    child(STORED, **settings)
+    settings["FANFILL_CACHE_DIR"] = stored
     child(FORBID[how] + STANDS_IN, **settings)
     assert_fails(STANDS_IN, "not enough values to unpack", **settings)
     # Forbidden after the first fill, with another kernel stored: an error, and no crash.

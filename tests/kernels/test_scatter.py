@@ -225,7 +225,7 @@ def test_large_memory_is_written_past_the_caches_where_columns_are_whole_lines(
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
-@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("size", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_squares_bypass_the_caches_and_end_with_a_fence(size: int) -> None:
     plain, streaming = (
         cpu.scatter(size, scatter.transpose, stream).compile().library.get_asm_str()

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from form_laws import KEY
-from kernel_runs import GUARD, RECIPES, assert_guards_untouched, assert_same_bytes, lanes_of, run
+from cases import KEY
+from equality import assert_same_bits
+from kernel_runs import GUARD, RECIPES, assert_guards_untouched, each_recipe, lanes_of, run
 
 from fanfill import regions
 from fanfill.backends import HostKernels, get
@@ -35,12 +36,12 @@ def stream(case: str, start: int, lead: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("case", RECIPES)
+@each_recipe
 def test_wherever_a_streamed_fill_begins_it_gives_the_same_bytes(case: str) -> None:
     size = lanes_of(RECIPES[case].dtype).itemsize
     for lead in range(0, loops.LINE, max(size, 4)):
         for start in (0, 1, 6, CARRY // (2 if size == 8 else 1)):
-            assert_same_bytes(stream(case, start, lead), run("numpy", RECIPES[case], start, COUNT))
+            assert_same_bits(stream(case, start, lead), run("numpy", RECIPES[case], start, COUNT))
 
 
 def test_a_fill_streams_only_where_blocks_begin_with_lines() -> None:
@@ -76,7 +77,7 @@ def test_buffers_that_no_cache_holds_are_streamed(nbytes: int, streamed: bool) -
     assert set(calls) == {"nontemporal" if streamed else "run"}
     expected = np.empty_like(found)
     cpu_run.fill_lanes(expected, region, made, KEY, get("numpy"), 2)
-    assert_same_bytes(found, expected)
+    assert_same_bits(found, expected)
 
 
 def test_all_stretches_but_the_first_begin_with_a_line() -> None:
@@ -106,7 +107,12 @@ def test_all_stretches_but_the_first_begin_with_a_line() -> None:
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads x86 assembly only")
 @pytest.mark.parametrize(
-    "case", ["normal-float32", "uniform-float64", "uniform_clamped-bfloat16", "normal-float16"]
+    "case",
+    [
+        "normal-float32",
+        "uniform_clamped-bfloat16",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("uniform-float64", "normal-float16")),
+    ],
 )
 def test_streams_bypass_the_caches_and_end_with_a_fence(case: str) -> None:
     made = RECIPES[case]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from form_laws import KEY, LAWS
+from cases import KEY, OF_FORM
 
 import fanfill as ff
 from fanfill.distributions import recipe
@@ -24,11 +24,11 @@ from fanfill_kernels.blocks.tape import ALIGNED, Program, Replay, Tape
 SIZE = 300_001
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-each_law = pytest.mark.parametrize("law", LAWS)
+each_law = pytest.mark.parametrize("law", OF_FORM)
 
 
 def filled(law: str, dtype: str, count: int = SIZE, start: int = 3) -> np.ndarray:
-    made = recipe(LAWS[law], (1,), dtype)
+    made = recipe(OF_FORM[law], (1,), dtype)
     out = np.empty(count, STORAGES[dtype].lanes)
     blocks.kernels(made.form, dtype).run(out, start, KEY, made.params)
     return out
@@ -72,7 +72,7 @@ def traced_peak(work: Callable[[], object]) -> int:
 @each_dtype
 @each_law
 def test_a_thread_takes_at_most_four_mebibytes_beyond_its_buffer(law: str, dtype: str) -> None:
-    made = recipe(LAWS[law], (1,), dtype)
+    made = recipe(OF_FORM[law], (1,), dtype)
     out = np.empty(2 * blocks.BLOCK + 12_345, STORAGES[dtype].lanes)
     shape, pitch = (out.size // 7, 7), (1, out.size // 7)
 
@@ -87,7 +87,7 @@ def test_a_thread_takes_at_most_four_mebibytes_beyond_its_buffer(law: str, dtype
 
 
 def test_the_memory_is_made_once_and_serves_later_fills() -> None:
-    made = recipe(LAWS["normal"], (1,), "float32")
+    made = recipe(OF_FORM["normal"], (1,), "float32")
     kernels, out = blocks.kernels(made.form, made.dtype), np.empty(SIZE, np.float32)
 
     def fill() -> Any:
@@ -105,7 +105,7 @@ def test_the_memory_is_made_once_and_serves_later_fills() -> None:
 def test_no_more_programs_stay_bound_than_the_bound_says_and_the_newest_do() -> None:
     def work() -> list[list[Any]]:
         kept = []
-        for law in LAWS:
+        for law in OF_FORM:
             for count in (100, 10_000, 100_000):
                 filled(law, "float32", count)
                 kept.append(list(blocks.spare.workspace.replays))
@@ -124,7 +124,7 @@ def test_no_more_programs_stay_bound_than_the_bound_says_and_the_newest_do() -> 
 def test_a_fill_after_an_interrupted_one_gives_the_same_bytes_in_the_same_memory(
     monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    made = recipe(LAWS["normal"], (1,), "float32")
+    made = recipe(OF_FORM["normal"], (1,), "float32")
     kernels, out = blocks.kernels(made.form, made.dtype), np.empty(4096, np.float32)
     kernels.run(out, 0, KEY, made.params)
     expected = out.copy()

@@ -14,6 +14,20 @@ from processes import BEGIN, END, Ended, assert_ends, assert_fails, assert_right
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux has them")
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the kernels of `right` and `right_turned`, compiled once."""
+    folder = tmp_path_factory.mktemp("filled")
+    child("right(); right_turned()", FANFILL_CACHE_DIR=str(folder))
+    return folder
+
+
+@pytest.fixture
+def stored(filled: Path, tmp_path: Path) -> str:
+    """A copy of that cache for a test of its own."""
+    return str(shutil.copytree(filled, tmp_path / "stored"))
+
+
 # Numba
 
 STANDS_IN = """
@@ -36,16 +50,15 @@ else:
 
 
 def test_numpy_stands_in_for_a_numba_that_breaks_on_import_even_where_kernels_are_stored(
-    tmp_path: Path,
+    tmp_path: Path, stored: str
 ) -> None:
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text("raise LookupError('broken for a test')")
-    path, cache = os.pathsep.join([str(tmp_path), *sys.path]), str(tmp_path / "cache")
-    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=cache)
-    child("right(); right_turned()", FANFILL_CACHE_DIR=cache)
-    assert list((tmp_path / "cache").glob("run_normal_float32-*.bin"))
-    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=cache)
-    assert_fails(STANDS_IN, "not enough values to unpack", FANFILL_CACHE_DIR=cache)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=str(tmp_path / "empty"))
+    assert list(Path(stored).glob("run_normal_float32-*.bin"))
+    child(STANDS_IN, PYTHONPATH=path, FANFILL_CACHE_DIR=stored)
+    assert_fails(STANDS_IN, "not enough values to unpack", FANFILL_CACHE_DIR=stored)
 
 
 BREAKS_LATER = """
@@ -73,13 +86,11 @@ draw(law=ff.uniform(0.5, 2), backend="numpy")
 
 
 def test_a_numba_that_broke_since_is_a_clear_error_for_new_kernels_and_none_for_stored_ones(
-    tmp_path: Path,
+    stored: str,
 ) -> None:
-    cache = str(tmp_path / "cache")
-    child("right()", FANFILL_CACHE_DIR=cache)
-    child(BREAKS_LATER, FANFILL_CACHE_DIR=cache)
-    child("right(); right(law=ff.uniform(0.5, 2))", FANFILL_CACHE_DIR=cache)
-    assert_fails(BREAKS_LATER, "compiled without Numba", FANFILL_CACHE_DIR=cache)
+    child(BREAKS_LATER, FANFILL_CACHE_DIR=stored)
+    child("right(); right(law=ff.uniform(0.5, 2))", FANFILL_CACHE_DIR=stored)
+    assert_fails(BREAKS_LATER, "compiled without Numba", FANFILL_CACHE_DIR=stored)
 
 
 INTERPRETED = """
@@ -92,13 +103,14 @@ assert "fanfill_kernels.compile.compiler" not in sys.modules
 
 
 def test_with_the_compiler_switched_off_fills_have_the_same_bits_and_stored_kernels_stay_unused(
-    tmp_path: Path,
+    tmp_path: Path, stored: str
 ) -> None:
-    cache = str(tmp_path / "cache")
-    for _ in ("nothing is stored", "kernels are stored"):
+    empty = str(tmp_path / "empty")
+    for cache in (empty, stored):
         child(INTERPRETED, FANFILL_CACHE_DIR=cache, NUMBA_DISABLE_JIT="1")
-        child("right(); right(law=ff.uniform(-1, 1))", FANFILL_CACHE_DIR=cache)
-    assert_fails(INTERPRETED, "AssertionError", FANFILL_CACHE_DIR=str(tmp_path / "other"))
+    assert not Path(empty).exists() or not os.listdir(empty)
+    child("right(); assert 'numba' not in sys.modules", FANFILL_CACHE_DIR=stored)
+    assert_fails(INTERPRETED, "AssertionError", FANFILL_CACHE_DIR=stored)
 
 
 # The disk under the cache
@@ -168,8 +180,10 @@ def has_mounts() -> bool:
 
 
 @pytest.mark.skipif(not has_mounts(), reason="needs unshare, and the right to make mount namespaces")
-def test_with_home_cache_and_packages_read_only_the_bits_are_right_and_info_says_so(tmp_path: Path) -> None:
-    home, stored = tmp_path / "home", tmp_path / "stored"
+def test_with_home_cache_and_packages_read_only_the_bits_are_right_and_info_says_so(
+    tmp_path: Path, stored: str
+) -> None:
+    home = tmp_path / "home"
     home.mkdir()
     settings: dict[str, str | None] = {"HOME": str(home)}
     settings |= dict.fromkeys(("FANFILL_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"))
@@ -180,8 +194,7 @@ def test_with_home_cache_and_packages_read_only_the_bits_are_right_and_info_says
     assert list(home.iterdir()) == []
 
     # Kernels that were stored before are used.
-    settings["FANFILL_CACHE_DIR"] = str(stored)
-    child("right(); right_turned()", **settings)
+    settings["FANFILL_CACHE_DIR"] = stored
     assert_right(read_only("-c", BEGIN + READ_ONLY + "assert 'numba' not in sys.modules" + END, **settings))
     assert_fails(READ_ONLY, "can be written", **settings)
 
@@ -225,10 +238,9 @@ for fault in (vanish, spoil, cut_short, open_to_all, become_a_file):
 """
 
 
-def test_the_cache_folder_may_vanish_or_spoil_while_a_process_runs(tmp_path: Path) -> None:
-    folder = str(tmp_path / "cache")
-    child(WHILE_RUNNING, FANFILL_CACHE_DIR=folder)
-    child("right(); assert 'numba' not in sys.modules", FANFILL_CACHE_DIR=folder)
+def test_the_cache_folder_may_vanish_or_spoil_while_a_process_runs(stored: str) -> None:
+    child(WHILE_RUNNING, FANFILL_CACHE_DIR=stored)
+    child("right(); assert 'numba' not in sys.modules", FANFILL_CACHE_DIR=stored)
     assert_fails(
-        "right(law=ff.uniform(9, 10)); assert 'numba' not in sys.modules", "Error", FANFILL_CACHE_DIR=folder
+        "right(law=ff.uniform(9, 10)); assert 'numba' not in sys.modules", "Error", FANFILL_CACHE_DIR=stored
     )

@@ -66,6 +66,7 @@ def test_a_new_files_mode_is_what_the_umask_leaves(tmp_path: Path, umask: int, m
 
 
 # All that a process opens for writing, as Python's audit hooks are told; on stderr, behind a line of dashes.
+# It carries out one command after another, which are joined by "then".
 AUDITED = """
 import os, sys
 opened = []
@@ -76,9 +77,18 @@ def hook(event, arguments):
         opened.append(os.fsdecode(arguments[0]))
 sys.addaudithook(hook)
 from fanfill.cli import main
-code = main(sys.argv[1:])
+words, codes = [], []
+for word in [*sys.argv[1:], "then"]:
+    if word != "then":
+        words.append(word)
+        continue
+    try:
+        codes.append(main(words))
+    except SystemExit as ended:
+        codes.append(ended.code)
+    words = []
 sys.stderr.write("\\n".join(["-----", *opened]))
-sys.exit(code)
+sys.exit(codes[0] if len(set(codes)) == 1 else 99)
 """
 
 
@@ -125,31 +135,23 @@ def test_nothing_is_written_but_the_file_and_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["fill", "he_normal", "300x300"],
-        ["fill", "normal", "1000", "--json", "--name", "told/../../w"],
-        ["words", "--count", "0"],
-        ["info"],
-        ["cache"],
-        ["cache", "--clear"],
-        ["compile", "--initializers", "words"],
-        ["--version"],
-        ["--help"],
-        pytest.param(["selftest", "--device", "cpu"], marks=pytest.mark.slow),
+        "--version then words --count 0 then cache",
+        "fill he_normal 300x300 then fill normal 9 --json --name told/../../w then info then cache --clear",
+        "compile --initializers words then --help",
+        pytest.param("selftest --device cpu", marks=pytest.mark.slow),
     ],
-    ids=" ".join,
 )
-def test_a_command_that_is_told_no_file_writes_none(tmp_path: Path, words: list[str]) -> None:
-    assert written(tmp_path, *words) == set()
+def test_commands_that_are_told_no_file_write_none(tmp_path: Path, words: str) -> None:
+    assert written(tmp_path, *words.split()) == set()
     assert os.listdir(tmp_path / "told") == []
 
 
-def test_a_refused_command_writes_nothing(tmp_path: Path) -> None:
-    for number, words in enumerate((["normal", "10", "--seed", "-1"], ["he_normal", "10"], ["gamma", "10"])):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = written(folder, "fill", *words, "--out", str(folder / "told" / "w.npy"), code=2)
-        assert all(place.startswith(f"{folder}/told/.fanfill-") for place in found), found
-        assert os.listdir(folder / "told") == []
+def test_refused_commands_write_nothing(tmp_path: Path) -> None:
+    out = f"--out {tmp_path}/told/w.npy"
+    words = f"fill normal 10 --seed -1 {out} then fill he_normal 10 {out} then fill gamma 10 {out}"
+    found = written(tmp_path, *words.split(), code=2)
+    assert all(place.startswith(f"{tmp_path}/told/.fanfill-") for place in found), found
+    assert os.listdir(tmp_path / "told") == []
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ import numpy as np
 from numba import config
 from fanfill import initializers as init
 from fanfill.cpu.numba import BACKEND
+from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.recipes import Recipe, recipe
+from fanfill.recipes import Recipe
 from fanfill_kernels.blocks import replay as blocks
 from fanfill_kernels.compile import cpu, loops
 

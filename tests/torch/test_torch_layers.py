@@ -16,7 +16,7 @@ import fanfill.torch as ft  # noqa: E402
 
 nn = torch.nn
 LEVEL = 1e-4
-VALUES = 6000
+VALUES = 3000
 
 # Every layer of torch.nn that owns parameters, in shapes where a mistaken fan shows.
 LAYERS: dict[str, Callable[[], Any]] = {
@@ -54,7 +54,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "MultiheadAttention without bias": lambda: nn.MultiheadAttention(12, 3, bias=False),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(12, 3, 20, batch_first=True),
     "TransformerDecoderLayer": lambda: nn.TransformerDecoderLayer(12, 3, 20),
-    "Transformer": lambda: nn.Transformer(12, 3, 1, 1, 20, batch_first=True),
+    "Transformer": lambda: nn.Transformer(24, 3, 1, 1, 40, batch_first=True),
     "PReLU": lambda: nn.PReLU(5, init=0.125),
     "AdaptiveLogSoftmaxWithLoss": lambda: nn.AdaptiveLogSoftmaxWithLoss(12, 30, [10, 20]),
 }

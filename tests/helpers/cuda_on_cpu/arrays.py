@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import form_laws
 import numpy as np
+from cases import INITIALIZERS, OF_FORM
 
 import fanfill as ff
 from fanfill.dtypes import dtype_of
 
-LAWS = form_laws.LAWS | {"constant": ff.constant(0.25)}
+LAWS = OF_FORM | {"constant": INITIALIZERS["constant"]}
 
 
 class Foreign:
@@ -33,9 +33,3 @@ class Foreign:
 def on_host(shape: Any, law: Any, dtype: str = "float32", **how: Any) -> Any:
     """What the device has to make."""
     return ff.fill(np.empty(shape, dtype_of(dtype)), law, backend="numpy", threads=1, **how)
-
-
-def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
-    """The same dtype and bytes."""
-    assert found.dtype == expected.dtype
-    assert found.tobytes() == expected.tobytes()

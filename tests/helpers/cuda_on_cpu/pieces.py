@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from form_laws import KEY, LAWS
+from cases import KEY, OF_FORM
 
 from cuda_on_cpu.machine import Module
 from fanfill import initializers as init
@@ -46,7 +46,7 @@ CASES = {
         cuda.entry("", form, dtype): (form, dtype)
         for dtype in STORAGES
         for form in forms_of(dtype)
-        if form in LAWS
+        if form in OF_FORM
     },
     cuda.entry("", "words", "uint32"): ("words", "uint32"),
     **{cuda.entry("", "constant", width): ("constant", dtype) for width, dtype in OF_WIDTH.items()},
@@ -175,7 +175,7 @@ def plain_recipe(form: str, dtype: str) -> Recipe:
         return Recipe(form, dtype, ())
     if form == "constant":
         return Recipe(form, dtype, (CONSTANTS[str(8 * FORMATS[dtype].itemsize)],))
-    return recipe(LAWS[form], (1,), dtype)
+    return recipe(OF_FORM[form], (1,), dtype)
 
 
 def extreme_recipes(form: str, dtype: str) -> list[Recipe]:
