@@ -58,8 +58,8 @@ def assert_kept(ratios: Array) -> None:
     assert ratios.max() < 4, f"rose to {ratios.max():.3g}"
 
 
-@pytest.mark.parametrize("backend", ["numba", "numpy"])
-def test_he_keeps_the_signal_of_relu_layers_in_both_directions(backend: str) -> None:
+@pytest.mark.parametrize("backend", [None, pytest.param("numpy", marks=pytest.mark.slow)])
+def test_he_keeps_the_signal_of_relu_layers_in_both_directions(backend: str | None) -> None:
     forward, backward = second_moments(ff.he_normal(), RELU, backend=backend)
     assert_kept(forward)
     assert_kept(backward)

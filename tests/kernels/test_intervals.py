@@ -38,6 +38,7 @@ def values_at(words: np.ndarray, law: init.Initializer, dtype: str) -> np.ndarra
         if parts.arguments is not None:
             words = parts.arguments(words.view(np.uint64), made.params).view(np.uint32)
         if parts.paired:
+            words = words[: words.size // 2 * 2]
             values = np.concatenate(parts.function(words[0::2], words[1::2], made.params))
         else:
             values = parts.function(words, made.params)

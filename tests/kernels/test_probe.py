@@ -82,7 +82,7 @@ def attempt(module, path):
         take(module, path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        right(n=3000)
+        right()
         right_turned(40)
     status = ff.backends()[0]
     assert not status.usable, (module, path, "usable")
