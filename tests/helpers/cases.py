@@ -13,13 +13,13 @@ from fanfill.distributions import DISTRIBUTIONS, recipe
 from fanfill.dtypes import STORAGES
 from fanfill.initializers import Initializer
 from fanfill.selftest import golden
-from fanfill_kernels.formats import forms_of
+from fanfill_kernels.forms import forms_of
 
 KEY = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 INITIALIZERS = golden.INITIALIZERS
 FIXED = {name: made for name, made in INITIALIZERS.items() if made.scaling is None}
 """Those of parameters alone; fans have no part in them."""
-FORMS = sorted({form for dtype in STORAGES for form in forms_of(dtype)} - {"words"})
+FORMS = sorted({form for dtype in STORAGES for form in forms_of(dtype)})
 
 
 def _leads_to(form: str, made: Initializer) -> bool:
