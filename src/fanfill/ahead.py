@@ -162,7 +162,7 @@ def _on_gpu(work: Job, architecture: int) -> tuple[int, Iterator[Made]]:
                 if anew and cache.load(key) is None:
                     raise OSError(
                         f"expected to keep {family} in {cache.folder()}; got no file there: is it full, or "
-                        "may it not be written?"
+                        "is it read-only?"
                     )
                 yield Made(f"cuda:sm_{architecture}", key, anew, perf_counter() - began)
 
