@@ -16,7 +16,7 @@ from typing import NamedTuple
 import fanfill as ff
 from fanfill import machine
 from fanfill.dtypes import STORAGES
-from fanfill_kernels import formats
+from fanfill_kernels import forms
 from fanfill_kernels.compile import cpu
 
 LAWS = {
@@ -171,7 +171,7 @@ def main() -> None:
     print(f"{'kernel':28}{'bits':>5}{'values':>8}{'all':>8}", *(f"{name:>12}" for name in columns))
     for form in chosen.forms:
         for dtype in ("uint32",) if form == "words" else chosen.dtypes.split(","):
-            if form not in formats.forms_of(dtype):
+            if form not in forms.forms_of(dtype):
                 continue
             loop = hot_loop(assembly_of(form, dtype))
             values = per_value(loop, dtype)
