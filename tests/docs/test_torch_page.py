@@ -66,5 +66,5 @@ def test_the_signatures_begin_with_torchs() -> None:
         theirs = inspect.signature(getattr(torch.nn.init, name)).parameters.values()
         ours = inspect.signature(getattr(ft, name)).parameters.values()
         assert [(p.name, p.default) for p in ours][: len(theirs)] == [(p.name, p.default) for p in theirs]
-        assert [p.name for p in ours][len(theirs) :] == ["seed", "name"]
+        assert [p.name for p in ours][len(theirs) :] == ["seed", "name", "global_shape", "offset"]
         assert all(p.kind is p.KEYWORD_ONLY for p in list(ours)[len(theirs) :])

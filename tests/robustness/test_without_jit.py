@@ -74,7 +74,7 @@ def test_the_loops_run_by_python_give_the_bytes_of_the_numpy_kernels() -> None:
         [sys.executable, "-W", "error", "-c", PROGRAM], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "the same 31\n"
+    assert done.stdout == "the same 41\n"
 
 
 def test_the_program_can_fail() -> None:

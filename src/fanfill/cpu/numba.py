@@ -11,7 +11,7 @@ import numpy as np
 
 from fanfill import system
 from fanfill.backends import Backend, HostKernels, put_by_numpy
-from fanfill.cpu.run import NONTEMPORAL
+from fanfill.cpu import run
 from fanfill_kernels.process.undivided import undivided
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _scatter(target: NDArray[Any]) -> Put:
     from fanfill_kernels.compile import cpu
     from fanfill_kernels.compile.scatter import scatter_by
 
-    nontemporal = target.nbytes >= NONTEMPORAL
+    nontemporal = target.nbytes >= run.NONTEMPORAL
     strides = tuple(stride // size for stride in target.strides)
     ends = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     lowest = target[
