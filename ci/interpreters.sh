@@ -21,6 +21,7 @@ for wanted in 3.11 3.12 3.13 3.14; do
     "$python" -m venv --without-pip "$scratch/$wanted"
     # What these tests need of the extra test, without the compilers for GPUs.
     "${PYTHON:-python}" -m pip --python "$scratch/$wanted/bin/python" install --quiet -e '.[cli,ml-dtypes]' hypothesis mpmath scipy pytest pytest-timeout pytest-xdist
-    NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q \
+    # One dtype of each compute path: the kernels' text is the same on every Python.
+    NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q -k "not float8 and not float16" \
         tests/api/test_golden.py tests/api/test_initializers.py tests/api/test_npy.py tests/api/test_thread_pool.py tests/robustness/test_threads_stress.py
 done

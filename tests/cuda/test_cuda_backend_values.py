@@ -26,8 +26,15 @@ from fanfill_kernels.cuda import source
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
-    places = golden.PLACES.keys() | golden.WORDS.keys() if number == 0 else {"small", "far flat", "last"}
-    cases = [case for case in golden.cases() if case.place in places]
+    # Kernels of one store differ in their rounding alone, which any place shows: all places for each store.
+    stores = {"float32", "float64", "bfloat16", "float8_e5m2", "uint32"}
+    places = golden.PLACES.keys() | golden.WORDS.keys()
+    few = {"small", "far flat", "last"}
+    cases = [
+        case
+        for case in golden.cases()
+        if case.place in (places if number == 0 and case.dtype in stores else few)
+    ]
     monkeypatch.setattr(golden, "cases", lambda: iter(cases))
     cupy_on_host.module(source(), gpu.architectures[number]).compile(workers=2, optimize=False)
     checks = list(selftest.run(selftest.Subject("cuda", number)))
