@@ -151,9 +151,9 @@ def test_nvrtc_is_no_newer_than_the_driver(emulated, no_cubins, monkeypatch):
     used = []
     real = nvrtc.Compiler.compile
 
-    def compile(self, *arguments):
+    def compile(self, *arguments, **options):
         used.append(self.version[0])
-        return real(self, *arguments)
+        return real(self, *arguments, **options)
 
     monkeypatch.setattr(nvrtc.Compiler, "compile", compile)
     monkeypatch.setattr(cuda_backend, "_found", lambda: gpu.driver._replace(version=lambda: 12020))
