@@ -24,6 +24,7 @@ from fanfill.initializers import (
     xavier_normal,
     xavier_uniform,
 )
+from fanfill.many import fill_many
 from fanfill_kernels import STREAM_VERSION, __version__
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "draw",
     "fans",
     "fill",
+    "fill_many",
     "gain",
     "get_threads",
     "glorot_normal",

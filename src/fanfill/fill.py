@@ -22,7 +22,7 @@ from fanfill.cpu import threads as pool
 from fanfill.cuda import buffers as device_buffers
 from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
-from fanfill.dtypes import dtype_of
+from fanfill.dtypes import dtype_of, storage_of
 from fanfill.initializers import Initializer, initializer_of
 from fanfill.messages import shown
 from fanfill.recipes import Recipe
@@ -159,24 +159,9 @@ def fill(
 
     key = key_of(seed, name)
     law = initializer_of(initializer)
-    if not (progress is None or callable(progress)):
-        raise TypeError(
-            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
-        )
+    checked_progress(progress)
     count = None if threads is None else pool.resolve(threads)
-    memory: buffers.Lanes | device_buffers.Target
-    if buffers.device_of(buffer) == "cuda":
-        resolve("cuda", backend)
-        memory = device_buffers.as_storage(buffer)
-    else:
-        resolve("cpu", backend)
-        memory = buffers.as_lanes(buffer)
-    if memory.is_torch and law.default_axes:
-        raise ValueError(
-            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
-            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
-            "does"
-        )
+    memory = as_memory(buffer, law, backend)
     plan = fill_storage(
         memory,
         law,
@@ -191,6 +176,42 @@ def fill(
     if plain and plan is not None:
         _remember((initializer, array.shape, array.dtype), plan)
     return buffer
+
+
+def checked_progress(progress: object) -> None:
+    """Raise TypeError unless it is a callable or None."""
+    if not (progress is None or callable(progress)):
+        raise TypeError(
+            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
+        )
+
+
+def as_memory(buffer: object, law: Initializer, backend: str | None) -> buffers.Lanes | device_buffers.Target:
+    """View a buffer that a backend and an initializer can fill, or raise as `fill`."""
+    memory: buffers.Lanes | device_buffers.Target
+    if buffers.device_of(buffer) == "cuda":
+        resolve("cuda", backend)
+        memory = device_buffers.as_storage(buffer)
+    else:
+        resolve("cpu", backend)
+        memory = buffers.as_lanes(buffer)
+    if memory.is_torch and law.default_axes:
+        raise ValueError(
+            f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
+            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
+            "does"
+        )
+    return memory
+
+
+def plan_of(law: Initializer, array: NDArray[Any]) -> _Plan | None:
+    """The plan for a whole, small, C-contiguous and writable array; None where there can be none."""
+    named = law, array.shape, array.dtype
+    plan = _plans.get(named)
+    if plan is None and 0 < array.size <= cpu_run.SMALL:
+        plan = _planned(law, array.shape, storage_of(array.dtype))
+        _remember(named, plan)
+    return plan
 
 
 def fill_storage(
@@ -367,13 +388,22 @@ def words(
 def substream(name: str | int) -> int:
     """Return a name's 64-bit substream: an integer itself, a string's 8-byte BLAKE2b (little-endian)."""
     if isinstance(name, str):
-        hashlib = imports.module("hashlib")  # some ms that `import fanfill` need not pay
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(_blake2b()(name.encode(), digest_size=8).digest(), "little")
     return integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
 def _halves(name: str | int) -> tuple[int, int]:
+    return words_of(name)
+
+
+@functools.cache
+def _blake2b() -> Any:
+    return imports.module("hashlib").blake2b  # some ms that `import fanfill` need not pay
+
+
+def words_of(name: str | int) -> tuple[int, int]:
+    """A name's substream as the last two words of a key; TypeError or ValueError as `fill`."""
     number = substream(name)
     return number & _WORD, number >> 32
 
@@ -381,8 +411,7 @@ def _halves(name: str | int) -> tuple[int, int]:
 def key_of(seed: object, name: str | int) -> Key:
     """Seed and substream as a kernel's key; TypeError or ValueError as `fill`."""
     number = integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
-    sub = substream(name)
-    return number & _WORD, number >> 32, sub & _WORD, sub >> 32
+    return number & _WORD, number >> 32, *words_of(name)
 
 
 def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:

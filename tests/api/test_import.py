@@ -33,6 +33,7 @@ NAMES = (
     "draw",
     "fans",
     "fill",
+    "fill_many",
     "gain",
     "get_threads",
     "glorot_normal",

@@ -35,6 +35,31 @@ def test_the_device_is_the_array_s_and_the_current_one_stays(gpu):
         assert gpu.current == 1
 
 
+def test_many_tensors_go_where_each_lies(gpu):
+    with gpu.use(1):
+        there = cupy.empty((40, 30), np.float32)
+    first, here = cupy.empty(50, np.float16), np.zeros((7, 5), np.float32)
+    law, seen = ff.uniform(-1, 2), []
+    items = {"a": (there, "he_uniform"), "b": (here, law), "c": (first, law, (200,), (90,))}
+    ff.fill_many(items, seed=4, progress=lambda *counts: seen.append(counts))
+    assert [launch.device for launch in gpu.launches] == [1, 0]
+    assert_same_bits(gpu.host(there), on_host((40, 30), "he_uniform", seed=4, name="a"))
+    assert_same_bits(here, on_host((7, 5), law, seed=4, name="b"))
+    assert_same_bits(gpu.host(first), on_host(200, law, "float16", seed=4, name="c")[90:140])
+    assert seen[-1] == (1285, 1285)
+    seen.clear()
+    ff.fill_many({"a": (there, "zeros")}, seed=4, progress=lambda *counts: seen.append(counts))
+    assert seen == [(1200, 1200)]
+    assert not gpu.host(there).any()
+    gpu.launches.clear()
+    for wrong in (Foreign(cupy.empty(3, np.int32)), here[:0].astype(np.int32)):
+        with pytest.raises(TypeError, match="^item 'b': expected one of the dtypes"):
+            ff.fill_many({"a": (there, "ones"), "b": (wrong, law)}, seed=4)
+    with pytest.raises(ValueError, match="do not share memory; got 'a' and 'b'"):
+        ff.fill_many({"a": (there, "ones"), "b": (there[:3], law)}, seed=4)
+    assert gpu.launches == []
+
+
 def test_the_stream_is_cupy_s_current_one_of_the_array_s_device(gpu):
     buffers = []
     for number in (0, 1):

@@ -5,7 +5,7 @@ A compiled kernel is kept on disk (``cache.py``) under a name with a digest of e
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -55,9 +55,22 @@ class Compiled:
         self.name, self.layout = name, layout
         self._function, self._bound, self._constants = function, bound, constants or {}
         self._call: Callable[..., None] | None = None
+        self._at: int | None = None  # the address of its code, if it is compiled
 
     def __call__(self, *arguments: Any) -> None:
         (self._call or self._made())(*arguments)
+
+    def rows(self, addresses: Sequence[int], calls: Sequence[tuple[Any, ...]]) -> Callable[[int, int], None]:
+        """Prepare calls, whose vectors lie at ``addresses``; what is returned makes a range of them."""
+        call = self._call or self._made()
+        if self._at is not None:
+            return objects.rows_caller(undivided(objects.repeater), self._at, self.layout, addresses, calls)
+
+        def run(first: int, last: int) -> None:
+            for arguments in calls[first:last]:
+                call(*arguments)
+
+        return run
 
     def compile(self) -> Any:
         """Compile it anew; return its `numba_internals.Code`."""
@@ -90,7 +103,8 @@ class Compiled:
     def _made_once(self) -> Callable[..., None]:
         if self._call is None:
             code = not interpreted()
-            self._call = objects.caller(self._address(), self.layout) if code else self._interpreted()
+            self._at = self._address() if code else None
+            self._call = objects.caller(self._at, self.layout) if self._at else self._interpreted()
         return self._call
 
     def _interpreted(self) -> Callable[..., None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from fanfill_kernels.philox import Key
 
 Progress = Callable[[int, int], object]
+_Part = tuple[int, Callable[[], Callable[[int], int]]]  # how many tasks, and `threads.share`'s worker
 
 # A fill of at most this many values stays on the calling thread, and so does any tile: 128 Ki normals take
 # about 90 us on one core. Waking a helper takes 20 us, or 150 if the system has put its core to sleep, and
@@ -67,22 +71,110 @@ def fill_lanes(
     progress
         Called as ``progress(values done, values in all)`` on the calling thread, at last with both equal.
     """
-    total = view.size
+    fill_all([], [Fill(view, region, recipe, key)], backend, count, progress)
+
+
+class Fill(NamedTuple):
+    """One fill of many: the arguments of `fill_lanes`."""
+
+    view: NDArray[Any]
+    region: Region
+    recipe: Recipe
+    key: Key
+
+
+class Group(NamedTuple):
+    """Small fills by one kernel: where each lies, and what ``run`` takes for it."""
+
+    run: Callable[..., None]
+    addresses: list[int]
+    calls: list[tuple[NDArray[Any], int, Key, tuple[Any, ...]]]
+
+
+def fill_all(
+    groups: Sequence[Group],
+    fills: Sequence[Fill],
+    backend: Backend,
+    count: int,
+    progress: Progress | None = None,
+) -> None:
+    """Fill many views as one job: no thread waits while there is anything left to fill.
+
+    Parameters
+    ----------
+    groups
+        Small fills of contiguous memory, none of them empty.
+    fills
+        All others, which are cut into tiles.
+    backend, count, progress
+        As in `fill_lanes`, for all of them together.
+    """
+    total = sum(fill.view.size for fill in fills) + sum(c[0].size for g in groups for c in g.calls)
     if total:
-        pages.ask(view)
         helpers = 1 if total <= SMALL else count
-        plan = _plan(view, region, backend, helpers)
-        worker = (
-            _constant(view, plan, recipe.params[0])
-            if recipe.form == "constant"
-            else _draw(view, plan, recipe, key, backend)
-        )
+        parts = [_part_of(fill, backend, helpers) for fill in fills if fill.view.size]
+        most = min(SMALL, -(-total // (_SHARES * helpers)))
+        parts += [_part_of_group(group, most) for group in groups if group.calls]
+        tasks, worker = parts[0] if len(parts) == 1 else _joined(parts)
         if progress is None:
-            threads.share(plan.tiles, worker, helpers)
+            threads.share(tasks, worker, helpers)
         else:
-            threads.share(plan.tiles, worker, helpers, lambda done: done < total and progress(done, total))
+            threads.share(tasks, worker, helpers, lambda done: done < total and progress(done, total))
     if progress is not None:
         progress(total, total)
+
+
+def _part_of(fill: Fill, backend: Backend, helpers: int) -> _Part:
+    """The tiles of a fill."""
+    view, region, recipe, key = fill
+    pages.ask(view)
+    plan = _plan(view, region, backend, helpers)
+    if recipe.form == "constant":
+        return plan.tiles, _constant(view, plan, recipe.params[0])
+    return plan.tiles, _draw(view, plan, recipe, key, backend)
+
+
+def _part_of_group(group: Group, most: int) -> _Part:
+    """Small fills, as many in one task as have ``most`` values together."""
+    ends, values, sizes = [0], 0, [out.size for out, *_ in group.calls]
+    for number, size in enumerate(sizes, 1):
+        values += size
+        if values >= most or number == len(sizes):
+            ends.append(number)
+            values = 0
+    rows = getattr(group.run, "rows", None)
+    run = rows(group.addresses, group.calls) if rows else functools.partial(_one_by_one, group)
+
+    def draw(number: int) -> int:
+        first, last = ends[number], ends[number + 1]
+        run(first, last)
+        return sum(sizes[first:last])
+
+    return len(ends) - 1, lambda: draw
+
+
+def _one_by_one(group: Group, first: int, last: int) -> None:
+    for arguments in group.calls[first:last]:
+        group.run(*arguments)
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
+    """Many parts as one: their tasks one after another."""
+    ends = [*accumulate(tasks for tasks, _ in parts)]
+
+    def worker() -> Callable[[int], int]:
+        at, work, first = -1, None, 0  # the part that this thread is in: it may own a scratch
+
+        def draw(number: int) -> int:
+            nonlocal at, work, first
+            found = bisect_right(ends, number)
+            if found != at or work is None:
+                at, work, first = found, parts[found][1](), ends[found] - parts[found][0]
+            return work(number - first)
+
+        return draw
+
+    return ends[-1], worker
 
 
 def store(out: NDArray[Any], start: int, key: Key, params: tuple[Any, ...]) -> None:

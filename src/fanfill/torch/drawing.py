@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -103,31 +102,14 @@ def locate(tensor: torch.Tensor) -> Placed | None:
     return placed(tensor)
 
 
-def draw_placed(
-    tensor: torch.Tensor,
-    where: Placed,
-    law: Initializer,
-    seed: int,
-    name: str | int,
-    box: Sequence[slice] | None = None,
-    report: Callable[[int], object] | None = None,
-) -> None:
-    """Fill what this rank holds of a tensor, or of a box of it; ``report`` gets the count of values done."""
-    done = 0
-
-    def progress(values: int, _: int) -> None:
-        if report is not None:
-            report(done + values)
-
-    follow = None if report is None else progress
-    if where.local is tensor and box is None:
-        fill_memory(tensor, law, seed, name, progress=follow)  # where fanfill.fill is quickest
+def draw_placed(tensor: torch.Tensor, where: Placed, law: Initializer, seed: int, name: str | int) -> None:
+    """Fill what this rank holds of a tensor."""
+    if where.local is tensor:
+        fill_memory(tensor, law, seed, name)  # where fanfill.fill is quickest
         return
-    for part in parts(where, box):
-        fill_memory(part.tensor, law, seed, name, where.global_shape, part.offset, follow)
-        done += part.tensor.numel()
-    if where.local is not tensor:
-        torch.autograd.graph.increment_version(tensor)
+    for part in parts(where):
+        fill_memory(part.tensor, law, seed, name, where.global_shape, part.offset)
+    torch.autograd.graph.increment_version(tensor)
 
 
 def _generator(generator: torch.Generator | None, law: Initializer) -> torch.Generator | None:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from fanfill import initializers
+from fanfill.cpu.threads import get_threads
 from fanfill.distributions import recipe
 from fanfill.initializers import Initializer
+from fanfill.many import Job
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, default_draws
-from fanfill.torch.drawing import draw_placed, locate
+from fanfill.torch.drawing import locate
 from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Placed, parts
@@ -142,25 +144,28 @@ def init_module(
 
 
 def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None) -> None:
-    whole = sum(_size(task.where, draw.box) for task in tasks for draw in task.draws) if progress else 0
-    done = 0
+    """Every parameter's first draw as one job, then the second ones, which may write over the first."""
+    rounds = []
+    for number in range(max((len(task.draws) for task in tasks), default=0)):
+        job = Job(seed, None)
+        for task in tasks:
+            for draw in task.draws[number : number + 1]:
+                for part in parts(task.where, draw.box):
+                    job.add(None, part.tensor, draw.law, task.name, task.where.global_shape, part.offset)
+                if task.where.local is not task.tensor:
+                    job.written.append(task.tensor)
+        rounds.append(job)
+    whole, done = sum(job.values() for job in rounds), 0
 
-    def report(values: int) -> None:
+    def report(values: int, _: int) -> None:
         if progress is not None and done + values < whole:
             progress(done + values, whole)
 
-    for task in tasks:
-        for draw in task.draws:
-            draw_placed(
-                task.tensor, task.where, draw.law, seed, task.name, draw.box, report if progress else None
-            )
-            done += _size(task.where, draw.box) if progress else 0
+    for job in rounds:
+        job.run(get_threads(), report if progress else None)
+        done += job.values()
     if progress is not None:
         progress(whole, whole)
-
-
-def _size(where: Placed, box: tuple[slice, ...] | None) -> int:
-    return sum(part.tensor.numel() for part in parts(where, box))
 
 
 def _task(parameter: _Parameter, draws: list[Draw]) -> _Task | None:

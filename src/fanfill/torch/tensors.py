@@ -19,11 +19,7 @@ from fanfill.dtypes import STORAGES
 from fanfill.fill import fill_storage, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fanfill.initializers import Initializer
-
-    Progress = Callable[[int, int], object]
 
 Shape = int | Iterable[int]  # of a global tensor, or an offset in it
 
@@ -107,7 +103,6 @@ def fill_memory(
     name: str | int,
     global_shape: Shape | None = None,
     offset: Shape | None = None,
-    progress: Progress | None = None,
 ) -> None:
     """Fill a tensor that `assert_fillable` has passed; the arguments are those of `fanfill.fill`.
 
@@ -124,7 +119,6 @@ def fill_memory(
         key_of(seed, name),
         global_shape=global_shape,
         offset=offset,
-        progress=progress,
         written=partial(mark_written, tensor),
     )
 
