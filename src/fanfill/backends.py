@@ -22,7 +22,7 @@ from fanfill.errors import BackendUnavailableError
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -85,6 +85,8 @@ class Backend(NamedTuple):
         ``chunk(itemsize, threads)``: values of one task that is contiguous in memory, at most a few ms of
         work, since Ctrl-C waits for it. ``tile(itemsize, threads)``: values of one task that goes through a
         scratch, of which each thread has one.
+    addresses
+        Where each of many writable, C-contiguous arrays begins.
     note
         One line that a user should know although it can be used, or None.
     """
@@ -96,6 +98,7 @@ class Backend(NamedTuple):
     scatter: Callable[[NDArray[Any]], Put]
     chunk: Callable[[int, int], int]
     tile: Callable[[int, int], int]
+    addresses: Callable[[Sequence[NDArray[Any]]], NDArray[np.uint64]]
     note: Callable[[], str | None] = lambda: None
 
 

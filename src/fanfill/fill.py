@@ -22,7 +22,7 @@ from fanfill.cpu import threads as pool
 from fanfill.cuda import buffers as device_buffers
 from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
-from fanfill.dtypes import dtype_of, storage_of
+from fanfill.dtypes import dtype_of
 from fanfill.initializers import Initializer, initializer_of
 from fanfill.messages import shown
 from fanfill.recipes import Recipe
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fanfill.backends import Backend
     from fanfill_kernels.formats import Format
     from fanfill_kernels.philox import Key
 
@@ -41,7 +42,7 @@ _WORD = 2**32 - 1
 _SEEDS = 2**64
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What a small fill needs: kernel, parameters, the dtype to view the buffer as."""
 
     run: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
@@ -50,7 +51,7 @@ class _Plan(NamedTuple):
 
 
 # By initializer (or the name of one), shape, and dtype (or the name of a storage type).
-_plans: dict[tuple[object, tuple[int, ...], object], _Plan] = {}
+plans: dict[tuple[object, tuple[int, ...], object], Plan] = {}
 _MOST_PLANS = 4096
 
 
@@ -147,7 +148,7 @@ def fill(
         and type(seed) is int
         and 0 <= seed < _SEEDS
     ):
-        plan = _plans.get((initializer, array.shape, array.dtype))
+        plan = plans.get((initializer, array.shape, array.dtype))
         if plan is not None:
             if array.ndim != 1:
                 array = array.reshape(-1)
@@ -174,7 +175,7 @@ def fill(
         written=functools.partial(buffers.mark_written, buffer) if memory.is_torch else None,
     )
     if plain and plan is not None:
-        _remember((initializer, array.shape, array.dtype), plan)
+        remember((initializer, array.shape, array.dtype), plan)
     return buffer
 
 
@@ -204,16 +205,6 @@ def as_memory(buffer: object, law: Initializer, backend: str | None) -> buffers.
     return memory
 
 
-def plan_of(law: Initializer, array: NDArray[Any]) -> _Plan | None:
-    """The plan for a whole, small, C-contiguous and writable array; None where there can be none."""
-    named = law, array.shape, array.dtype
-    plan = _plans.get(named)
-    if plan is None and 0 < array.size <= cpu_run.SMALL:
-        plan = _planned(law, array.shape, storage_of(array.dtype))
-        _remember(named, plan)
-    return plan
-
-
 def fill_storage(
     memory: buffers.Lanes | device_buffers.Target,
     law: Initializer,
@@ -225,7 +216,7 @@ def fill_storage(
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     written: Callable[[], object] | None = None,
-) -> _Plan | None:
+) -> Plan | None:
     """Fill memory as a storage type: where `fill` and all adapters meet.
 
     Parameters
@@ -269,10 +260,10 @@ def fill_storage(
         and view.flags.carray
     ):
         named = law, view.shape, storage.name
-        plan = _plans.get(named)
+        plan = plans.get(named)
         if plan is None:
-            plan = _planned(law, view.shape, storage)
-            _remember(named, plan)
+            plan = planned(law, view.shape, storage)
+            remember(named, plan)
         if written is not None:
             written()
         plan.run(view.reshape(-1), 0, key, plan.params)
@@ -388,30 +379,28 @@ def words(
 def substream(name: str | int) -> int:
     """Return a name's 64-bit substream: an integer itself, a string's 8-byte BLAKE2b (little-endian)."""
     if isinstance(name, str):
-        return int.from_bytes(_blake2b()(name.encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(blake2b()(name.encode(), digest_size=8).digest(), "little")
     return integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
 def _halves(name: str | int) -> tuple[int, int]:
-    return words_of(name)
+    """A name's substream as the last two words of a key."""
+    number = substream(name)
+    return number & _WORD, number >> 32
 
 
 @functools.cache
-def _blake2b() -> Any:
+def blake2b() -> Any:
+    """The hash of names."""
     return imports.module("hashlib").blake2b  # some ms that `import fanfill` need not pay
-
-
-def words_of(name: str | int) -> tuple[int, int]:
-    """A name's substream as the last two words of a key; TypeError or ValueError as `fill`."""
-    number = substream(name)
-    return number & _WORD, number >> 32
 
 
 def key_of(seed: object, name: str | int) -> Key:
     """Seed and substream as a kernel's key; TypeError or ValueError as `fill`."""
     number = integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
-    return number & _WORD, number >> 32, *words_of(name)
+    stream = substream(name)
+    return number & _WORD, number >> 32, stream & _WORD, stream >> 32
 
 
 def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
@@ -424,15 +413,19 @@ def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:
         raise ValueError(f"start: expected words below word 2**63; got {prod(shape)} of them from {first} on")
 
 
-def _planned(law: Initializer, shape: tuple[int, ...], storage: Format) -> _Plan:
+def planned(
+    law: Initializer, shape: tuple[int, ...], storage: Format, backend: Backend | None = None
+) -> Plan:
+    """Make the plan for a whole, small tensor; by the default backend, unless one is given."""
     made = recipe(law, shape, storage.name)
-    engine = default_host()
+    engine = backend or default_host()
     constant = made.form == "constant"
     run = cpu_run.store if constant else engine.kernels(made.form, made.dtype).run
-    return _Plan(run, made.params, storage.lanes)
+    return Plan(run, made.params, storage.lanes)
 
 
-def _remember(named: tuple[object, tuple[int, ...], object], plan: _Plan) -> None:
-    if len(_plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
-        _plans.clear()
-    _plans[named] = plan
+def remember(named: tuple[object, tuple[int, ...], object], plan: Plan) -> None:
+    """Keep a plan for the next fill of the same initializer, shape and dtype."""
+    if len(plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
+        plans.clear()
+    plans[named] = plan

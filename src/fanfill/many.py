@@ -6,9 +6,8 @@ job for the pool, and small tensors share calls of their kernel, so thousands of
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -23,13 +22,26 @@ from fanfill.cuda import buffers as device_buffers
 from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
 from fanfill.errors import BackendUnavailableError
-from fanfill.fill import as_memory, checked_progress, key_of, plan_of, words_of
+from fanfill.fill import (
+    Plan,
+    as_memory,
+    blake2b,
+    checked_progress,
+    key_of,
+    planned,
+    plans,
+    remember,
+    substream,
+)
 from fanfill.initializers import Initializer, constant, initializer_of
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fanfill.backends import Backend, DeviceBackend
     from fanfill.regions import Region
+    from fanfill_kernels.formats import Format
     from fanfill_kernels.philox import Key
 
 __all__ = ["Job", "fill_many"]
@@ -38,13 +50,13 @@ Items = TypeVar("Items", bound=Mapping[Any, Any] | Iterable[Any])
 
 _FORM = "(buffer, initializer, name), or with global_shape and offset behind the name"
 _NAMED_FORM = "(buffer, initializer), or with global_shape and offset behind it"
-_CONSTANTS = {"zeros": 0.0, "ones": 1.0}
+_CONSTANTS = {"zeros": constant(0.0), "ones": constant(1.0)}
 
 
 class _Part(NamedTuple):
-    """Which part of which tensor an item is (None: the whole); ``at`` is its number, None in a mapping."""
+    """Which part of which tensor an item is (region None: the whole), and how an error names it."""
 
-    at: int | None
+    label: str
     name: Any
     law: Initializer
     dtype: Any
@@ -52,7 +64,16 @@ class _Part(NamedTuple):
     region: Region | None
 
     def __str__(self) -> str:
-        return _label(self.at, self.name)
+        return self.label
+
+
+class _Alike(NamedTuple):
+    """Small fills of one initializer, shape and dtype: their plan, and their numbers among a job's items."""
+
+    law: Initializer
+    dtype: str
+    plan: Plan
+    numbers: list[int]
 
 
 class _OnDevice(NamedTuple):
@@ -111,81 +132,97 @@ def fill_many(
     (True, [0.0, 0.0, 0.0])
     """
     checked_progress(progress)
-    job = Job(seed, backend)
     count = pool.resolve(threads)
-    for at, entry in _entries(items):
+    job = Job(seed, backend, numbered=not isinstance(items, Mapping))
+    entries = items.items() if isinstance(items, Mapping) else enumerate(_sequence(items))
+    behind = 3 if job.numbered else 2  # the entry's length, if the item is a whole tensor
+    for at, entry in job.without_small(entries):
         try:
-            job.add(at, *entry)
+            if not isinstance(entry, tuple | list) or not behind <= len(entry) <= behind + 2:
+                raise TypeError(f"expected {_FORM if job.numbered else _NAMED_FORM}; got {shown(entry)}")
+            job.add(entry[0], entry[1], entry[2] if job.numbered else at, *entry[behind:])
         except (TypeError, ValueError, BackendUnavailableError) as error:
             kind = next(k for k in (TypeError, ValueError, BackendUnavailableError) if isinstance(error, k))
-            raise kind(f"item {_label(at, entry[2])}: {error}") from error
+            raise kind(f"item {_label_of(at, entry, job.numbered)}: {error}") from error
     job.assert_apart()
     job.run(count, progress)
     return items
 
 
-def _entries(items: object) -> Iterator[tuple[int | None, Sequence[Any]]]:
-    """The items' numbers, if they have any, and (buffer, initializer, name, perhaps global_shape, offset)."""
-    if isinstance(items, Mapping):
-        for name, entry in items.items():
-            if not isinstance(entry, tuple | list) or not 2 <= len(entry) <= 4:
-                raise TypeError(f"item {shown(name)}: expected {_NAMED_FORM}; got {shown(entry)}")
-            yield None, (*entry[:2], name, *entry[2:])
-        return
+def _sequence(items: object) -> Iterable[Any]:
     if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise TypeError(
             f"items: expected a sequence of {_FORM}, or a mapping from names to {_NAMED_FORM}; got "
             f"{shown(items)}"
         )
-    for number, entry in enumerate(items):
-        if not isinstance(entry, tuple | list) or not 3 <= len(entry) <= 5:
-            raise TypeError(f"item {number}: expected {_FORM}; got {shown(entry)}")
-        yield number, entry
+    return items
 
 
-def _label(at: int | None, name: object) -> str:
-    return shown(name) if at is None else f"{at} ({shown(name)})"
+def _label_of(at: object, entry: Any, numbered: bool) -> str:
+    """How an error names an item that may not be one."""
+    if not numbered:
+        return shown(at)
+    named = isinstance(entry, tuple | list) and len(entry) > 2
+    return f"{at} ({shown(entry[2])})" if named else f"{at}"
 
 
 class Job:
-    """Items that have been checked, as what will run."""
+    """Items that have been checked, as what will run.
 
-    def __init__(self, seed: int, backend: str | None) -> None:
-        self.seed_words, self.backend = key_of(seed, 0)[:2], backend
-        self.groups: dict[Any, cpu_run.Group] = {}
+    A model may have tens of thousands of them, and each costs microseconds before a thread can help. So what
+    is known of an item lies in columns, at the item's number, and small tensors are packed for their kernel
+    all at once.
+    """
+
+    def __init__(self, seed: int, backend: str | None, *, numbered: bool = False) -> None:
+        self.seed, self.backend, self.numbered = key_of(seed, 0)[:2], backend, numbered
+        self.names: list[Any] = []
+        self.substreams: list[int] = []
+        self.arrays: list[Any] = []
+        self.alike: dict[int, _Alike] = {}  # by the identity of their plans
+        self.planned: dict[tuple[Initializer, tuple[int, ...], str], _Alike] = {}  # by this job alone
+        self.parts: dict[int, _Part] = {}  # all that are in none of these,
+        self.spans: dict[int, tuple[int, int]] = {}  # and the first byte and size of their memory (0: gaps)
+        self.firsts: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.fills: list[cpu_run.Fill] = []
         self.device_fills: list[_OnDevice] = []
         self.written: list[Any] = []  # torch tensors, to be told
-        # The fields of `_Part`s: few objects for each item, since the collector visits them all again and again.
-        self.names: dict[Any, tuple[Any, ...]] = {}
-        self.again: list[tuple[Any, ...]] = []  # of a name that another item has
-        self.firsts: list[int] = []  # of packed memory: its first byte, its size, whose it is
-        self.sizes: list[int] = []
-        self.owners: list[tuple[Any, ...]] = []
         self.host: Backend | None = None
         self.device: DeviceBackend | None = None
 
-    def add(
-        self, at: int | None, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None
-    ) -> None:
-        """Check one item; raise as `fill` would."""
-        if type(law) is str and law in _CONSTANTS:
-            law = constant(_CONSTANTS[law])
-        elif type(law) is not Initializer:
-            law = initializer_of(law)
-        key = self.seed_words + words_of(name)
-        whole = global_shape is None and offset is None
-        if whole and type(array) is np.ndarray and self.backend is None and array.flags.carray:
-            plan = plan_of(law, array)
-            if plan is not None:
-                out: Any = array.reshape(-1).view(plan.lanes)
-                address = ctypes.addressof(ctypes.c_char.from_buffer(out))  # a quarter of ctypes.data's time
-                self._small(plan.run, address, out, key, plan.params)
-                self._note((at, name, law, array.dtype, array.shape, None), address, out.nbytes)
-                return
+    def without_small(self, entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Add the items that a plan stands for, which needs no further check; yield the rest.
+
+        Written out, since a call costs as much as what it does.
+        """
+        if self.backend is not None:
+            yield from entries
+            return
+        numbered, hashed, number_of = self.numbered, blake2b(), int.from_bytes
+        names, substreams, arrays = self.names, self.substreams, self.arrays
+        for at, entry in entries:
+            if type(entry) is tuple and len(entry) == 2 + numbered:
+                array, law, name = entry if numbered else (*entry, at)
+                if type(law) is str:
+                    law = _CONSTANTS.get(law)
+                if type(array) is np.ndarray and type(law) is Initializer:
+                    plan = plans.get((law, array.shape, array.dtype))
+                    if plan is not None and type(name) is str and name.isascii() and array.flags.carray:
+                        alike = self.alike.get(id(plan))
+                        if alike is None:
+                            alike = self.alike[id(plan)] = _Alike(law, str(array.dtype), plan, [])
+                        alike.numbers.append(len(names))
+                        names.append(name)
+                        substreams.append(number_of(hashed(name.encode(), digest_size=8).digest(), "little"))
+                        arrays.append(array if array.dtype is plan.lanes else array.view(plan.lanes))
+                        continue
+            yield at, entry
+
+    def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
+        """Check and add any item; raise as `fill` would."""
+        number = substream(name)
+        law = _CONSTANTS[law] if type(law) is str and law in _CONSTANTS else initializer_of(law)
         memory = as_memory(array, law, self.backend)
-        if memory.is_torch:
-            self.written.append(array)
         if isinstance(memory, device_buffers.Target):
             shape, strides, itemsize, dtype = memory.shape, memory.strides, memory.itemsize, memory.dtype
             address = memory.pointer
@@ -194,49 +231,83 @@ class Job:
             shape, strides, itemsize, address = view.shape, view.strides, view.itemsize, view.ctypes.data
         region = regions.region(shape, global_shape, offset)
         made = recipe(law, region.shape, dtype)
+        if memory.is_torch:
+            self.written.append(array)
         size, steps = prod(shape) * itemsize, [step * (n - 1) for step, n in zip(strides, shape, strict=True)]
         packed = size and sum(map(abs, steps)) + itemsize == size  # in whatever order
         first = address + sum(min(0, step) for step in steps)
-        self._note((at, name, law, dtype, shape, None if whole else region), first, size if packed else 0)
+        here = len(self.names)
+        self.names.append(name)
+        self.substreams.append(number)
+        if not isinstance(memory, device_buffers.Target):
+            self.host = self.host or resolve("cpu", self.backend)
+            if region.shape == shape and 0 < view.size <= cpu_run.SMALL and view.flags.carray:
+                alike = self._alike(law, shape, memory.storage, self.host)
+                if type(array) is np.ndarray and self.backend is None:
+                    remember((law, shape, array.dtype), alike.plan)
+                alike.numbers.append(here)
+                self.arrays.append(view)
+                return
+        self.arrays.append(array)
+        part = None if global_shape is None else region
+        self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
+        self.spans[here] = first, size if packed else 0
+        key = (*self.seed, number & 0xFFFFFFFF, number >> 32)
         if isinstance(memory, device_buffers.Target):
             self.device = self.device or resolve("cuda", self.backend)
             self.device_fills.append(_OnDevice(memory, region, made, key))
-            return
-        self.host = self.host or resolve("cpu", self.backend)
-        if region.shape == shape and 0 < view.size <= cpu_run.SMALL and view.flags.carray:
-            run = cpu_run.store if made.form == "constant" else self.host.kernels(made.form, made.dtype).run
-            self._small(run, address, view.reshape(-1), key, made.params)
         else:
             self.fills.append(cpu_run.Fill(view, region, made, key))
 
-    def _note(self, part: tuple[Any, ...], first: int, size: int) -> None:
-        if self.names.setdefault(part[1], part) is not part:
-            self.again.append(part)
-        if size:
-            self.firsts.append(first)
-            self.sizes.append(size)
-            self.owners.append(part)
+    def _alike(self, law: Initializer, shape: tuple[int, ...], storage: Format, host: Backend) -> _Alike:
+        named = law, shape, storage.name
+        alike = self.planned.get(named)
+        if alike is None:
+            plan = planned(law, shape, storage, host)
+            alike = self.planned[named] = self.alike[id(plan)] = _Alike(law, storage.name, plan, [])
+        return alike
 
-    def _small(self, run: Any, address: int, out: Any, key: Key, params: tuple[Any, ...]) -> None:
-        group = self.groups.get(run)
-        if group is None:
-            group = self.groups[run] = cpu_run.Group(run, [], [])
-        group.addresses.append(address)
-        group.calls.append((out, 0, key, params))
+    def _label(self, number: int) -> str:
+        name = shown(self.names[number])
+        return f"{number} ({name})" if self.numbered else name
+
+    def _part(self, number: int) -> _Part:
+        """What is known of an item, for an error."""
+        found = self.parts.get(number)
+        if found is not None:
+            return found
+        alike = next(alike for alike in self.alike.values() if number in alike.numbers)
+        shape = self.arrays[number].shape
+        return _Part(self._label(number), self.names[number], alike.law, alike.dtype, shape, None)
 
     def assert_apart(self) -> None:
         """Raise ValueError if items share values or memory."""
-        shared: dict[Any, list[_Part]] = {}
-        for part in self.again:
-            shared.setdefault(part[1], [_Part(*self.names[part[1]])]).append(_Part(*part))
-        for parts in shared.values():
-            _assert_parts(parts)
-        firsts = np.array(self.firsts, np.uint64)
+        substreams = np.array(self.substreams, np.uint64)
+        order = np.argsort(substreams, kind="stable")
+        known = substreams[order]
+        again = np.flatnonzero(known[1:] == known[:-1])
+        shared: dict[int, list[int]] = {}
+        for at in again.tolist():
+            shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
+        for numbers in shared.values():
+            _assert_parts([self._part(number) for number in numbers])
+        sizes, small = np.zeros(len(self.names), np.uint64), []
+        for alike in self.alike.values():
+            sizes[alike.numbers] = self.arrays[alike.numbers[0]].nbytes
+            small += alike.numbers
+        firsts = np.zeros_like(sizes)
+        if small:
+            self.host = self.host or resolve("cpu", self.backend)
+            firsts[small] = self.host.addresses([self.arrays[number] for number in small])
+        for number, span in self.spans.items():
+            firsts[number], sizes[number] = span
+        self.firsts = firsts
         order = np.argsort(firsts, kind="stable")
-        ends = firsts + np.array(self.sizes, np.uint64)
-        crossed = np.flatnonzero(firsts[order][1:] < np.maximum.accumulate(ends[order])[:-1])
+        order = order[sizes[order] > 0]
+        ends = np.maximum.accumulate(firsts[order] + sizes[order])
+        crossed = np.flatnonzero(firsts[order][1:] < ends[:-1])
         if crossed.size:
-            one, other = (_Part(*self.owners[order[crossed[0] + k]]) for k in (0, 1))
+            one, other = (self._part(int(order[crossed[0] + k])) for k in (0, 1))
             raise ValueError(
                 f"items: expected buffers that do not share memory; got {one} and {other}, which do; fill a "
                 "tied tensor once"
@@ -244,14 +315,35 @@ class Job:
 
     def values(self) -> int:
         """How many there are to fill."""
+        small = sum(prod(self.arrays[a.numbers[0]].shape) * len(a.numbers) for a in self.alike.values())
         on_devices = sum(prod(fill.target.shape) for fill in self.device_fills)
-        small = sum(out.size for group in self.groups.values() for out, *_ in group.calls)
-        return on_devices + small + sum(fill.view.size for fill in self.fills)
+        return int(small + on_devices + sum(prod(fill.view.shape) for fill in self.fills))
+
+    def _packed(self) -> list[cpu_run.Small]:
+        """The small fills, by kernel."""
+        kernels: dict[Any, list[_Alike]] = {}
+        for alike in self.alike.values():
+            kernels.setdefault(alike.plan.run, []).append(alike)
+        substreams, packed = np.array(self.substreams, np.uint64), []
+        for run, all_alike in kernels.items():
+            numbers = [number for alike in all_alike for number in alike.numbers]
+            templates = [(self.arrays[alike.numbers[0]].size, alike.plan.params) for alike in all_alike]
+            out = functools.partial(self._out, numbers)
+            counts = [len(alike.numbers) for alike in all_alike]
+            packed.append(
+                cpu_run.Small(
+                    run, self.seed, templates, counts, self.firsts[numbers], substreams[numbers], out
+                )
+            )
+        return packed
+
+    def _out(self, numbers: list[int], number: int) -> NDArray[Any]:
+        flat: NDArray[Any] = self.arrays[numbers[number]].reshape(-1)
+        return flat
 
     def run(self, count: int, progress: Callable[[int, int], object] | None) -> None:
         """Fill: first what devices do on their own, then the host's memory."""
         on_devices = sum(prod(fill.target.shape) for fill in self.device_fills)
-        groups = list(self.groups.values())
         for tensor in self.written:
             buffers.mark_written(tensor)
         for target, region, made, key in self.device_fills:
@@ -260,8 +352,9 @@ class Job:
         follow = progress
         if progress is not None and on_devices:
             follow = functools.partial(_shifted, progress, on_devices)
-        if groups or self.fills:
-            cpu_run.fill_all(groups, self.fills, self.host or resolve("cpu", self.backend), count, follow)
+        small = self._packed()
+        if small or self.fills:
+            cpu_run.fill_all(small, self.fills, self.host or resolve("cpu", self.backend), count, follow)
         elif follow is not None:
             follow(0, 0)
 

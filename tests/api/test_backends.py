@@ -26,7 +26,7 @@ def fresh(monkeypatch):
     monkeypatch.delenv("FANFILL_BACKEND", raising=False)
     monkeypatch.setattr(registry, "_warned", {})
     fill = importlib.import_module("fanfill.fill")
-    monkeypatch.setattr(fill, "_plans", {})
+    monkeypatch.setattr(fill, "plans", {})
     registry._host_choice.cache_clear()
     yield monkeypatch
     registry._host_choice.cache_clear()

@@ -14,7 +14,8 @@ from equality import assert_same_bits
 import fanfill as ff
 from fanfill.cpu import run as cpu_run
 from fanfill.cpu import threads as pool
-from fanfill.fill import _plans
+from fanfill.fill import plans
+from fanfill_kernels.compile import rows
 from fanfill_kernels.store import objects
 
 LAW = ff.he_normal()
@@ -64,7 +65,7 @@ def test_the_values_are_those_of_single_fills(backend: str | None, threads: int)
             assert_same_bits(item[0].copy(), single(item, 5))
         for item in items:
             item[0][...] = 3
-    _plans.clear()
+    plans.clear()
 
 
 def test_a_mapping_names_its_items() -> None:
@@ -248,29 +249,28 @@ def test_torch_tensors_are_filled_and_their_versions_move() -> None:
 
 def kernel(status: Callable[[int], int]) -> Any:
     """A function of the kernels' kind, and what it was called with."""
-    rows: list[int] = []
+    seen: list[int] = []
 
     @objects._Function
     def function(result: Any, exception: Any, arguments: Any) -> int:
-        rows.append(len(rows))
-        return status(len(rows))
+        seen.append(len(seen))
+        return status(len(seen))
 
-    return function, rows
+    return function, seen
 
 
 def test_a_kernel_that_fails_ends_its_rows_with_an_error() -> None:
-    out = np.zeros(3, np.float32)
-    calls = [(out, 0, (1, 2))] * 5
     for status, done in ((lambda number: 0, 5), (lambda number: 9 * (number == 3), 3)):
-        function, rows = kernel(status)
+        function, seen = kernel(status)
         address = ctypes.cast(function, ctypes.c_void_p).value
         assert address is not None
-        layout = ("[f4]", "i8", ("u8", "u8"))
-        run = objects.rows_caller(objects.repeater(), address, layout, [out.ctypes.data] * 5, calls)
+        calls = rows.rows_of(("[f4]", "i8", ("u8", "u8")), [(3, 0, (1, 2)), (4, 0, (1, 3))], [2, 3])
+        assert calls.tolist() == [[0, 3, 0, 1, 2]] * 2 + [[0, 4, 0, 1, 3]] * 3
+        run = rows.rows_caller(address, calls)
         if done == 5:
             run(0, 5)
             run(2, 2)
         else:
             with pytest.raises(RuntimeError, match="expected kernels to end without an error; got status 9"):
                 run(0, 5)
-        assert len(rows) == done
+        assert len(seen) == done

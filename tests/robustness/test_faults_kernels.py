@@ -233,7 +233,7 @@ for fault in (vanish, spoil, cut_short, open_to_all, become_a_file):
     cpu.loops_of.cache_clear()
     from fanfill.cpu import numba
     numba._kernels.cache_clear()
-    sys.modules["fanfill.fill"]._plans.clear()
+    sys.modules["fanfill.fill"].plans.clear()
     right()  # loaded anew, or compiled and stored
 """
 

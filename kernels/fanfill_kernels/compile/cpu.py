@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fanfill_kernels.compile import boxes, loops
+import numpy as np
+from numpy.typing import NDArray
+
+from fanfill_kernels.compile import boxes, loops, rows
 from fanfill_kernels.compile import scatter as scattering
 from fanfill_kernels.compile.rebinding import Body, Bound, rebind
 from fanfill_kernels.formats import FORMATS
@@ -60,17 +63,26 @@ class Compiled:
     def __call__(self, *arguments: Any) -> None:
         (self._call or self._made())(*arguments)
 
-    def rows(self, addresses: Sequence[int], calls: Sequence[tuple[Any, ...]]) -> Callable[[int, int], None]:
-        """Prepare calls, whose vectors lie at ``addresses``; what is returned makes a range of them."""
-        call = self._call or self._made()
-        if self._at is not None:
-            return objects.rows_caller(undivided(objects.repeater), self._at, self.layout, addresses, calls)
+    def rows(
+        self,
+        templates: Sequence[tuple[Any, ...]],
+        counts: Sequence[int],
+        addresses: NDArray[np.uint64],
+        substreams: NDArray[np.uint64],
+    ) -> Callable[[int, int], None] | None:
+        """Prepare calls of a kernel ``run``; what is returned makes those from one number to another at once.
 
-        def run(first: int, last: int) -> None:
-            for arguments in calls[first:last]:
-                call(*arguments)
-
-        return run
+        Each template (length, start, key, parameters) stands for as many calls as it counts. They differ in
+        the address of their vector and in the key's substream. None if there is no compiled code.
+        """
+        if self._call is None:
+            self._made()
+        if self._at is None:
+            return None
+        calls = rows.rows_of(self.layout, templates, counts)
+        calls[:, 0] = addresses
+        calls[:, 5], calls[:, 6] = substreams & 0xFFFFFFFF, substreams >> 32  # behind length, start and seed
+        return rows.rows_caller(self._at, calls)
 
     def compile(self) -> Any:
         """Compile it anew; return its `numba_internals.Code`."""

@@ -15,7 +15,7 @@ from fanfill.cpu import run
 from fanfill_kernels.process.undivided import undivided
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -128,6 +128,12 @@ def _scatter(target: NDArray[Any]) -> Put:
     return put
 
 
+def _addresses(arrays: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
+    from fanfill_kernels.compile import rows
+
+    return rows.addresses_of(arrays)
+
+
 BACKEND = Backend(
     name="numba",
     device="cpu",
@@ -137,4 +143,5 @@ BACKEND = Backend(
     scatter=_scatter,
     chunk=lambda itemsize, threads: _CHUNK,
     tile=lambda itemsize, threads: _SCRATCH // itemsize,
+    addresses=_addresses,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -83,16 +82,24 @@ class Fill(NamedTuple):
     key: Key
 
 
-class Group(NamedTuple):
-    """Small fills by one kernel: where each lies, and what ``run`` takes for it."""
+class Small(NamedTuple):
+    """Small fills of whole tensors in contiguous memory by one kernel, none of them empty.
+
+    ``templates`` are (length, params): what fills have in common that stand one after another, as many as
+    ``counts`` says. They differ in memory and name: ``outs`` are flat arrays of lanes, or what makes one.
+    """
 
     run: Callable[..., None]
-    addresses: list[int]
-    calls: list[tuple[NDArray[Any], int, Key, tuple[Any, ...]]]
+    seed: tuple[int, int]
+    templates: list[tuple[int, tuple[Any, ...]]]
+    counts: list[int]
+    addresses: NDArray[np.uint64]
+    substreams: NDArray[np.uint64]
+    out: Callable[[int], NDArray[Any]]
 
 
 def fill_all(
-    groups: Sequence[Group],
+    small: Sequence[Small],
     fills: Sequence[Fill],
     backend: Backend,
     count: int,
@@ -102,19 +109,19 @@ def fill_all(
 
     Parameters
     ----------
-    groups
-        Small fills of contiguous memory, none of them empty.
+    small
+        Those that share calls of their kernels.
     fills
         All others, which are cut into tiles.
     backend, count, progress
         As in `fill_lanes`, for all of them together.
     """
-    total = sum(fill.view.size for fill in fills) + sum(c[0].size for g in groups for c in g.calls)
+    total = sum(fill.view.size for fill in fills) + sum(map(values_of, small))
     if total:
         helpers = 1 if total <= SMALL else count
         parts = [_part_of(fill, backend, helpers) for fill in fills if fill.view.size]
         most = min(SMALL, -(-total // (_SHARES * helpers)))
-        parts += [_part_of_group(group, most) for group in groups if group.calls]
+        parts += [_part_of_small(fills, most) for fills in small]
         tasks, worker = parts[0] if len(parts) == 1 else _joined(parts)
         if progress is None:
             threads.share(tasks, worker, helpers)
@@ -122,6 +129,11 @@ def fill_all(
             threads.share(tasks, worker, helpers, lambda done: done < total and progress(done, total))
     if progress is not None:
         progress(total, total)
+
+
+def values_of(small: Small) -> int:
+    """How many values there are to fill."""
+    return sum(size * count for (size, _), count in zip(small.templates, small.counts, strict=True))
 
 
 def _part_of(fill: Fill, backend: Backend, helpers: int) -> _Part:
@@ -134,28 +146,38 @@ def _part_of(fill: Fill, backend: Backend, helpers: int) -> _Part:
     return plan.tiles, _draw(view, plan, recipe, key, backend)
 
 
-def _part_of_group(group: Group, most: int) -> _Part:
-    """Small fills, as many in one task as have ``most`` values together."""
-    ends, values, sizes = [0], 0, [out.size for out, *_ in group.calls]
-    for number, size in enumerate(sizes, 1):
-        values += size
-        if values >= most or number == len(sizes):
-            ends.append(number)
-            values = 0
-    rows = getattr(group.run, "rows", None)
-    run = rows(group.addresses, group.calls) if rows else functools.partial(_one_by_one, group)
+def _part_of_small(small: Small, most: int) -> _Part:
+    """Small fills, as many in one task as have about ``most`` values together."""
+    lengths = np.repeat(np.array([size for size, _ in small.templates], np.int64), small.counts)
+    filled = np.concatenate(([0], np.cumsum(lengths)))  # before each, and in all
+    ends = np.unique(
+        np.append(np.searchsorted(filled, np.arange(0, filled[-1], most)), lengths.size)
+    ).tolist()
+    templates = [(size, 0, (*small.seed, 0, 0), params) for size, params in small.templates]
+    rows = getattr(small.run, "rows", None)
+    run = rows(templates, small.counts, small.addresses, small.substreams) if rows is not None else None
+    if run is None:
+        run = _one_by_one(small)
 
     def draw(number: int) -> int:
         first, last = ends[number], ends[number + 1]
         run(first, last)
-        return sum(sizes[first:last])
+        return int(filled[last] - filled[first])
 
     return len(ends) - 1, lambda: draw
 
 
-def _one_by_one(group: Group, first: int, last: int) -> None:
-    for arguments in group.calls[first:last]:
-        group.run(*arguments)
+def _one_by_one(small: Small) -> Callable[[int, int], None]:
+    params = [
+        params for (_, params), count in zip(small.templates, small.counts, strict=True) for _ in range(count)
+    ]
+    lows, highs = (small.substreams & 0xFFFFFFFF).tolist(), (small.substreams >> 32).tolist()
+
+    def run(first: int, last: int) -> None:
+        for number in range(first, last):
+            small.run(small.out(number), 0, (*small.seed, lows[number], highs[number]), params[number])
+
+    return run
 
 
 def _joined(parts: Sequence[_Part]) -> _Part:

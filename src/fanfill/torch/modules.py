@@ -151,7 +151,7 @@ def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], obje
         for task in tasks:
             for draw in task.draws[number : number + 1]:
                 for part in parts(task.where, draw.box):
-                    job.add(None, part.tensor, draw.law, task.name, task.where.global_shape, part.offset)
+                    job.add(part.tensor, draw.law, task.name, task.where.global_shape, part.offset)
                 if task.where.local is not task.tensor:
                     job.written.append(task.tensor)
         rounds.append(job)
