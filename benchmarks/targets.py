@@ -184,6 +184,7 @@ def call_rows(m: Measurer) -> list[Target]:
     law = LAWS["normal"]
     (call,) = contest([lambda: ff.fill(small, law, seed=SEED)], rounds=101, seconds=math.inf)
     found = [Target("1,024 float32 normals, one fill call", 6.0, call.seconds * 1e6, " us", most=True)]
+    found.append(many_row())
     side = 1 << (m.values.bit_length() - 1) // 2
     values = m.values // side * side
     flat, double = m.arena.view("float32", values), m.arena.view("float32", 2 * values)
@@ -198,6 +199,21 @@ def call_rows(m: Measurer) -> list[Target]:
         Target(f"{name} / contiguous (normal)", 0.4, times["contiguous"] / times[name])
         for name in ("transposed", "every second column")
     ]
+
+
+def many_row() -> Target:
+    """A model of small tensors: one call over a loop of `fill`."""
+    items = [(np.ones((64, 64), np.float32), LAWS["normal"], f"layers.{k}.weight") for k in range(10_000)]
+
+    def loop() -> None:
+        for buffer, law, name in items:
+            ff.fill(buffer, law, seed=SEED, name=name)
+
+    alone, together = contest([loop, lambda: ff.fill_many(items, seed=SEED)], rounds=15, seconds=math.inf)
+    note = f"{together.seconds * 1e3:.0f} ms, {ff.get_threads()} threads"
+    return Target(
+        "10,000 x 4 Ki normals, fill_many / loop of fill", 1.8, alone.seconds / together.seconds, note=note
+    )
 
 
 def process_rows(rounds: int) -> list[Target]:

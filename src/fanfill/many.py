@@ -183,7 +183,7 @@ class Job:
         self.planned: dict[tuple[Initializer, tuple[int, ...], str], _Alike] = {}  # by this job alone
         self.parts: dict[int, _Part] = {}  # all that are in none of these,
         self.spans: dict[int, tuple[int, int]] = {}  # and the first byte and size of their memory (0: gaps)
-        self.firsts: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self.located: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None = None
         self.fills: list[cpu_run.Fill] = []
         self.device_fills: list[_OnDevice] = []
         self.written: list[Any] = []  # torch tensors, to be told
@@ -291,17 +291,7 @@ class Job:
             shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
         for numbers in shared.values():
             _assert_parts([self._part(number) for number in numbers])
-        sizes, small = np.zeros(len(self.names), np.uint64), []
-        for alike in self.alike.values():
-            sizes[alike.numbers] = self.arrays[alike.numbers[0]].nbytes
-            small += alike.numbers
-        firsts = np.zeros_like(sizes)
-        if small:
-            self.host = self.host or resolve("cpu", self.backend)
-            firsts[small] = self.host.addresses([self.arrays[number] for number in small])
-        for number, span in self.spans.items():
-            firsts[number], sizes[number] = span
-        self.firsts = firsts
+        firsts, sizes = self._located()
         order = np.argsort(firsts, kind="stable")
         order = order[sizes[order] > 0]
         ends = np.maximum.accumulate(firsts[order] + sizes[order])
@@ -312,6 +302,23 @@ class Job:
                 f"items: expected buffers that do not share memory; got {one} and {other}, which do; fill a "
                 "tied tensor once"
             )
+
+    def _located(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The first byte and the size of each item's memory; size 0 for memory with gaps."""
+        if self.located is not None and len(self.located[0]) == len(self.names):
+            return self.located
+        sizes, small = np.zeros(len(self.names), np.uint64), []
+        for alike in self.alike.values():
+            sizes[alike.numbers] = self.arrays[alike.numbers[0]].nbytes
+            small += alike.numbers
+        firsts = np.zeros_like(sizes)
+        if small:
+            self.host = self.host or resolve("cpu", self.backend)
+            firsts[small] = self.host.addresses([self.arrays[number] for number in small])
+        for number, span in self.spans.items():
+            firsts[number], sizes[number] = span
+        self.located = firsts, sizes
+        return self.located
 
     def values(self) -> int:
         """How many there are to fill."""
@@ -325,15 +332,14 @@ class Job:
         for alike in self.alike.values():
             kernels.setdefault(alike.plan.run, []).append(alike)
         substreams, packed = np.array(self.substreams, np.uint64), []
+        firsts, _ = self._located()
         for run, all_alike in kernels.items():
             numbers = [number for alike in all_alike for number in alike.numbers]
             templates = [(self.arrays[alike.numbers[0]].size, alike.plan.params) for alike in all_alike]
             out = functools.partial(self._out, numbers)
             counts = [len(alike.numbers) for alike in all_alike]
             packed.append(
-                cpu_run.Small(
-                    run, self.seed, templates, counts, self.firsts[numbers], substreams[numbers], out
-                )
+                cpu_run.Small(run, self.seed, templates, counts, firsts[numbers], substreams[numbers], out)
             )
         return packed
 
