@@ -14,7 +14,16 @@ from fanfill.messages import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LARGEST_TENSOR", "entries_of", "extended", "integer", "number_of", "real", "shape_of"]
+__all__ = [
+    "LARGEST_TENSOR",
+    "entries_of",
+    "extended",
+    "integer",
+    "integer_of",
+    "number_of",
+    "real",
+    "shape_of",
+]
 
 LARGEST_TENSOR = 2**63
 
@@ -25,16 +34,21 @@ _MOST_AXES = 64
 _MOST_DIGITS = 40
 
 
-def integer(value: object, what: str, low: int, limit: int, interval: str) -> int:
-    """Return ``value`` as a Python int in [low, limit), or raise. Booleans are not integers here."""
+def integer_of(value: object) -> int | None:
+    """Return ``value`` as a Python int; None if it is no integer. Booleans are not integers here."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
+        return None
+
+
+def integer(value: object, what: str, low: int, limit: int, interval: str) -> int:
+    """Return ``value`` as a Python int in [low, limit), or raise."""
+    number = integer_of(value)
+    if number is None:
         raise TypeError(
             f"{what}: expected an integer in {interval}; got {shown(value)} ({type(value).__name__})"
-        ) from None
+        )
     if not low <= number < limit:
         raise ValueError(f"{what}: expected an integer in {interval}; got {shown(number)}")
     return number

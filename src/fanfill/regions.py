@@ -11,7 +11,7 @@ import operator
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from fanfill.arguments import LARGEST_TENSOR, entries_of, integer, shape_of
+from fanfill.arguments import LARGEST_TENSOR, entries_of, integer, integer_of, shape_of
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
@@ -82,14 +82,11 @@ def region(
 
 def _flat(offset: object, shape: tuple[int, ...], whole: tuple[int, ...]) -> int:
     """Return the first index of a flat range, once it is known to lie inside the tensor."""
-    try:
-        if isinstance(offset, bool):
-            raise TypeError
-        flat = operator.index(offset)  # type: ignore[arg-type]
-    except TypeError:
+    flat = integer_of(offset)
+    if flat is None:
         raise TypeError(
             f"offset: expected an int or a tuple of them; got {shown(offset)} ({type(offset).__name__})"
-        ) from None
+        )
     if len(shape) != 1:
         raise ValueError(
             f"offset: expected a tuple of {len(shape)} integers; got {shown(flat)}; an int places a 1-D "
