@@ -274,3 +274,14 @@ def test_a_kernel_that_fails_ends_its_rows_with_an_error() -> None:
             with pytest.raises(RuntimeError, match="expected kernels to end without an error; got status 9"):
                 run(0, 5)
         assert len(seen) == done
+
+
+def test_addresses_are_those_of_numpy_and_read_only_memory_has_none() -> None:
+    arrays: list[np.ndarray] = [np.zeros(shape, np.uint16) for shape in ((), 3, (2, 5))]
+    assert rows.addresses_of(arrays).tolist() == [array.ctypes.data for array in arrays]
+    assert rows.addresses_of([]).size == 0
+    with pytest.raises(ValueError, match="read-only"):
+        rows.addresses_of([arrays[0], FROZEN])
+    gaps = np.zeros((4, 4), np.uint16)[:, ::2]
+    with pytest.raises(ValueError, match="contiguous"):
+        rows.addresses_of([gaps])

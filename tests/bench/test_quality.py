@@ -20,6 +20,7 @@ from quality_sources import fanfill_source, fanfill_stream
 from quality_tally import BLOCK, tallied
 from scipy import stats
 
+from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import round_down, round_up
 
 NORMAL = Law("normal", 1.0, "float32")
@@ -40,6 +41,13 @@ def assert_follows(law: Law, draws: int) -> None:
     found = checks(law, tallied(law, stream.source, draws, stream.neighbours))
     assert len(found) > 40
     assert not failed(found), [check for check in found if check.failed]
+
+
+def test_every_distribution_is_counted_here() -> None:
+    # A half-open uniform has the words and the rounding of the closed one; it only leaves out the upper end.
+    elsewhere = {"constant", "half_open_uniform"}
+    counted = {law.initializer.law((1,))[0] for law in quality.LAWS}
+    assert counted | elsewhere == set(DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize("law", quality.LAWS, ids=named)

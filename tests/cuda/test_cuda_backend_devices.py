@@ -53,7 +53,7 @@ def test_many_tensors_go_where_each_lies(gpu):
     assert not gpu.host(there).any()
     gpu.launches.clear()
     for wrong in (Foreign(cupy.empty(3, np.int32)), here[:0].astype(np.int32)):
-        with pytest.raises(TypeError, match="^item 'b': expected one of the dtypes"):
+        with pytest.raises(TypeError, match=r"^item 'b': expected one of the dtypes"):
             ff.fill_many({"a": (there, "ones"), "b": (wrong, law)}, seed=4)
     with pytest.raises(ValueError, match="do not share memory; got 'a' and 'b'"):
         ff.fill_many({"a": (there, "ones"), "b": (there[:3], law)}, seed=4)

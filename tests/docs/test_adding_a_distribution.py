@@ -21,6 +21,7 @@ SUITES = {
     "distributions": "tests/api/test_distributions.py::test_every_distribution_is_drawn_here",
     "accuracy": "tests/kernels/test_accuracy.py::test_every_distribution_that_is_computed_is_measured",
     "bits": "tests/kernels/test_bits.py::test_every_distribution_is_drawn_here",
+    "quality": "tests/bench/test_quality.py::test_every_distribution_is_counted_here",
     "CUDA's source": "tests/cuda/test_cuda_source.py::test_every_form_has_its_laws",
 }
 # What a golden case, once it is there, asks for.
