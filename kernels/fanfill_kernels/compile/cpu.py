@@ -55,6 +55,7 @@ class Compiled:
         self.name, self.layout = name, layout
         self._function, self._bound, self._constants = function, bound, constants or {}
         self._call: Callable[..., None] | None = None
+        self._loaded: int | None = None
 
     def __call__(self, *arguments: Any) -> None:
         (self._call or self._made())(*arguments)
@@ -82,6 +83,10 @@ class Compiled:
         """Compile it for Numba's target processor and keep it without running it; return its key."""
         return undivided(self._compiled_and_kept)[0]
 
+    def address(self) -> int:
+        """The address of its code, for callers of their own: see `objects.caller` for what it takes."""
+        return undivided(self._address)
+
     def _made(self) -> Callable[..., None]:
         if inside():  # for this call alone
             return self._interpreted()
@@ -99,12 +104,15 @@ class Compiled:
 
     def _address(self) -> int:
         """The address of its code: loaded from disk, or compiled and kept there."""
-        objects.assert_executable()
-        stored = disk.load(self.key())
-        if stored is not None:
-            symbol, _, code = stored.partition(b"\0")
-            return objects.load(symbol.decode(), code)
-        return self._compiled_and_kept()[1]
+        if self._loaded is None:
+            objects.assert_executable()
+            stored = disk.load(self.key())
+            if stored is not None:
+                symbol, _, code = stored.partition(b"\0")
+                self._loaded = objects.load(symbol.decode(), code)
+            else:
+                self._loaded = self._compiled_and_kept()[1]
+        return self._loaded
 
     def _compiled_and_kept(self) -> tuple[str, int]:
         key = self.key()

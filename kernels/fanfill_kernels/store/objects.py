@@ -6,7 +6,7 @@ kernel without Numba takes 3 ms.
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,17 +45,23 @@ def assert_executable() -> None:
 
 def load(symbol: str, object_code: bytes) -> int:
     """Load object code into this process; return the address of one of its functions."""
+    return load_all([symbol], object_code)[0]
+
+
+def load_all(symbols: Sequence[str], object_code: bytes) -> list[int]:
+    """Load object code into this process; return the addresses of its functions of these names."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(object_code))
     engine.finalize_object()
-    address: int = engine.get_function_address(symbol)
-    if not address:
-        raise ValueError(f"expected object code with a function {symbol}; got one without it")
+    addresses = {symbol: int(engine.get_function_address(symbol)) for symbol in symbols}
+    for symbol, address in addresses.items():
+        if not address:
+            raise ValueError(f"expected object code with a function {symbol}; got one without it")
     _engines.append(engine)
-    return address
+    return list(addresses.values())
 
 
 def format_of(layout: Layout) -> str:
