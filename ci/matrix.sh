@@ -25,7 +25,7 @@ check() { # name of the run, then a command; kernels come from nowhere but this 
 }
 
 tests=(-m pytest -q -p no:cacheprovider -o addopts= -m 'not slow' -n 2 --dist load)
-golden=("${tests[@]}" tests/api/test_golden.py tests/kernels/test_kernels.py)
+golden=("${tests[@]}" tests/api/test_golden.py tests/kernels/test_kernels.py tests/api/test_bitgenerator.py)
 
 targets() {
     check "every target: bits, and registers in the assembly" \

@@ -1,5 +1,8 @@
 """fanfill: Xavier, He and kindred draws into any buffer, in parallel, with the same bits everywhere."""
 
+from typing import TYPE_CHECKING
+
+from fanfill import imports
 from fanfill.backends import backends, select_backend
 from fanfill.cpu.threads import get_threads, set_threads
 from fanfill.errors import BackendUnavailableError
@@ -27,10 +30,14 @@ from fanfill.initializers import (
 from fanfill.many import fill_many
 from fanfill_kernels import STREAM_VERSION, __version__
 
+if TYPE_CHECKING:
+    from fanfill.bitgenerator import Philox
+
 __all__ = [
     "STREAM_VERSION",
     "BackendUnavailableError",
     "Initializer",
+    "Philox",
     "__version__",
     "backends",
     "constant",
@@ -59,3 +66,18 @@ __all__ = [
     "xavier_normal",
     "xavier_uniform",
 ]
+
+# Names of modules that need more than `import fanfill` may load: they are imported when first asked for.
+_LATER = {"Philox": "fanfill.bitgenerator"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(imports.module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -26,7 +26,22 @@ _UNIT_GAINS = (
     "conv_transpose2d",
     "conv_transpose3d",
 )
-_GAINS = {**dict.fromkeys(_UNIT_GAINS, 1.0), "tanh": 5 / 3, "relu": math.sqrt(2.0), "selu": 3 / 4}
+# For smooth rectifiers f: 1 / sqrt(E[f(z)^2]), z standard normal, as He et al. 2015 have it for relu. For
+# gelu Stein's lemma gives the expectation; the others are integrals; tests/api/test_fans.py takes them again.
+_SMOOTH = {
+    "gelu": 1.0 / math.sqrt(1.0 / 3.0 + 1.0 / (2.0 * math.sqrt(3.0) * math.pi)),
+    "silu": 1.676532470331091,
+    "swish": 1.676532470331091,
+    "mish": 1.486847581273208,
+    "elu": 1.2451983007007066,
+}
+_GAINS = {
+    **dict.fromkeys(_UNIT_GAINS, 1.0),
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2.0),
+    "selu": 3 / 4,
+    **_SMOOTH,
+}
 
 
 class Scaling(NamedTuple):
@@ -156,6 +171,7 @@ def gain(nonlinearity: str, param: float | None = None) -> float:
     relu                                                        sqrt(2)
     leaky_relu                                                  sqrt(2 / (1 + param^2)), param 0.01 if None
     selu                                                        3/4
+    gelu, silu (swish), mish, elu                               1.5335, 1.6765, 1.4868, 1.2452
     ==========================================================  ==========================================
 
     Parameters
@@ -177,6 +193,10 @@ def gain(nonlinearity: str, param: float | None = None) -> float:
     The values are the usual ones (torch.nn.init.calculate_gain). relu and leaky_relu: He et al. 2015. For
     selu, 3/4 trades self-normalisation for better gradient flow. Klambauer et al. 2017 use 1, as
     `lecun_normal` does.
+
+    torch knows no gain of gelu, silu, mish and elu. Theirs follow from the same condition as relu's, that a
+    layer keep the second moment of a standard normal signal: ``gain^2 E[f(z)^2] = 1`` (He et al. 2015,
+    section 2.2; Kumar 2017, arXiv:1704.08863).
     """
     if nonlinearity == "leaky_relu":
         return math.sqrt(rectifier_scale("param", 0.01 if param is None else param))

@@ -550,12 +550,31 @@ def initializer_of(given: object) -> Initializer:
     )
 
 
-def _hint(name: object) -> str:
-    from difflib import get_close_matches  # only ever wanted on the way to an error
+# What other libraries call them, without their marks; and families, whose members are meant.
+_OTHERS: dict[str, tuple[str, ...]] = {
+    "full": ("constant",),
+    "gaussian": ("normal",),
+    "ones": ("constant",),
+    "trunc_normal": ("truncated_normal",),
+    "zeros": ("constant",),
+    **{
+        family: (f"{family}_uniform", f"{family}_normal")
+        for family in ("glorot", "he", "kaiming", "lecun", "xavier")
+    },
+}
 
-    spelled = name.lower().replace("-", "_") if isinstance(name, str) else ""
-    close = get_close_matches(spelled, _NAMED, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+
+def _hint(name: object) -> str:
+    """Which initializer was meant, if one is near: Keras writes HeNormal, torch kaiming_normal_."""
+    if not isinstance(name, str):
+        return ""
+    import re  # only ever wanted on the way to an error
+    from difflib import get_close_matches
+
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    spelled = re.sub(r"[^a-z0-9]+", "_", words).strip("_").removeprefix("random_")
+    meant = _OTHERS.get(spelled) or get_close_matches(spelled, _NAMED, n=1)  # a name is nearest to itself
+    return f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""
 
 
 def _cut(truncated: bool) -> str:

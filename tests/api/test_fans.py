@@ -1,6 +1,7 @@
 """Fans of a shape, and gains."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,13 +141,33 @@ def test_gains_are_those_of_the_field(nonlinearity: str, param: float | None, wa
     assert gain(nonlinearity, param) == want
 
 
+@pytest.mark.parametrize(
+    ("names", "function"),
+    [
+        (("relu",), lambda m, z: z if z > 0 else m.mpf(0)),  # the control: a known value by the same integral
+        (("gelu",), lambda m, z: z * m.ncdf(z)),
+        (("silu", "swish"), lambda m, z: z / (1 + m.exp(-z))),
+        (("mish",), lambda m, z: z * m.tanh(m.log1p(m.exp(z)))),
+        (("elu",), lambda m, z: z if z > 0 else m.expm1(z)),
+    ],
+)
+def test_gains_of_rectifiers_keep_the_second_moment(names: tuple[str, ...], function: Any) -> None:
+    import mpmath
+
+    moment = mpmath.quad(
+        lambda z: function(mpmath, z) ** 2 * mpmath.npdf(z), [-40, -8, -4, -2, 0, 2, 4, 8, 40]
+    )
+    for name in names:
+        assert gain(name) == pytest.approx(float(1 / mpmath.sqrt(moment)), rel=4e-16)
+
+
 def test_gains_agree_with_torch() -> None:
     init = pytest.importorskip("torch").nn.init
     for name in ("linear", "conv1d", "conv_transpose2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu"):
         assert gain(name) == pytest.approx(init.calculate_gain(name), rel=1e-15)
 
 
-@pytest.mark.parametrize("name", ["gelu", "", None, 3, ["relu"]])
+@pytest.mark.parametrize("name", ["sine", "", None, 3, ["relu"]])
 def test_an_unknown_nonlinearity_is_refused_with_the_known_ones(name: object) -> None:
     with pytest.raises(
         ValueError, match=r"expected a known nonlinearity; got .* names are linear, .*leaky_relu"

@@ -21,11 +21,15 @@ HEAVY = (
     "logging",
     "concurrent.futures",
     "asyncio",
+    "dask",
+    "numpy.random.bit_generator",
+    "fanfill.bitgenerator",
 )
 
 NAMES = (
     "BackendUnavailableError",
     "Initializer",
+    "Philox",
     "STREAM_VERSION",
     "__version__",
     "backends",

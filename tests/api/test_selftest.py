@@ -13,7 +13,7 @@ from fanfill import selftest
 from fanfill.backends import HostKernels
 from fanfill.cli import main
 from fanfill.dtypes import STORAGES
-from fanfill.selftest import golden
+from fanfill.selftest import adapters, golden
 
 registry = importlib.import_module("fanfill.backends")
 ALL = len(list(golden.cases())) * len(selftest.LAYOUTS)
@@ -167,3 +167,59 @@ def test_without_ml_dtypes_the_rest_is_tested_and_it_is_said(few, capsys, monkey
 def test_the_columns_are_all_dtypes():
     assert list(selftest.DTYPES) == [*STORAGES, "uint32"]
     assert {case.dtype for case in golden.cases()} == set(selftest.DTYPES)
+
+
+def test_philox_and_dask_draw_what_is_committed(few, capsys):
+    pytest.importorskip("dask.array", reason="dask is not installed")
+    assert main(["selftest", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapters"] == {
+        "Philox": {"checks": len(golden.WORDS), "failures": [], "untested": None},
+        "dask": {"checks": len(golden.INITIALIZERS), "failures": [], "untested": None},
+    }
+    assert main(["selftest", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^fanfill\.Philox: 4 right$", out, re.MULTILINE)
+    assert re.search(rf"^fanfill\.dask: {len(golden.INITIALIZERS)} right$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("wrong", ["integers", "random_raw"])
+def test_a_word_that_philox_hands_out_wrongly_ends_in_exit_code_1(few, monkeypatch, capsys, wrong):
+    import fanfill as ff
+
+    class Careless(ff.Philox):
+        def random_raw(self, size):
+            return super().random_raw(size) ^ np.uint64(wrong == "random_raw")
+
+    if wrong == "integers":
+        monkeypatch.setattr(ff, "Philox", lambda seed, name, start: Careless(seed, name, start ^ 1))
+    else:
+        monkeypatch.setattr(ff, "Philox", Careless)
+    monkeypatch.setitem(adapters.ADAPTERS, "dask", lambda: iter(()))
+    assert exit_code("selftest", "--device", "cpu") == 1
+    out = capsys.readouterr().out
+    assert re.search(r"^fanfill\.Philox: 4 of 4 WRONG$", out, re.MULTILINE)
+    assert re.search(
+        r"^fanfill\.Philox: words / uint32 / odd: SHA-256 \w+\.\.\., expected", out, re.MULTILINE
+    )
+    assert re.search(r": 4 differ$", out, re.MULTILINE)
+
+
+def test_an_adapter_that_cannot_be_tested_says_why(few, monkeypatch, capsys):
+    import sys
+
+    for name in ("fanfill.dask", "dask.array"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "dask.array", None)
+    monkeypatch.setattr(adapters.imports, "module", importlib.import_module)
+    assert main(["selftest", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^fanfill\.dask: not tested: fanfill.dask needs dask.array, .*; pip install", out, re.MULTILINE
+    )
+
+
+@pytest.mark.usefixtures("few")
+def test_on_a_gpu_no_adapter_of_host_memory_is_tested(monkeypatch):
+    monkeypatch.setattr(selftest, "subjects", lambda device: [])
+    monkeypatch.setattr(adapters, "run", None)
+    assert main(["selftest", "--device", "cuda"]) == 0

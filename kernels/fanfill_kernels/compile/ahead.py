@@ -12,13 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llvmlite import binding
 
-from fanfill_kernels.compile import cpu
+from fanfill_kernels.compile import callbacks, cpu
 from fanfill_kernels.compile import scatter as scattering
-from fanfill_kernels.compile.cpu import Compiled
 from fanfill_kernels.store import cache, keys
 from fanfill_kernels.store.keys import Target
 
@@ -47,10 +46,27 @@ def environment(goal: Target) -> dict[str, str]:
     return {"NUMBA_CPU_NAME": goal.name, "NUMBA_CPU_FEATURES": goal.features}
 
 
-def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) -> list[Compiled]:
-    """The kernels of these forms and dtypes, and those that copy items of these sizes to strided memory."""
-    found = []
+class Kernel(Protocol):
+    """What can be compiled and kept."""
+
+    name: str
+
+    def key(self) -> str:
+        """The key under which its code is kept."""
+
+    def keep(self) -> str:
+        """Compile it and keep it without running it; return its key."""
+
+
+def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) -> list[Kernel]:
+    """The kernels of these forms and dtypes, and those that copy items of these sizes to strided memory.
+
+    With words, also the functions that hand them out one by one.
+    """
+    found: list[Kernel] = []
     for form, dtype in forms:
+        if form == "words":
+            found.append(callbacks.FUNCTIONS)
         loops = cpu.loops_of(form, dtype)
         found += [loop for loop in loops if loop is not loops.nontemporal or cpu.may_bypass_caches(dtype)]
     for itemsize in itemsizes:
@@ -64,7 +80,7 @@ def kernels_of(forms: Iterable[tuple[str, str]], itemsizes: Iterable[int] = ()) 
     return found
 
 
-def keep(kernels: Iterable[Compiled]) -> Iterator[Kept]:
+def keep(kernels: Iterable[Kernel]) -> Iterator[Kept]:
     """Compile the kernels that are not kept yet, one by one.
 
     Raises

@@ -58,7 +58,7 @@ class Compiled:
         self.name, self.layout = name, layout
         self._function, self._bound, self._constants = function, bound, constants or {}
         self._call: Callable[..., None] | None = None
-        self._at: int | None = None  # the address of its code, if it is compiled
+        self._loaded: int | None = None  # the address of its code, if it is compiled
 
     def __call__(self, *arguments: Any) -> None:
         (self._call or self._made())(*arguments)
@@ -77,12 +77,12 @@ class Compiled:
         """
         if self._call is None:
             self._made()
-        if self._at is None:
+        if self._loaded is None or inside():
             return None
         calls = rows.rows_of(self.layout, templates, counts)
         calls[:, 0] = addresses
         calls[:, 5], calls[:, 6] = substreams & 0xFFFFFFFF, substreams >> 32  # behind length, start and seed
-        return rows.rows_caller(self._at, calls)
+        return rows.rows_caller(self._loaded, calls)
 
     def compile(self) -> Any:
         """Compile it anew; return its `numba_internals.Code`."""
@@ -107,6 +107,10 @@ class Compiled:
         """Compile it for Numba's target processor and keep it without running it; return its key."""
         return undivided(self._compiled_and_kept)[0]
 
+    def address(self) -> int:
+        """The address of its code, for callers of their own: see `objects.caller` for what it takes."""
+        return undivided(self._address)
+
     def _made(self) -> Callable[..., None]:
         if inside():  # for this call alone
             return self._interpreted()
@@ -115,8 +119,8 @@ class Compiled:
     def _made_once(self) -> Callable[..., None]:
         if self._call is None:
             code = not interpreted()
-            self._at = self._address() if code else None
-            self._call = objects.caller(self._at, self.layout) if self._at else self._interpreted()
+            address = self._address() if code else 0
+            self._call = objects.caller(address, self.layout) if address else self._interpreted()
         return self._call
 
     def _interpreted(self) -> Callable[..., None]:
@@ -125,12 +129,15 @@ class Compiled:
 
     def _address(self) -> int:
         """The address of its code: loaded from disk, or compiled and kept there."""
-        objects.assert_executable()
-        stored = disk.load(self.key())
-        if stored is not None:
-            symbol, _, code = stored.partition(b"\0")
-            return objects.load(symbol.decode(), code)
-        return self._compiled_and_kept()[1]
+        if self._loaded is None:
+            objects.assert_executable()
+            stored = disk.load(self.key())
+            if stored is not None:
+                symbol, _, code = stored.partition(b"\0")
+                self._loaded = objects.load(symbol.decode(), code)
+            else:
+                self._loaded = self._compiled_and_kept()[1]
+        return self._loaded
 
     def _compiled_and_kept(self) -> tuple[str, int]:
         key = self.key()

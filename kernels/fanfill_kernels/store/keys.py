@@ -109,6 +109,11 @@ def of_kernel(
     return _digest((of_compiler(goal), _written(made_of, {}), calls))
 
 
+def of_writer(function: Any, *arguments: str) -> str:
+    """Digest of code that a function writes by itself, without Numba: the compiler, and what it writes."""
+    return _digest((of_compiler(), _written((function, arguments), {})))
+
+
 def _digest(facts: Any) -> str:
     """Sixteen hex digits that differ if the facts' ``repr`` differs."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ kernel without Numba takes 3 ms.
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,17 @@ def assert_executable() -> None:
 
 def load(symbol: str, object_code: bytes) -> int:
     """Load object code into this process; return the address of one of its functions."""
+    return load_all([symbol], object_code)[0]
+
+
+def load_all(symbols: Sequence[str], object_code: bytes) -> list[int]:
+    """Load object code into this process; return the addresses of its functions of these names."""
     engine = engine_of(binding.parse_assembly(""), object_code)
-    address: int = engine.get_function_address(symbol)
-    if not address:
-        raise ValueError(f"expected object code with a function {symbol}; got one without it")
-    return address
+    addresses = {symbol: int(engine.get_function_address(symbol)) for symbol in symbols}
+    for symbol, address in addresses.items():
+        if not address:
+            raise ValueError(f"expected object code with a function {symbol}; got one without it")
+    return list(addresses.values())
 
 
 def engine_of(module: Any, object_code: bytes | None = None) -> Any:

@@ -14,7 +14,8 @@ import fanfill as ff
 from fanfill import machine, selftest
 from fanfill.cli.bench import table
 from fanfill.cli.fill import progress_bar
-from fanfill.selftest import Check, Subject, golden
+from fanfill.selftest import Check, Subject, adapters, golden
+from fanfill.selftest.adapters import Result
 
 __all__ = ["command"]
 
@@ -27,7 +28,7 @@ def command(device: str, *, as_json: bool) -> None:
     Raises
     ------
     SystemExit
-        With code 1, after everything was shown, if a fill differed.
+        With code 1, after everything was shown, if a fill or an adapter's values differed.
     """
     began = perf_counter()
     tested = selftest.subjects(device)
@@ -39,18 +40,23 @@ def command(device: str, *, as_json: bool) -> None:
             for check in selftest.run(subject):
                 checks.append(check)
                 progress("selftest", len(checks), total)
+    others = [adapters.run(name) for name in adapters.ADAPTERS] if device in ("auto", "cpu") else []
     failed = [check for check in checks if check.problem is not None]
     if as_json:
-        sys.stdout.write(as_text(tested, checks, failed, perf_counter() - began) + "\n")
+        sys.stdout.write(as_text(tested, checks, failed, others, perf_counter() - began) + "\n")
     else:
-        show(tested, checks, failed, perf_counter() - began)
-    if failed:
+        show(tested, checks, failed, others, perf_counter() - began)
+    if failed or any(other.problems for other in others):
         sys.stdout.flush()
         raise SystemExit(1)
 
 
 def as_text(
-    tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float
+    tested: Sequence[Subject],
+    checks: Sequence[Check],
+    failed: Sequence[Check],
+    others: Sequence[Result],
+    seconds: float,
 ) -> str:
     """The result as one JSON object."""
     return json.dumps(
@@ -63,6 +69,14 @@ def as_text(
             "checks": len(checks),
             "failed": len(failed),
             "seconds": seconds,
+            "adapters": {
+                other.name: {
+                    "checks": other.checks,
+                    "failures": other.problems,
+                    "untested": other.untested,
+                }
+                for other in others
+            },
             "failures": [
                 {
                     "subject": str(check.subject),
@@ -76,8 +90,14 @@ def as_text(
     )
 
 
-def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float) -> None:
-    """Show a table for each subject, the first differences, and the totals."""
+def show(
+    tested: Sequence[Subject],
+    checks: Sequence[Check],
+    failed: Sequence[Check],
+    others: Sequence[Result],
+    seconds: float,
+) -> None:
+    """Show a table for each subject, what the adapters drew, the first differences, and the totals."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
     for subject in tested:
         facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
@@ -85,11 +105,19 @@ def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Ch
     if selftest.untested():
         names = ", ".join(selftest.untested())
         console.out(f"not tested: {names}: ml_dtypes is missing; pip install ml_dtypes", highlight=False)
+    for other in others:
+        text = cell(other.checks, len(other.problems))
+        if other.untested:
+            text = f"{text + '; ' if text else ''}not tested: {other.untested}"
+        console.out(f"fanfill.{other.name}: {text}", highlight=False)
+        for problem in other.problems[:SHOWN]:
+            console.out(f"fanfill.{other.name}: {problem}", highlight=False)
     for check in failed[:SHOWN]:
         console.out(f"{check.subject}: {check.case}, {check.layout}: {check.problem}", highlight=False)
     if len(failed) > SHOWN:
         console.out(f"... and {len(failed) - SHOWN} more", highlight=False)
-    verdict = "all as committed" if not failed else f"{len(failed)} differ"
+    wrong = len(failed) + sum(len(other.problems) for other in others)
+    verdict = f"{wrong} differ" if wrong else "all as committed"
     console.out(
         f"{len(checks)} fills in {len(selftest.LAYOUTS)} layouts, stream version {ff.STREAM_VERSION}, "
         f"{seconds:.1f} s: {verdict}",
