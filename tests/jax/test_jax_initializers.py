@@ -129,6 +129,12 @@ def test_complex_dtypes_are_jaxs() -> None:
         fj.uniform()(KEY, (4, 4), "complex64")
 
 
+def test_these_functions_may_stand_in_jaxs_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = THEIRS.normal(0.5)(KEY, (4, 4), "complex64")
+    monkeypatch.setattr(THEIRS, "normal", fj.normal)
+    assert np.array_equal(jax.nn.initializers.normal(0.5)(KEY, (4, 4), "complex64"), expected)
+
+
 def traced(init: Any, *more: Any) -> Any:
     return jax.jit(lambda key: init(key, *more))(KEY)
 

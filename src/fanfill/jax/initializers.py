@@ -12,7 +12,12 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+
+# By name, now: whoever puts these functions in the place of JAX's must not get ours calling themselves.
 from jax.nn.initializers import constant, delta_orthogonal, ones, orthogonal, zeros
+from jax.nn.initializers import normal as jax_normal
+from jax.nn.initializers import uniform as jax_uniform
+from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
 from fanfill import initializers
 from fanfill.arguments import shape_of
@@ -58,23 +63,23 @@ class JaxInitializer:
         What is drawn: of any `fanfill.Initializer`.
     dtype
         Of calls that name none; None: JAX's default, float32.
-    complex_by
-        Makes the initializer that draws complex dtypes; None: they are refused.
+    theirs
+        Makes JAX's own initializer of the same law, which draws complex dtypes; None: they are refused.
     """
 
-    __slots__ = ("complex_by", "dtype", "law")
+    __slots__ = ("dtype", "law", "theirs")
 
     law: Initializer
     dtype: Any
-    complex_by: Callable[[], Any] | None
+    theirs: Any  # a callable without arguments, or None
 
     def __init__(
-        self, law: Initializer | str, dtype: Any = None, complex_by: Callable[[], Any] | None = None
+        self, law: Initializer | str, dtype: Any = None, theirs: Callable[[], Any] | None = None
     ) -> None:
         put = object.__setattr__
         put(self, "law", initializers.initializer_of(law))
         put(self, "dtype", None if dtype is None else np.dtype(dtype))
-        put(self, "complex_by", complex_by)
+        put(self, "theirs", theirs)
 
     def __call__(self, key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
         """Draw a tensor: the values of ``fanfill.draw(shape, law, seed=s)`` for ``jax.random.key(s)``.
@@ -96,16 +101,12 @@ class JaxInitializer:
             If fanfill refuses an argument; at once, also while tracing.
         """
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(_first_given(dtype, self.dtype, float)))
-        if dtype.kind == "c" and self.complex_by is not None:
-            drawn: jax.Array = self.complex_by()(key, shape, dtype, out_sharding)
+        if dtype.kind == "c" and self.theirs is not None:
+            drawn: jax.Array = self.theirs()(key, shape, dtype, out_sharding)
             return drawn
         words, shape = words_of(key), shape_of(shape, "shape")
-        if self.law.default_axes and len(shape) < 2:
-            raise ValueError(
-                f"Can't compute input and output sizes of a {len(shape)}-dimensional weights tensor. Must be "
-                "at least 2D. (Or name the axes with in_axis= and out_axis=, where () is none, or use "
-                "normal or uniform.)"
-            )
+        if self.law.default_axes and len(shape) < 2 and self.theirs is not None:
+            jax.eval_shape(lambda key: self.theirs()(key, shape, dtype), key)  # raises JAX's own error
         return draw_words(self.law, shape, dtype, words, out_sharding=out_sharding)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -122,7 +123,7 @@ class JaxInitializer:
         return hash((self.law, self.dtype))
 
     def __reduce__(self) -> tuple[type[JaxInitializer], tuple[Any, ...]]:
-        return JaxInitializer, (self.law, self.dtype, self.complex_by)
+        return JaxInitializer, (self.law, self.dtype, self.theirs)
 
     def __repr__(self) -> str:
         return f"JaxInitializer({self.law!r}{'' if self.dtype is None else f', {self.dtype.name!r}'})"
@@ -134,13 +135,13 @@ def uniform(scale: Any = 1e-2, dtype: Any = None) -> JaxInitializer:
     if number < 0:
         raise ValueError(f"expected a scale >= 0; got {shown(number)}; draw by its magnitude, and negate")
     law = initializers.uniform(0.0, number, endpoint=False) if number else initializers.constant(0.0)
-    return JaxInitializer(law, dtype, functools.partial(jax.nn.initializers.uniform, scale))
+    return JaxInitializer(law, dtype, functools.partial(jax_uniform, scale))
 
 
 def normal(stddev: Any = 1e-2, dtype: Any = None) -> JaxInitializer:
     """N(0, stddev^2)."""
     law = initializers.normal(0.0, _number("stddev", stddev))
-    return JaxInitializer(law, dtype, functools.partial(jax.nn.initializers.normal, stddev))
+    return JaxInitializer(law, dtype, functools.partial(jax_normal, stddev))
 
 
 def truncated_normal(
@@ -170,9 +171,7 @@ def variance_scaling(
     law = initializers.variance_scaling(
         _number("scale", scale), mode, distribution, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
-    theirs = functools.partial(
-        jax.nn.initializers.variance_scaling, scale, mode, distribution, in_axis, out_axis, batch_axis
-    )
+    theirs = functools.partial(jax_variance_scaling, scale, mode, distribution, in_axis, out_axis, batch_axis)
     return JaxInitializer(law, dtype, theirs)
 
 
