@@ -72,6 +72,16 @@ def test_jit(way: str) -> None:
     assert_same(jax.jit(lambda: draw(KEY))())
 
 
+@pytest.mark.parametrize(
+    "key", [KEY, jax.random.PRNGKey(5), np.array([0, 5], np.uint32)], ids=["typed", "raw", "NumPy"]
+)
+def test_a_key_that_a_program_knows_makes_no_constant_in_it(key: Any) -> None:
+    assert fj.TARGET in jax.jit(lambda: draw(key)).lower().compile().as_text()
+    if key.ndim:
+        named = jax.jit(lambda: fj.draw_words(LAW, SHAPE, "float32", key))
+        assert fj.TARGET in named.lower().compile().as_text()
+
+
 def test_a_key_of_four_words_is_hashed(way: str) -> None:
     rbg = jax.random.key(5, impl="rbg")
     eager = draw(rbg)

@@ -11,14 +11,14 @@ from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
 from fanfill.fill import substream
 from fanfill.initializers import Initializer
-from fanfill.jax.keys import assert_words, seed_of
+from fanfill.jax.keys import assert_words, seed_of, staged
 from fanfill.jax.memory import draw_shards
 from fanfill.jax.shardings import assert_sharding, known, within_trace
 from fanfill.jax.spec import Spec, encode
 from fanfill.jax.tracing import traced, traced_sharded
 from fanfill.messages import shown
 
-__all__ = ["draw_words"]
+__all__ = ["draw_staged", "draw_words"]
 
 # Offsets are uint32 in a compiled program: JAX has no 64-bit integers by default.
 _LONGEST = 2**32
@@ -59,6 +59,13 @@ def draw_words(
         As `fanfill.fill`; at once, also while tracing. Also for a sharding that does not fit.
     """
     assert_words(words)
+    return draw_staged(law, shape, dtype, staged(words), name, out_sharding)
+
+
+def draw_staged(
+    law: Initializer, shape: tuple[int, ...], dtype: Any, words: Any, name: str | int, out_sharding: Any
+) -> jax.Array:
+    """As `draw_words`, for words that `fanfill.jax.keys.words_of` has given."""
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
     recipe(law, shape, storage_of(dtype).name)  # all refusals, instead of errors out of XLA
     substream(name)

@@ -23,7 +23,7 @@ from fanfill import initializers
 from fanfill.arguments import shape_of
 from fanfill.fans import Axes
 from fanfill.initializers import Initializer
-from fanfill.jax.drawing import draw_words
+from fanfill.jax.drawing import draw_staged
 from fanfill.jax.keys import words_of
 from fanfill.messages import shown
 
@@ -107,7 +107,7 @@ class JaxInitializer:
         words, shape = words_of(key), shape_of(shape, "shape")
         if self.law.default_axes and len(shape) < 2 and self.theirs is not None:
             jax.eval_shape(lambda key: self.theirs()(key, shape, dtype), key)  # raises JAX's own error
-        return draw_words(self.law, shape, dtype, words, out_sharding=out_sharding)
+        return draw_staged(self.law, shape, dtype, words, 0, out_sharding)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from fanfill.messages import shown
 
-__all__ = ["assert_words", "seed_of", "words_of"]
+__all__ = ["assert_words", "seed_of", "staged", "words_of"]
 
 
 def words_of(key: Any) -> Any:
@@ -28,7 +28,15 @@ def words_of(key: Any) -> Any:
         raise TypeError(f"key: expected a key; got {shown(key)}; make one with jax.random.key(seed)")
     words = jax.random.key_data(key) if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else key
     assert_words(words)
-    return words
+    return words if words is not key else staged(words)
+
+
+def staged(words: Any) -> Any:
+    """The same words, but traced if they are known while `jax.jit` traces.
+
+    So what is drawn of them is drawn when the program runs, and is no constant in it.
+    """
+    return words if isinstance(words, jax.core.Tracer) else jax.lax.bitwise_or(words, np.uint32(0))
 
 
 def assert_words(words: Any) -> None:
