@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shared
 
 from fanfill.backends import Backend, HostKernels
 from fanfill.recipes import Recipe
@@ -17,6 +18,26 @@ from fanfill.recipes import Recipe
 # What an assertion in these compares is shown, as it is for one in a test.
 pytest.register_assert_rewrite(
     "cases", "command_line", "cuda_on_cpu.pieces", "equality", "kernel_runs", "processes"
+)
+
+# The files that take longest, in this order first, so that no worker is left with one of them at the end.
+# test_cuda_compile.py makes machine code and with it the PTX that others ask for.
+LONGEST = (
+    "test_cuda_compile",
+    "test_leaks",
+    "test_cuda_source",
+    "test_cuda_ptx",
+    "test_targets",
+    "test_kernels",
+    "test_cuda_backend_values",
+    "test_probe",
+    "test_compile_ahead",
+    "test_cache",
+    "test_cli_streams",
+    "test_faults_kernels",
+    "test_quality",
+    "test_load",
+    "test_torch_sharding",
 )
 
 NO_GPU = "no device; get one"
@@ -31,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    shared.folder()  # workers and child processes inherit where it is
     # A shell's background jobs ignore Ctrl-C, and their children would too, which tests send it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
     if config.getoption("--with-emulated-gpu"):
         for item in items:
             if item.get_closest_marker("cuda"):
