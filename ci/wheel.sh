@@ -17,7 +17,7 @@ smoke() { # name of the environment, arguments for pip
     local name=$1
     shift
     "$python" -m venv "$scratch/$name"
-    "$scratch/$name/bin/python" -m pip install --quiet "$@" "$(echo "$scratch"/dist/*.whl)[cli,ml-dtypes]"
+    "$scratch/$name/bin/python" -m pip install --quiet --no-compile "$@" "$(echo "$scratch"/dist/*.whl)[cli,ml-dtypes]"
     mkdir "$scratch/$name/cache"
     (
         cd "$scratch/$name"

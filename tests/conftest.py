@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shared
 
 from fanfill.backends import Backend, HostKernels
 from fanfill.recipes import Recipe
@@ -18,6 +20,32 @@ from fanfill.recipes import Recipe
 # What an assertion in these compares is shown, as it is for one in a test.
 pytest.register_assert_rewrite(
     "cases", "command_line", "cuda_on_cpu.pieces", "equality", "kernel_runs", "processes"
+)
+
+# The files that take longest, in this order first, so that no worker is left with one of them at the end.
+# test_cuda_compile.py makes machine code and with it the PTX that others ask for.
+LONGEST = (
+    "test_cuda_compile",
+    "test_leaks",
+    "test_cuda_source",
+    "test_cuda_ptx",
+    "test_targets",
+    "test_kernels",
+    "test_cuda_backend_values",
+    "test_probe",
+    "test_compile_ahead",
+    "test_cache",
+    "test_cli_streams",
+    "test_faults_kernels",
+    "test_quality",
+    "test_load",
+    "test_torch_sharding",
+)
+
+# What these run is the tests' own code, the benchmarks' or that of children: measuring their coverage would slow
+# them down by a quarter and find nothing.
+UNMEASURED = re.compile(
+    r"test_(feeds|instructions|quality\w*|cuda_ptx|cuda_source|ptx_\w+|targets|leaks|load|stacks|forks|reentry)"
 )
 
 NO_GPU = "no device; get one"
@@ -32,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    shared.folder()  # workers and child processes inherit where it is
     # JAX reads it once, when any test first uses it; tests of shards need several devices.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     # A shell's background jobs ignore Ctrl-C, and their children would too, which tests send it to.
@@ -44,6 +73,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+    if config.pluginmanager.hasplugin("_cov") and "COVERAGE_PROCESS_START" not in os.environ:
+        for item in items:
+            if UNMEASURED.fullmatch(item.path.stem):
+                item.add_marker(pytest.mark.no_cover)
     if config.getoption("--with-emulated-gpu"):
         for item in items:
             if item.get_closest_marker("cuda"):

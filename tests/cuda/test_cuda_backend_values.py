@@ -30,15 +30,19 @@ def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
     stores = {"float32", "float64", "bfloat16", "float8_e5m2", "uint32"}
     places = golden.PLACES.keys() | golden.WORDS.keys()
     few = {"small", "far flat", "last"}
+    # test_cuda_ptx.py runs all kernels of both architectures: the second device shows that it gets its own.
+    dtypes = STORAGES.keys() | {"uint32"} if number == 0 else {"float32", "bfloat16", "uint32"}
     cases = [
         case
         for case in golden.cases()
-        if case.place in (places if number == 0 and case.dtype in stores else few)
+        if case.dtype in dtypes and case.place in (places if number == 0 and case.dtype in stores else few)
     ]
     monkeypatch.setattr(golden, "cases", lambda: iter(cases))
-    cupy_on_host.module(source(), gpu.architectures[number]).compile(workers=2, optimize=False)
+    kernels = cupy_on_host.module(source(), gpu.architectures[number])
+    wanted = tuple(f"_{dtype}" for dtype in dtypes) + (("_8", "_64") if number == 0 else ()) + ("_16", "_32")
+    kernels.compile(filter(lambda name: name.endswith(wanted), kernels.entries), workers=2, optimize=False)
     checks = list(selftest.run(selftest.Subject("cuda", number)))
-    assert len(checks) == 4 * len(cases) > (2000 if number == 0 else 800)
+    assert len(checks) == 4 * len(cases) > (2000 if number == 0 else 250)
     assert [check for check in checks if check.problem] == []
 
 

@@ -96,9 +96,9 @@ def stop(done: int, total: int) -> None:
 
 
 def fill_large(memory: np.ndarray, k: int, unit: int = MIB) -> None:
-    """Fill number k, of 16 to 64 MiB: here or in memory of its own, on 1 to 4 threads, in any layout."""
+    """Fill number k, of 8 to 32 MiB, past the caches: here or elsewhere, on 1 to 4 threads, in any layout."""
     backend, dtype = ("numba", "numpy")[k % 7 == 6], DTYPES[k % 3]
-    size = (16 if k % 8 else 16 + k * 5 % 49) * unit
+    size = (8 if k % 8 else 8 + k * 5 % 25) * unit
     n = size // np.dtype(dtype).itemsize
     options: dict[str, Any] = {"seed": k, "name": f"layer.{k}", "backend": backend, "threads": 1 + k % 4}
     side = 4096
@@ -211,7 +211,7 @@ def work_on_all_threads() -> None:
 
 
 def large() -> None:
-    memory, numbers = np.ones(128 * MIB, np.uint8), itertools.count()
+    memory, numbers = np.ones(64 * MIB, np.uint8), itertools.count()
     work_on_all_threads()
     for _ in range(3 * 4 * 5 * 7):  # of every kind, not large yet
         fill_large(memory, next(numbers), MIB // 16)

@@ -25,7 +25,7 @@ def test_a_hundred_thousand_small_fills_leave_memory_threads_and_files_as_they_w
 
 
 def test_two_hundred_large_fills_leave_memory_threads_and_files_as_they_were() -> None:
-    """16 to 64 MiB each, by both backends, of all layouts, on one to four threads; some end by an error."""
+    """8 to 32 MiB each, by both backends, of all layouts, on one to four threads; some end by an error."""
     assert growth("large")["nothing"] == "flat"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import functools
 import os
 import subprocess
 import tempfile
@@ -13,6 +11,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import shared
 
 RUNTIME = Path(__file__).with_name("runtime.h")
 OPTIONS = ("-std=gnu11", "-fwrapv", "-ffp-contract=off", "-fno-math-errno", "-w", "-shared", "-fPIC")
@@ -49,42 +49,53 @@ functions: dict[str, Any] = {}
 lock = threading.Lock()
 
 
-@functools.cache
-def folder() -> str:
-    """Where this process compiles: made when something is."""
-    made = tempfile.TemporaryDirectory(prefix="ptx-")
-    atexit.register(made.cleanup)  # before it is collected, which would be a warning
-    return made.name
-
-
 def distinct() -> int:
     """How many distinct functions this process has compiled."""
     return len(functions)
 
 
 def compile_together(sources: dict[str, str], workers: int, optimize: bool) -> None:
-    """Compile C functions by name, in as many compilers at once as `workers`, unless they are compiled."""
+    """Compile C functions by name, in as many compilers at once as `workers`, unless this run has them.
+
+    A name is a hash of what the function does, so any process's library will do, optimized or not.
+    """
     with lock:
-        missing = sorted(
-            (name for name in sources if name not in functions), key=lambda name: -len(sources[name])
-        )
-        parts = [part for k in range(workers) if (part := missing[k::workers])]
-        with ThreadPoolExecutor(workers) as pool:
-            for library, part in zip(
-                pool.map(lambda p: library_of([sources[n] for n in p], optimize), parts), parts, strict=True
-            ):
-                for name in part:
-                    functions[name] = getattr(library, name)
-                    functions[name].argtypes = ARGUMENTS
-                    functions[name].restype = None
+        if sources.keys() <= functions.keys():
+            return
+        with shared.alone("gcc") as folder:
+            missing = []
+            for name in sources.keys() - functions.keys():
+                library = folder / f"{name}.so"
+                if library.exists():
+                    load(library, [name])
+                else:
+                    missing.append(name)
+            missing.sort(key=lambda name: (-len(sources[name]), name))
+            parts = [part for k in range(workers) if (part := missing[k::workers])]
+            with ThreadPoolExecutor(workers) as pool:
+                made = pool.map(lambda part: library_of([sources[n] for n in part], folder, optimize), parts)
+                for library, part in zip(made, parts, strict=True):
+                    load(library, part)
+                    for name in part:
+                        shared.link(library, folder / f"{name}.so")
 
 
-def library_of(texts: Iterable[str], optimize: bool) -> ctypes.CDLL:
+def load(library: Path, names: Iterable[str]) -> None:
+    """Let this process call functions of a library; one that has several names is loaded once."""
+    loaded = ctypes.CDLL(str(library))
+    for name in names:
+        functions[name] = getattr(loaded, name)
+        functions[name].argtypes = ARGUMENTS
+        functions[name].restype = None
+
+
+def library_of(texts: Iterable[str], folder: Path, optimize: bool) -> Path:
     """A shared library of C functions."""
-    handle, source = tempfile.mkstemp(".c", dir=folder())
+    handle, source = tempfile.mkstemp(".c", dir=folder)
     with os.fdopen(handle, "w") as file:
         file.write("\n".join([RUNTIME.read_text(), *texts]))
-    target = source[:-2] + ".so"
+    target = Path(source).with_suffix(".so")
     level = "-O1" if optimize else "-O0"
-    subprocess.run([os.environ.get("CC", "gcc"), level, *OPTIONS, source, "-o", target, "-lm"], check=True)
-    return ctypes.CDLL(target)
+    command = [os.environ.get("CC", "gcc"), level, *OPTIONS, source, "-o", str(target), "-lm"]
+    subprocess.run(command, check=True)
+    return target

@@ -1,4 +1,4 @@
-"""The kernels as every NVRTC here compiles them, each made once a session."""
+"""The kernels as every NVRTC here compiles them, each made once a run of the tests."""
 
 import functools
 import os
@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import shared
 
 from fanfill.cuda import nvrtc
 from fanfill_kernels import cuda
@@ -41,14 +42,31 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
 
 
+def shared_ptx(compiler: nvrtc.Compiler, source: str, arch: int) -> bytes:
+    """PTX of a source, which one process of a run makes."""
+    return _shared(compiler, source, arch, ptx=True)[0]
+
+
+def _shared(compiler: nvrtc.Compiler, source: str, arch: int, *, ptx: bool) -> tuple[bytes, bytes]:
+    """(PTX, cubin), made once in a run; without the cubin where PTX alone is asked for."""
+    name = shared.digest(compiler.path, nvrtc.OPTIONS, source, arch)
+    with shared.alone(name) as folder:
+        text, code = folder / f"{name}.ptx", folder / f"{name}.cubin"
+        if not (text if ptx else code).exists():
+            keeps = _Keeps(compiler.path)
+            if ptx:
+                shared.keep(text, keeps.compile(source, "fill.cu", arch, ptx=True))
+            else:
+                made = keeps.compile(source, "fill.cu", arch)
+                shared.keep(text, keeps.ptx)
+                shared.keep(code, made)
+        return text.read_bytes(), b"" if ptx else code.read_bytes()
+
+
 def _compile(major: int, arch: int, ptx: bool) -> tuple[bytes, bytes]:
     compiler = next((c for c in nvrtc.compilers() if c.version[0] == major), None)
     assert compiler is not None, f"expected NVRTC of CUDA {major}; see the extra 'test'"
-    if ptx:
-        return compiler.compile(cuda.source(), "fill.cu", arch, ptx=True), b""
-    keeps = _Keeps(compiler.path)
-    code = keeps.compile(cuda.source(), "fill.cu", arch)
-    return keeps.ptx, code
+    return _shared(compiler, cuda.source(), arch, ptx=ptx)
 
 
 _begun: dict[tuple[int, int, bool], Future[tuple[bytes, bytes]]] = {}

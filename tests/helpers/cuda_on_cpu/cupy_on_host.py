@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cuda_on_cpu.compiled import shared_ptx
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
@@ -78,7 +79,7 @@ class OutOfMemory(MemoryError):
 @functools.cache
 def module(source: str, architecture: int) -> Module:
     """The kernels as the CPU runs them; shared by all machines of a process."""
-    return Module(nvrtc.compiler().compile(source, "fill.cu", architecture, ptx=True))
+    return Module(shared_ptx(nvrtc.compiler(), source, architecture))
 
 
 ready: set[tuple[int, str]] = set()

@@ -13,6 +13,7 @@ from typing import Any
 
 import cupy
 import pytest
+import shared
 
 from cuda_on_cpu.cupy_on_host import Machine
 from fanfill.cuda import backend as cuda_backend
@@ -21,9 +22,11 @@ from fanfill_kernels.cuda import source
 
 
 @pytest.fixture(scope="session")
-def cubins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for compiled kernels, shared by tests that are not about it."""
-    return tmp_path_factory.mktemp("cubins")
+def cubins() -> Path:
+    """A cache folder for compiled kernels, shared by all tests of a run that are not about it."""
+    made = shared.folder() / "cubins"
+    made.mkdir(mode=0o700, exist_ok=True)
+    return made
 
 
 @pytest.fixture

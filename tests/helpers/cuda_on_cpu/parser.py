@@ -53,14 +53,17 @@ class Token(NamedTuple):
 def tokens(text: str) -> Iterator[Token]:
     line = 1
     place = 0
-    while place < len(text):
-        found = TOKEN.match(text, place)
-        if found is None:
-            raise PtxError(line, f"unknown character {text[place]!r}")
+    for found in TOKEN.finditer(text):
+        if found.start() != place:
+            break
         place = found.end()
-        if not found[0].isspace():
-            yield Token(found[0], line)
-        line += found[0].count("\n")
+        word = found[0]
+        if word == "\n":
+            line += 1
+        elif not word.isspace():
+            yield Token(word, line)
+    if place < len(text):
+        raise PtxError(line, f"unknown character {text[place]!r}")
 
 
 class Parser:
