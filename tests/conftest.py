@@ -42,8 +42,8 @@ LONGEST = (
     "test_torch_sharding",
 )
 
-# What these run is the tests' own code, the benchmarks' or that of children: measuring their coverage would slow
-# them down by a quarter and find nothing.
+# What these run is the tests' own code, the benchmarks' or that of children: measuring their coverage would
+# slow them down by a quarter and find nothing.
 UNMEASURED = re.compile(
     r"test_(feeds|instructions|quality\w*|cuda_ptx|cuda_source|ptx_\w+|targets|leaks|load|stacks|forks|reentry)"
 )
