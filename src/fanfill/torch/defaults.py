@@ -8,7 +8,10 @@ Transformer redraws every matrix.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ from fanfill import initializers
 from fanfill.initializers import Initializer
 from fanfill.torch.laws import TORCH_AXES
 
-__all__ = ["Draw", "default_draws"]
+__all__ = ["Draw", "Rule", "norm_draws", "rule_of", "shape_of"]
 
 _ZERO, _ONE = initializers.constant(0.0), initializers.constant(1.0)
 
@@ -39,20 +42,81 @@ class Draw(NamedTuple):
 Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 
-def default_draws(module: nn.Module, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    """What torch.nn's own reset would draw for a parameter in or below a module; None if no rule covers it.
+def rule_of(kind: type) -> Rule | None:
+    """The rule that covers a type of module: what torch.nn's own reset would draw.
 
     A subclass of a layer counts as the layer unless it defines its own ``reset_parameters``.
     """
-    for kind in type(module).__mro__:
-        rule = _RULES.get(kind)
+    for base in kind.__mro__:
+        rule = _RULES.get(base)
         if rule is not None:
             same = all(
-                getattr(type(module), reset, None) is getattr(kind, reset, None)
+                getattr(kind, reset, None) is getattr(base, reset, None)
                 for reset in ("reset_parameters", "_reset_parameters")
             )
-            return rule(module, name, parameter) if same else None
+            return rule if same else None
     return None
+
+
+def norm_draws(module: nn.Module, name: str) -> list[Draw] | None:
+    """What a normalisation layer of another library begins with, if its constructor makes it constant."""
+    kind: Any = type(module)
+    if "norm" not in kind.__name__.lower():
+        return None
+    shapes = tuple((own, shape_of(p)) for own, p in module._parameters.items() if p is not None)
+    law = _constants(kind, shapes).get(name)
+    return None if law is None else [Draw(law)]
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(kind: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Initializer]:
+    """The constants in the parameters of a new module of that type.
+
+    Some norms multiply by their weight and begin with ones, others by one plus it and begin with zeros. The
+    type's name does not tell, so a small layer is made: all that its constructor asks for is the size.
+    """
+    sizes = {shape for _, shape in shapes}
+    if len(sizes) != 1:
+        return {}
+    (size,) = sizes
+    try:
+        asked = [
+            parameter
+            for parameter in inspect.signature(kind).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = kind(*[size[0] if len(size) == 1 else size for _ in asked])
+        found = {}
+        for name, shape in shapes:
+            values = made._parameters[name]
+            if values is not None and tuple(values.shape) == shape and values.numel():
+                first = values.detach().reshape(-1)[0]
+                if bool((values == first).all()):
+                    found[name] = initializers.constant(float(first))
+    except Exception:  # whatever a constructor raises for arguments that are a guess: no rule, then
+        return {}
+    return found
+
+
+def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The whole parameter's shape, also where ZeRO-3 has left nothing of it in place."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """The weight, or what weight_norm and spectral_norm compute it from, which has its shape."""
+    own = module._parameters
+    for name in ("weight", "weight_v", "weight_orig"):
+        if own.get(name) is not None:
+            return own[name]
+    chains = module._modules.get("parametrizations")
+    chain = None if chains is None else chains._modules.get("weight")
+    if chain is None:
+        return None
+    # Of several originals the last is weight_norm's direction.
+    return next((p for p in reversed(chain._parameters.values()) if p is not None), None)
 
 
 def _within(fan: int) -> list[Draw]:
@@ -65,9 +129,9 @@ def _scaled(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | Non
     """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), for a weight of (out, in, *k)."""
     if name == "weight":
         return [Draw(_FAN_IN)]
-    weight = module._parameters.get("weight")
-    if name == "bias" and weight is not None:
-        return _within(math.prod(weight.shape[1:]))
+    weight = _weight(module) if name == "bias" else None
+    if weight is not None:
+        return _within(math.prod(shape_of(weight)[1:]))
     return None
 
 
@@ -82,7 +146,7 @@ def _embedding(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
     row = module.padding_idx
     draws = [Draw(initializers.normal())]
     if row is not None:
-        draws.append(Draw(_ZERO, (slice(row, row + 1), slice(0, parameter.shape[1]))))
+        draws.append(Draw(_ZERO, (slice(row, row + 1), slice(0, shape_of(parameter)[1]))))
     return draws
 
 
@@ -110,7 +174,7 @@ def _attention(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
 
 
 def _transformer(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    return [Draw(_XAVIER_UNIFORM)] if parameter.dim() > 1 else None
+    return [Draw(_XAVIER_UNIFORM)] if len(shape_of(parameter)) > 1 else None
 
 
 def _prelu(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
