@@ -280,6 +280,20 @@ class RandomNorm(nn.Module):
         self.weight = nn.Parameter(torch.randn(size))
 
 
+class UnwrittenNorm(nn.Module):
+    """Its memory, fresh from the system, would be zeros."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+
+
+class OldUnwrittenNorm(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.Tensor(size))
+
+
 class MixedNorm(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -288,7 +302,14 @@ class MixedNorm(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "layer", [lambda: ConfiguredNorm(SimpleNamespace(size=4)), lambda: RandomNorm(4), lambda: MixedNorm(4)]
+    "layer",
+    [
+        lambda: ConfiguredNorm(SimpleNamespace(size=4)),
+        lambda: RandomNorm(4),
+        lambda: MixedNorm(4),
+        lambda: UnwrittenNorm(1 << 20),
+        lambda: OldUnwrittenNorm(1 << 20),
+    ],
 )
 def test_a_norm_whose_beginning_cannot_be_told_needs_a_rule(layer: Any) -> None:
     state = torch.random.get_rng_state()

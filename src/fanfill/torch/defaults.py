@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fanfill import initializers
 from fanfill.initializers import Initializer
@@ -68,6 +69,16 @@ def norm_draws(module: nn.Module, name: str) -> list[Draw] | None:
     return None if law is None else [Draw(law)]
 
 
+class _Poison(TorchDispatchMode):  # type: ignore[misc]
+    """Memory that is not written is nan: zeros by chance would pass for a layer's own."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if "empty" in func.name() and isinstance(made, torch.Tensor) and made.is_floating_point():
+            made.fill_(math.nan)
+        return made
+
+
 @functools.lru_cache(maxsize=256)
 def _constants(kind: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Initializer]:
     """The constants in the parameters of a new module of that type.
@@ -85,7 +96,8 @@ def _constants(kind: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> di
             for parameter in inspect.signature(kind).parameters.values()
             if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        cpu = torch.device("cpu")
+        with cpu, _Poison(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = kind(*[size[0] if len(size) == 1 else size for _ in asked])
         found = {}
