@@ -43,6 +43,10 @@ class Draw(NamedTuple):
 Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 
+_FAN_IN_DRAWS = [Draw(_FAN_IN)]
+_NORM_DRAWS = {"weight": [Draw(_ONE)], "bias": [Draw(_ZERO)]}
+
+
 def rule_of(kind: type) -> Rule | None:
     """The rule that covers a type of module: what torch.nn's own reset would draw.
 
@@ -114,7 +118,7 @@ def _constants(kind: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> di
 
 def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:
     """The whole parameter's shape, also where ZeRO-3 has left nothing of it in place."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    return tuple(parameter.__dict__.get("ds_shape") or parameter.shape)
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:
@@ -131,6 +135,7 @@ def _weight(module: nn.Module) -> torch.Tensor | None:
     return next((p for p in reversed(chain._parameters.values()) if p is not None), None)
 
 
+@functools.lru_cache(maxsize=1024)
 def _within(fan: int) -> list[Draw]:
     """U(+-1/sqrt(fan)); zeros for a fan of zero."""
     bound = 1.0 / math.sqrt(fan) if fan else 0.0
@@ -140,7 +145,7 @@ def _within(fan: int) -> list[Draw]:
 def _scaled(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
     """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), for a weight of (out, in, *k)."""
     if name == "weight":
-        return [Draw(_FAN_IN)]
+        return _FAN_IN_DRAWS
     weight = _weight(module) if name == "bias" else None
     if weight is not None:
         return _within(math.prod(shape_of(weight)[1:]))
@@ -163,8 +168,7 @@ def _embedding(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
 
 
 def _norm(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    law = {"weight": _ONE, "bias": _ZERO}.get(name)
-    return None if law is None else [Draw(law)]
+    return _NORM_DRAWS.get(name)
 
 
 def _recurrent(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:

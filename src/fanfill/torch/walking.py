@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 from torch import nn
@@ -66,12 +67,14 @@ def parameters(root: nn.Module, prefix: str) -> list[Parameter]:
     tensors: set[int] = set()
     rules: dict[type, Rule | None] = {}
     found: list[Parameter] = []
+    fsdp = sys.modules.get("torch.distributed.fsdp")
 
     def visit(module: nn.Module, path: str, ruled: tuple[Ruled, ...]) -> None:
         if id(module) in modules:
             return
         modules.add(id(module))
-        _assert_not_flattened(module)
+        if fsdp is not None:
+            _assert_not_flattened(module, fsdp)
         kind = type(module)
         if kind in rules:
             rule = rules[kind]
@@ -134,10 +137,9 @@ def _hooked(module: nn.Module) -> dict[str, tuple[str, Magnitude | None]]:
     return found
 
 
-def _assert_not_flattened(owner: nn.Module) -> None:
+def _assert_not_flattened(owner: nn.Module, fsdp: ModuleType) -> None:
     """Refuse FSDP1, whose parameters are ranges of a flat one, unless each rank has the whole parameter."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not isinstance(owner, fsdp.FullyShardedDataParallel):
+    if not isinstance(owner, fsdp.FullyShardedDataParallel):
         return
     handle = getattr(owner, "_handle", None)
     if handle is not None and (handle.uses_sharded_strategy or not owner._use_orig_params):
