@@ -268,6 +268,20 @@ def test_norms_begin_with_what_their_constructor_gives_them(layer: Any, values: 
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_norms_of_transformers_begin_as_their_models_make_them() -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    for kind in (GemmaRMSNorm, LlamaRMSNorm, T5LayerNorm):
+        made = kind(6)
+        expected = made.weight.detach().clone()
+        with torch.no_grad():
+            made.weight.fill_(9.0)
+        assert torch.equal(ft.init_module(made, 0).weight, expected), kind
+
+
 class ConfiguredNorm(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
