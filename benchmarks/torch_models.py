@@ -111,8 +111,8 @@ def main() -> int:
         for name in {re.sub(r"\d+", "N", ".".join(n.split(".")[-2:])) for n in names or ()}
     )
     print(f"transformers {transformers.__version__}: {len(results)} types of model, {len(built)} built")
-    print(f"without a rule: {sum(not names for names in built.values())}")
-    print(f"with a rule for at most 2 names: {sum(len(set(n or ())) <= 2 for n in built.values())}")
+    print(f"no rule needed: {sum(not names for names in built.values())}")
+    print(f"at most 2 parameters need one: {sum(len(set(n or ())) <= 2 for n in built.values())}")
     print("most missed: " + ", ".join(f"{name} ({count})" for name, count in last.most_common(12)))
     return 0
 
