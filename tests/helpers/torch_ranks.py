@@ -154,6 +154,14 @@ def refusals(mesh: DeviceMesh) -> None:
     with pytest.raises(RuntimeError) as theirs:  # NotImplementedError in newer releases
         nn.init.normal_(torch.zeros(1, dtype=torch.int32))
     assert_raises(theirs.type, "not implemented for 'Int'", lambda: ft.normal_(ints, seed=0))
+    rows = distribute(torch.zeros(8, 4), mesh, [Shard(0)])
+    lost = "expected a DTensor that holds its own memory; got one of shape (3, 4)"
+    assert_raises(RuntimeError, lost, lambda: ft.normal_(rows[:3], seed=0))
+    made = nn.Parameter(rows) * 2
+    assert_raises(RuntimeError, "what is written to it would be lost", lambda: ft.normal_(made, seed=0))
+    ft.normal_(rows[:, :2], seed=0)  # not along the sharded axis: a view
+    assert rows.to_local()[:, :2].all()
+    assert not rows.to_local()[:, 2:].any()
     assert not partial.to_local().any()
     assert not part.to_local().any()
     meta = distribute(torch.zeros(8, 4, device="meta"), mesh, [Shard(0)])

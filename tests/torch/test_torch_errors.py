@@ -155,7 +155,6 @@ TENSORS: dict[str, Callable[[], Any]] = {
     "list": lambda: [1.0, 2.0],
     "None": lambda: None,
     "view of a parameter": lambda: torch.nn.Parameter(E(4, 4))[1:],
-    "no leaf": lambda: torch.nn.Parameter(E(4, 4)) * 2,
     "parameter": lambda: torch.nn.Parameter(E(4, 4)),
     "meta": lambda: E(4, 4, device="meta"),
     "meta, rank 1": lambda: E(4, device="meta"),
@@ -229,6 +228,25 @@ def test_tensors_without_plain_memory_get_torchs_kind_of_error(function: str, ki
 def test_refusals_say_what_to_do(tensor: Callable[[], Any], message: str) -> None:
     with pytest.raises(NotImplementedError, match=message):
         assert_fillable(tensor())
+
+
+def test_what_autograd_has_computed_is_refused_since_the_write_would_be_lost() -> None:
+    """Of a parametrized weight, torch fills a copy that nobody ever reads."""
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4))
+    for lost in (layer.weight, layer.weight[1:], torch.nn.Parameter(E(4, 4)) * 2):
+        before = lost.detach().clone()
+        with pytest.raises(RuntimeError, match=r"holds its own values; got one .*; fill those"):
+            ft.normal_(lost, seed=0)
+        assert torch.equal(lost, before)
+    ft.normal_(layer.weight.detach(), seed=0)
+    kept = torch.nn.Parameter(E(4, 4))
+    ft.zeros_(kept[1:])
+    ft.normal_(kept[1:], seed=0)
+    assert kept[1:].all()
+    buffer = torch.zeros(4, 4)
+    buffer[0] = kept[0]  # a write into it is no copy of it
+    ft.normal_(buffer, seed=0)
+    assert buffer.all()
 
 
 def test_elements_that_share_memory_are_refused_where_torch_lets_them_pass() -> None:

@@ -162,12 +162,6 @@ def test_a_layer_with_a_reset_of_its_own_is_no_layer_of_torchs() -> None:
     assert_equal(state(ft.init_module(Named(3, 4), 0)), state(ft.init_module(nn.Linear(3, 4), 0)))
 
 
-def test_parametrised_weights_need_a_rule() -> None:
-    model = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
-    with pytest.raises(ValueError, match=r"parametrizations\.weight\.original0"):
-        ft.init_module(model, 0)
-
-
 def test_rules_by_name_by_expression_and_by_type() -> None:
     rules = {
         "0.gain": ff.constant(2.0),

@@ -103,6 +103,11 @@ class Compiled:
         digest = keys.of_kernel(self._function, self._bound, self._constants, self.layout, goal)
         return f"{self.name}-{digest}"
 
+    @property
+    def address(self) -> int | None:
+        """Where its code lies; None before the first call, and where there is none."""
+        return self._at
+
     def keep(self) -> str:
         """Compile it for Numba's target processor and keep it without running it; return its key."""
         return undivided(self._compiled_and_kept)[0]

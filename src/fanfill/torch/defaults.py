@@ -8,18 +8,22 @@ Transformer redraws every matrix.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fanfill import initializers
 from fanfill.initializers import Initializer
 from fanfill.torch.laws import TORCH_AXES
 
-__all__ = ["Draw", "default_draws"]
+__all__ = ["Draw", "Rule", "norm_draws", "rule_of", "shape_of"]
 
 _ZERO, _ONE = initializers.constant(0.0), initializers.constant(1.0)
 
@@ -39,22 +43,99 @@ class Draw(NamedTuple):
 Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 
-def default_draws(module: nn.Module, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    """What torch.nn's own reset would draw for a parameter in or below a module; None if no rule covers it.
+_FAN_IN_DRAWS = [Draw(_FAN_IN)]
+_NORM_DRAWS = {"weight": [Draw(_ONE)], "bias": [Draw(_ZERO)]}
+
+
+def rule_of(kind: type) -> Rule | None:
+    """The rule that covers a type of module: what torch.nn's own reset would draw.
 
     A subclass of a layer counts as the layer unless it defines its own ``reset_parameters``.
     """
-    for kind in type(module).__mro__:
-        rule = _RULES.get(kind)
+    for base in kind.__mro__:
+        rule = _RULES.get(base)
         if rule is not None:
             same = all(
-                getattr(type(module), reset, None) is getattr(kind, reset, None)
+                getattr(kind, reset, None) is getattr(base, reset, None)
                 for reset in ("reset_parameters", "_reset_parameters")
             )
-            return rule(module, name, parameter) if same else None
+            return rule if same else None
     return None
 
 
+def norm_draws(module: nn.Module, name: str) -> list[Draw] | None:
+    """What a normalisation layer of another library begins with, if its constructor makes it constant."""
+    kind: Any = type(module)
+    if "norm" not in kind.__name__.lower():
+        return None
+    shapes = tuple((own, shape_of(p)) for own, p in module._parameters.items() if p is not None)
+    law = _constants(kind, shapes).get(name)
+    return None if law is None else [Draw(law)]
+
+
+class _Poison(TorchDispatchMode):  # type: ignore[misc]
+    """Memory that is not written is nan: zeros by chance would pass for a layer's own."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if "empty" in func.name() and isinstance(made, torch.Tensor) and made.is_floating_point():
+            made.fill_(math.nan)
+        return made
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(kind: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Initializer]:
+    """The constants in the parameters of a new module of that type.
+
+    Some norms multiply by their weight and begin with ones, others by one plus it and begin with zeros. The
+    type's name does not tell, so a small layer is made: all that its constructor asks for is the size.
+    """
+    sizes = {shape for _, shape in shapes}
+    if len(sizes) != 1:
+        return {}
+    (size,) = sizes
+    try:
+        asked = [
+            parameter
+            for parameter in inspect.signature(kind).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        cpu = torch.device("cpu")
+        with cpu, _Poison(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = kind(*[size[0] if len(size) == 1 else size for _ in asked])
+        found = {}
+        for name, shape in shapes:
+            values = made._parameters[name]
+            if values is not None and tuple(values.shape) == shape and values.numel():
+                first = values.detach().reshape(-1)[0]
+                if bool((values == first).all()):
+                    found[name] = initializers.constant(float(first))
+    except Exception:  # whatever a constructor raises for arguments that are a guess: no rule, then
+        return {}
+    return found
+
+
+def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The whole parameter's shape, also where ZeRO-3 has left nothing of it in place."""
+    return tuple(parameter.__dict__.get("ds_shape") or parameter.shape)
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """The weight, or what weight_norm and spectral_norm compute it from, which has its shape."""
+    own = module._parameters
+    for name in ("weight", "weight_v", "weight_orig"):
+        if own.get(name) is not None:
+            return own[name]
+    chains = module._modules.get("parametrizations")
+    chain = None if chains is None else chains._modules.get("weight")
+    if chain is None:
+        return None
+    # Of several originals the last is weight_norm's direction.
+    return next((p for p in reversed(chain._parameters.values()) if p is not None), None)
+
+
+@functools.lru_cache(maxsize=1024)
 def _within(fan: int) -> list[Draw]:
     """U(+-1/sqrt(fan)); zeros for a fan of zero."""
     bound = 1.0 / math.sqrt(fan) if fan else 0.0
@@ -64,10 +145,10 @@ def _within(fan: int) -> list[Draw]:
 def _scaled(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
     """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), for a weight of (out, in, *k)."""
     if name == "weight":
-        return [Draw(_FAN_IN)]
-    weight = module._parameters.get("weight")
-    if name == "bias" and weight is not None:
-        return _within(math.prod(weight.shape[1:]))
+        return _FAN_IN_DRAWS
+    weight = _weight(module) if name == "bias" else None
+    if weight is not None:
+        return _within(math.prod(shape_of(weight)[1:]))
     return None
 
 
@@ -82,13 +163,12 @@ def _embedding(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
     row = module.padding_idx
     draws = [Draw(initializers.normal())]
     if row is not None:
-        draws.append(Draw(_ZERO, (slice(row, row + 1), slice(0, parameter.shape[1]))))
+        draws.append(Draw(_ZERO, (slice(row, row + 1), slice(0, shape_of(parameter)[1]))))
     return draws
 
 
 def _norm(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    law = {"weight": _ONE, "bias": _ZERO}.get(name)
-    return None if law is None else [Draw(law)]
+    return _NORM_DRAWS.get(name)
 
 
 def _recurrent(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
@@ -110,7 +190,7 @@ def _attention(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
 
 
 def _transformer(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    return [Draw(_XAVIER_UNIFORM)] if parameter.dim() > 1 else None
+    return [Draw(_XAVIER_UNIFORM)] if len(shape_of(parameter)) > 1 else None
 
 
 def _prelu(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill.distributions import recipe
+from fanfill.fill import key_of
+from fanfill.imports import module
 from fanfill.regions import region
-from fanfill.torch.seeding import stream
+from fanfill.torch.laws import PLAIN
+from fanfill.torch.seeding import default_key, stream
 from fanfill.torch.sharding import Placed, is_dtensor, parts, placed
 from fanfill.torch.tensors import STORAGE_NAMES, Shape, assert_fillable, fill_memory, has_no_values
 
 if TYPE_CHECKING:
-    from fanfill.initializers import Initializer
+    from collections.abc import Callable
 
-__all__ = ["How", "draw", "draw_placed", "locate", "whole_shape"]
+    from fanfill.initializers import Initializer
+    from fanfill_kernels.philox import Key
+
+__all__ = ["How", "again", "draw", "draw_placed", "locate", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class _Plan(NamedTuple):
+    """What a small fill that was made before needs: the kernel by address, the bytes it writes."""
+
+    fill: Callable[[int, Key], None]
+    nbytes: int
+
+
+# By function, arguments and their types (2 and 2.0 are equal, and True is 1), shape and dtype.
+_plans: dict[Any, _Plan] = {}
+_MOST_PLANS = 4096
 
 
 class How(NamedTuple):
@@ -49,8 +67,66 @@ def whole_shape(tensor: torch.Tensor, how: How) -> tuple[int, ...]:
     return region(tuple(tensor.shape), how.global_shape, how.offset).shape
 
 
-def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
+def again(
+    tensor: torch.Tensor,
+    call: tuple[Any, ...],
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | int | None,
+) -> bool:
+    """Whether a call has been repeated: one that `draw` made before, on a tensor just like that one.
+
+    ``call`` is the function's name and its arguments. A small fill takes less time than all checks of a first
+    call: so what can change between two calls is asked here, and nothing else.
+    """
+    try:
+        if type(tensor) not in _PLAIN or has_torch_function_variadic(tensor) or tensor.is_nested:
+            return False
+        plan = _plans.get((call, (*map(type, call),), tensor.shape, tensor.dtype))
+        if (
+            plan is None
+            or not tensor.is_cpu
+            or tensor.layout is not torch.strided
+            or not tensor.is_contiguous()
+            or not tensor.is_leaf
+            or tensor.is_neg()
+            or tensor.is_inference()
+            or tensor.storage_offset() * tensor.element_size() + plan.nbytes
+            > tensor.untyped_storage().nbytes()
+            or torch._C._len_torch_dispatch_stack()
+        ):
+            return False
+        address = tensor.data_ptr()
+    except (RuntimeError, TypeError):  # an argument without a hash; a tensor without memory of its own
+        return False
+    if seed is None and name is None and generator is None:
+        key = default_key()
+    else:
+        key = key_of(*stream(_generator(generator, call[0]), seed, name))
+    torch.autograd.graph.increment_version(tensor)
+    plan.fill(address, key)
+    return True
+
+
+def _remember(tensor: torch.Tensor, call: tuple[Any, ...], plan: Any) -> None:
+    """Keep what `again` needs of a call, given the plan of its fill."""
+    address = getattr(plan.run, "address", None)
+    if address is None or not {*map(type, call)} <= PLAIN:
+        return
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    by_address = module("fanfill_kernels.compile.pointers").by_address
+    fill = by_address(address, plan.run.layout, tensor.numel(), plan.params)
+    named = call, (*map(type, call),), tensor.shape, tensor.dtype
+    _plans[named] = _Plan(fill, tensor.numel() * tensor.element_size())
+
+
+def draw(
+    tensor: torch.Tensor, law: Initializer, how: How, call: tuple[Any, ...] | None = None
+) -> torch.Tensor:
     """Fill a tensor in place, by its global shape if it is a DTensor, and return it.
+
+    ``call`` is what `again` will know it by.
 
     Raises
     ------
@@ -64,8 +140,10 @@ def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
         if not tensor.is_meta:
             assert_fillable(tensor)
             recipe(law, whole_shape(tensor, how), STORAGE_NAMES[tensor.dtype])
-            seed, name = stream(_generator(how.generator, law), how.seed, how.name)
-            fill_memory(tensor, law, seed, name, how.global_shape, how.offset)
+            seed, name = stream(_generator(how.generator, law.distribution), how.seed, how.name)
+            plan = fill_memory(tensor, law, seed, name, how.global_shape, how.offset)
+            if plan is not None and call is not None:
+                _remember(tensor, call, plan)
         return tensor
     if has_torch_function_variadic(tensor):
         return handle_torch_function(draw, (tensor,), tensor, law, how)
@@ -74,7 +152,7 @@ def draw(tensor: torch.Tensor, law: Initializer, how: How) -> torch.Tensor:
     if where is not None:
         # Here and not by the fill: a rank whose shard is empty refuses what the others refuse.
         recipe(law, shape, STORAGE_NAMES[tensor.dtype])
-        seed, name = stream(_generator(how.generator, law), how.seed, how.name)
+        seed, name = stream(_generator(how.generator, law.distribution), how.seed, how.name)
         if how.global_shape is None and how.offset is None:
             draw_placed(tensor, where, law, seed, name)
         else:
@@ -97,9 +175,26 @@ def locate(tensor: torch.Tensor) -> Placed | None:
         if has_no_values(where.local):
             return None
         assert_fillable(where.local)
+        _assert_kept(tensor, where.local)
         return where
     assert_fillable(tensor)
     return placed(tensor)
+
+
+def _assert_kept(tensor: torch.Tensor, local: torch.Tensor) -> None:
+    """Refuse a view of a DTensor, or what was computed from one, whose local tensor is a copy."""
+    base = tensor._base if tensor._is_view() else None
+    if base is None and tensor.is_leaf:
+        return
+    if base is not None and is_dtensor(base):
+        own, copy = base._local_tensor.untyped_storage(), local.untyped_storage()
+        if own.data_ptr() == copy.data_ptr():
+            return
+    raise RuntimeError(
+        f"expected a DTensor that holds its own memory; got one of shape {tuple(tensor.shape)} that was made "
+        "from a sharded one by a copy, so that what is written to it would be lost; fill the DTensor itself "
+        "(init_module's rules can name a box of it)"
+    )
 
 
 def draw_placed(tensor: torch.Tensor, where: Placed, law: Initializer, seed: int, name: str | int) -> None:
@@ -112,8 +207,8 @@ def draw_placed(tensor: torch.Tensor, where: Placed, law: Initializer, seed: int
     torch.autograd.graph.increment_version(tensor)
 
 
-def _generator(generator: torch.Generator | None, law: Initializer) -> torch.Generator | None:
+def _generator(generator: torch.Generator | None, distribution: str) -> torch.Generator | None:
     if generator is not None and not isinstance(generator, torch.Generator):
-        method = "uniform_" if law.distribution.endswith("uniform") else "normal_"
+        method = "uniform_" if "uniform" in distribution else "normal_"
         getattr(torch.empty(0, device="cpu"), method)(generator=generator)  # raises torch's own error
     return generator

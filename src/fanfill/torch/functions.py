@@ -23,7 +23,7 @@ whose elements share memory in any way (RuntimeError), complex and lazily negate
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import init
@@ -31,7 +31,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill import initializers
 from fanfill.torch import laws
-from fanfill.torch.drawing import How, draw, whole_shape
+from fanfill.torch.drawing import How, again, draw, whole_shape
 from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.sharding import is_dtensor
 from fanfill.torch.tensors import Shape
@@ -73,6 +73,9 @@ def uniform_(
     --------
     >>> w = uniform_(torch.empty(3, 5), -1.0, 1.0, seed=0, name="w")
     """
+    call = ("uniform", a, b)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     if has_torch_function_variadic(tensor):
         given = {
             "a": a,
@@ -86,7 +89,8 @@ def uniform_(
         return handle_torch_function(uniform_, (tensor,), tensor, **given)
     if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
         return init.uniform_(tensor, a, b, generator)
-    return draw(tensor, laws.uniform(a, b, tensor.dtype), How(generator, seed, name, global_shape, offset))
+    how = How(generator, seed, name, global_shape, offset)
+    return draw(tensor, laws.uniform(a, b, tensor.dtype), how, call)
 
 
 def normal_(
@@ -106,6 +110,9 @@ def normal_(
     --------
     >>> w = normal_(torch.empty(3, 5), std=0.02, generator=torch.Generator().manual_seed(7))
     """
+    call = ("normal", mean, std)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     if has_torch_function_variadic(tensor):
         given = {
             "mean": mean,
@@ -119,9 +126,8 @@ def normal_(
         return handle_torch_function(normal_, (tensor,), tensor, **given)
     if not isinstance(tensor, torch.Tensor) or _is_meta(tensor):
         return init.normal_(tensor, mean, std, generator)
-    return draw(
-        tensor, laws.normal(mean, std, tensor.dtype), How(generator, seed, name, global_shape, offset)
-    )
+    how = How(generator, seed, name, global_shape, offset)
+    return draw(tensor, laws.normal(mean, std, tensor.dtype), how, call)
 
 
 def trunc_normal_(
@@ -148,10 +154,15 @@ def trunc_normal_(
     --------
     >>> w = trunc_normal_(torch.empty(3, 5), std=0.02, a=-0.04, b=0.04, seed=0)
     """
+    call = ("trunc_normal", mean, std, a, b)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     if _is_meta(tensor):
         return init.trunc_normal_(tensor, mean, std, a, b, generator)
     law = laws.trunc_normal(mean, std, a, b, tensor.dtype)
-    return draw(tensor, law, How(generator, seed, name, global_shape, offset))
+    how = How(generator, seed, name, global_shape, offset)
+    # torch warns each time of a mean that is far outside.
+    return draw(tensor, law, how, call if a - 2 * std <= mean <= b + 2 * std else None)
 
 
 def xavier_uniform_(
@@ -172,7 +183,10 @@ def xavier_uniform_(
     --------
     >>> w = xavier_uniform_(torch.empty(3, 5), gain=5 / 3, seed=0)
     """
-    return _xavier(tensor, gain, "uniform", How(generator, seed, name, global_shape, offset))
+    call = ("xavier_uniform", gain)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
+    return _xavier(tensor, gain, "uniform", How(generator, seed, name, global_shape, offset), call)
 
 
 def xavier_normal_(
@@ -193,7 +207,10 @@ def xavier_normal_(
     --------
     >>> w = xavier_normal_(torch.empty(3, 5), seed=0)
     """
-    return _xavier(tensor, gain, "normal", How(generator, seed, name, global_shape, offset))
+    call = ("xavier_normal", gain)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
+    return _xavier(tensor, gain, "normal", How(generator, seed, name, global_shape, offset), call)
 
 
 def kaiming_uniform_(
@@ -218,6 +235,9 @@ def kaiming_uniform_(
     --------
     >>> w = kaiming_uniform_(torch.empty(3, 5), mode="fan_in", nonlinearity="relu", seed=0)
     """
+    call = ("kaiming_uniform", a, mode, nonlinearity)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     if has_torch_function_variadic(tensor):
         given = {
             "a": a,
@@ -233,9 +253,8 @@ def kaiming_uniform_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    return _kaiming(
-        tensor, a, mode, nonlinearity, "uniform", How(generator, seed, name, global_shape, offset)
-    )
+    how = How(generator, seed, name, global_shape, offset)
+    return _kaiming(tensor, a, mode, nonlinearity, "uniform", how, call)
 
 
 def kaiming_normal_(
@@ -257,10 +276,14 @@ def kaiming_normal_(
     --------
     >>> w = kaiming_normal_(torch.empty(3, 5), mode="fan_out", nonlinearity="relu", seed=0)
     """
+    call = ("kaiming_normal", a, mode, nonlinearity)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    return _kaiming(tensor, a, mode, nonlinearity, "normal", How(generator, seed, name, global_shape, offset))
+    how = How(generator, seed, name, global_shape, offset)
+    return _kaiming(tensor, a, mode, nonlinearity, "normal", how, call)
 
 
 def lecun_uniform_(
@@ -276,9 +299,11 @@ def lecun_uniform_(
 
     Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
     """
-    return _scaled(
-        tensor, initializers.lecun_uniform(**TORCH_AXES), How(generator, seed, name, global_shape, offset)
-    )
+    call = ("lecun_uniform",)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
+    law = initializers.lecun_uniform(**TORCH_AXES)
+    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 
 def lecun_normal_(
@@ -295,8 +320,11 @@ def lecun_normal_(
 
     Arguments and errors: see `fanfill.torch.functions`. The fans are those of (out, in, \\*k).
     """
+    call = ("lecun_normal", truncated)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     law = initializers.lecun_normal(truncated=truncated, **TORCH_AXES)
-    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset))
+    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 
 def variance_scaling_(
@@ -316,8 +344,11 @@ def variance_scaling_(
     ``mode`` is "fan_in", "fan_out", "fan_avg" or "fan_geo_avg", ``distribution`` "normal", "truncated_normal"
     or "uniform". Other arguments and errors: see `fanfill.torch.functions`, and `fanfill.variance_scaling`.
     """
+    call = ("variance_scaling", scale, mode, distribution)
+    if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
+        return tensor
     law = initializers.variance_scaling(scale, mode, distribution, **TORCH_AXES)
-    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset))
+    return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 
 def _xavier(
@@ -325,13 +356,14 @@ def _xavier(
     gain: float,
     distribution: str,
     how: How,
+    call: tuple[Any, ...],
 ) -> torch.Tensor:
     tensor.dim()  # what is no tensor fails here, as it does in torch
     shape = whole_shape(tensor, how)
     if _is_meta(tensor):
         return getattr(init, f"xavier_{distribution}_")(tensor, gain, how.generator)
     law = laws.xavier(gain, distribution, shape, tensor.dtype)
-    return draw(tensor, law, how)
+    return draw(tensor, law, how, call)
 
 
 def _kaiming(
@@ -341,13 +373,14 @@ def _kaiming(
     nonlinearity: str,
     distribution: str,
     how: How,
+    call: tuple[Any, ...],
 ) -> torch.Tensor:
     tensor.dim()
     if _is_meta(tensor):
         function = getattr(init, f"kaiming_{distribution}_")
         return function(tensor, a, mode, nonlinearity, how.generator)
     law = laws.kaiming(a, mode, nonlinearity, distribution, whole_shape(tensor, how), tensor.dtype)
-    return draw(tensor, law, how)
+    return draw(tensor, law, how, call)
 
 
 def _is_meta(tensor: torch.Tensor) -> bool:
@@ -359,6 +392,7 @@ def _scaled(
     tensor: torch.Tensor,
     law: Initializer,
     how: How,
+    call: tuple[Any, ...],
 ) -> torch.Tensor:
     laws.fans(whole_shape(tensor, how))
-    return draw(tensor, law, how)
+    return draw(tensor, law, how, call)

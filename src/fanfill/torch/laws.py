@@ -22,7 +22,7 @@ from fanfill.initializers import Initializer
 from fanfill.torch.tensors import STORAGE_NAMES
 from fanfill_kernels.formats import Format
 
-__all__ = ["kaiming", "normal", "torch_trunc_normal", "trunc_normal", "uniform", "xavier"]
+__all__ = ["PLAIN", "kaiming", "normal", "torch_trunc_normal", "trunc_normal", "uniform", "xavier"]
 
 Law = TypeVar("Law", bound=Callable[..., Initializer])
 
@@ -31,7 +31,8 @@ torch_trunc_normal = getattr(init, "_no_grad_trunc_normal_", init.trunc_normal_)
 
 TORCH_AXES = {"in_axis": 1, "out_axis": 0}
 
-_PLAIN = {float, int, str, torch.dtype, tuple, type(None)}
+# The types of arguments whose calls may be remembered.
+PLAIN = {float, int, bool, str, torch.dtype, tuple, type(None)}
 
 # torch does not draw these. Its own checks are then made as for float32, the others by the recipe.
 _OURS_ALONE = tuple(dtype for dtype, name in STORAGE_NAMES.items() if STORAGES[name].itemsize == 1)
@@ -43,7 +44,7 @@ def _kept(make: Law) -> Law:
 
     @functools.wraps(make)
     def call(*args: Any) -> Initializer:
-        if {*map(type, args)} <= _PLAIN:
+        if {*map(type, args)} <= PLAIN:
             return cached(*args)
         return make(*args)
 
@@ -69,7 +70,7 @@ def normal(mean: float, std: float, dtype: torch.dtype) -> Initializer:
 
 def trunc_normal(mean: float, std: float, a: float, b: float, dtype: torch.dtype) -> Initializer:
     """N(mean, std^2) within the absolute bounds [a, b]; warns as torch does if the mean is far outside."""
-    if {type(mean), type(std)} <= _PLAIN and a - 2 * std <= mean <= b + 2 * std:
+    if {type(mean), type(std)} <= PLAIN and a - 2 * std <= mean <= b + 2 * std:
         return _kept_trunc_normal(mean, std, a, b, dtype)
     return _trunc_normal(mean, std, a, b, dtype)
 

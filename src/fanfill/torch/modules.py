@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
-from fanfill import initializers
 from fanfill.cpu.threads import get_threads
 from fanfill.distributions import recipe
-from fanfill.initializers import Initializer
 from fanfill.many import Job
 from fanfill.messages import shown
-from fanfill.torch.defaults import Draw, default_draws
+from fanfill.torch.defaults import Draw, shape_of
 from fanfill.torch.drawing import locate
-from fanfill.torch.laws import TORCH_AXES
+from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
-from fanfill.torch.sharding import Placed, parts
+from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
 from fanfill.torch.tensors import STORAGE_NAMES
+from fanfill.torch.walking import Parameter, parameters
+from fanfill.torch.zero3 import is_zero3, partition
 
 __all__ = ["init_module"]
 
 Model = TypeVar("Model", bound=nn.Module)
-Value = Initializer | str | None
-Rules = Mapping[str | re.Pattern[str] | type[nn.Module], Value | Mapping[str, Value]]
-
-# What torch's wrappers call the module that they wrap; not a part of a parameter's name.
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-
-
-class _Parameter(NamedTuple):
-    """A parameter, its name without wrappers, and the modules around it (outermost first), each with the rest
-    of the name.
-    """
-
-    name: str
-    tensor: nn.Parameter
-    around: list[tuple[nn.Module, str]]
 
 
 class _Task(NamedTuple):
+    """What is to be drawn into the places of a parameter: one, or the range and the whole under ZeRO-3."""
+
     name: str
     tensor: nn.Parameter
-    where: Placed
+    places: list[Placed | Flat]
     draws: list[Draw]
 
 
@@ -56,6 +40,7 @@ def init_module(
     seed: int,
     *,
     rules: Rules | None = None,
+    prefix: str = "",
     on_missing: str = "error",
     progress: Callable[[int, int], object] | None = None,
 ) -> Model:
@@ -71,13 +56,18 @@ def init_module(
     Without ``rules``, torch.nn's layers get the same distributions as in torch, but other values. Buffers
     (running statistics, tables of positions) are left alone: after ``to_empty``, set them as the model does.
 
+    weight_norm and spectral_norm: what the weight is computed from is drawn as the weight would be, under its
+    own name; weight_norm's magnitude becomes the norm of what was drawn. A normalisation layer of another
+    library begins with the ones or zeros that its constructor gives it. Under DeepSpeed's ZeRO-3 each rank
+    fills the range that it holds.
+
     Parameters
     ----------
     module : torch.nn.Module
         Fake parameters and those on the meta device have no values and stay so: call ``to_empty`` first.
     seed : int
         In [0, 2^64).
-    rules : mapping, optional
+    rules : mapping or function, optional
         Which parameters get which initializer. The first key that fits a parameter is used; the layers'
         defaults come last. A key is
 
@@ -86,9 +76,23 @@ def init_module(
         * a compiled regular expression that matches the whole name;
         * a type of module: the parameter called ``weight`` of each module of that type.
 
-        A value is an `Initializer`, the name of one, or None, which leaves the parameter as it is. For a type
-        it may also be a mapping from the names of the module's own parameters to such values. An initializer
-        with default axes gets torch's layout, (out, in, \\*k).
+        A value is
+
+        * an `Initializer`, the name of one, "zeros" or "ones". Default axes are replaced by torch's layout,
+          (out, in, \\*k);
+        * None, which leaves the parameter as it is, whatever it is;
+        * a list of pairs (box, one of these), drawn in that order: a box is what one writes between brackets,
+          ``0``, ``slice(0, 64)``, ``(..., slice(0, 8))``. The fans are those of the box, the values those
+          that the whole parameter has there; what lies in no box is left as it is;
+        * a function of (name, shape, module), the parameter's whole shape and the module it belongs to. It
+          returns one of these, or NotImplemented to leave the decision to the keys behind it.
+
+        For a type it may also be a mapping from the names of the module's own parameters to such values. A
+        function in place of the mapping is asked for every parameter.
+    prefix : str
+        Put in front of each name as it stands, with nothing between: ``prefix="layers.8."`` makes
+        ``weight`` ``layers.8.weight``, for the values, the rules and in errors. For pipeline stages that
+        number their layers from 0.
     on_missing : {"error", "leave"}
         What to do about a parameter that neither ``rules`` nor the defaults cover: raise a ValueError that
         names it, or leave it as it is.
@@ -99,7 +103,7 @@ def init_module(
     ------
     ValueError
         If a parameter has no rule, or one that cannot fill it; if a rule fits nothing; if the seed is out of
-        range.
+        range; if this rank cannot reach its values, or compute them.
     TypeError
         If an argument is none of the above; if FullyShardedDataParallel has flattened a module.
     NotImplementedError, RuntimeError
@@ -122,24 +126,38 @@ def init_module(
         raise TypeError(
             f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
         )
-    book = _Book(rules or {})
-    tasks: list[_Task] = []
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a string, such as 'layers.8.'; got {shown(prefix)}")
+    book = Book(rules if rules is not None else {})
+    tasks: dict[int, _Task] = {}
     missing: list[str] = []
-    for parameter in _parameters(module):
-        draws = book.draws(parameter)
-        if draws is None:
+    magnitudes: list[Parameter] = []
+    for parameter in parameters(module, prefix):
+        lazy = nn.parameter.is_lazy(parameter.tensor)
+        draws = book.draws(parameter, None if lazy else shape_of(parameter.tensor))
+        if draws:
+            tasks[id(parameter.tensor)] = _task(parameter, draws)
+        elif draws is None and lazy:
+            raise ValueError(
+                f"expected parameters that have shapes; got {parameter.name!r}, which is lazy; call the "
+                "model once on an input of the size it will get"
+            )
+        elif draws is None and parameter.magnitude:
+            magnitudes.append(parameter)
+        elif draws is None:
             missing.append(parameter.name)
-            continue
-        task = _task(parameter, draws)
-        if task is not None:
-            tasks.append(task)
+    magnitudes = [p for p in magnitudes if p.magnitude and id(p.magnitude.direction) in tasks]
+    for parameter in magnitudes:
+        _assert_computable(parameter)
     if missing and on_missing == "error":
         raise ValueError(
             f"expected a rule for every parameter; got none for {', '.join(missing)}; name them in rules= "
             "(None leaves one as it is), or pass on_missing='leave'"
         )
     book.assert_used()
-    _fill_all(tasks, seed, progress)
+    _fill_all([*tasks.values()], seed, progress)
+    for parameter in magnitudes:
+        _compute(parameter)
     return module
 
 
@@ -148,12 +166,18 @@ def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], obje
     rounds = []
     for number in range(max((len(task.draws) for task in tasks), default=0)):
         job = Job(seed, None)
-        for task in tasks:
-            for draw in task.draws[number : number + 1]:
-                for part in parts(task.where, draw.box):
-                    job.add(part.tensor, draw.law, task.name, task.where.global_shape, part.offset)
-                if task.where.local is not task.tensor:
-                    job.written.append(task.tensor)
+        for name, tensor, places, draws in tasks:
+            if number >= len(draws):
+                continue
+            law, box = draws[number]
+            for place in places:
+                if box is None and place.local is tensor:
+                    job.add(tensor, law, name)
+                    continue
+                for part in parts(place, box):
+                    job.add(part.tensor, law, name, place.global_shape, part.offset)
+                if place.local is not tensor:
+                    job.written.append(tensor)
         rounds.append(job)
     whole, done = sum(job.values() for job in rounds), 0
 
@@ -168,137 +192,49 @@ def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], obje
         progress(whole, whole)
 
 
-def _task(parameter: _Parameter, draws: list[Draw]) -> _Task | None:
+def _task(parameter: Parameter, draws: list[Draw]) -> _Task:
     """Check everything that could fail, with the parameter's name in the error."""
     tensor = parameter.tensor
     try:
-        where = locate(tensor)
-        if where is None:
-            return None
-        for draw in draws:
-            recipe(draw.law, where.global_shape, STORAGE_NAMES[tensor.dtype])
+        places = _places(tensor)
+        for place in places:
+            for draw in draws:
+                recipe(draw.law, place.global_shape, STORAGE_NAMES[place.local.dtype])
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise type(error)(f"parameter {parameter.name!r}: {error}") from error
-    return _Task(parameter.name, tensor, where, draws)
+    return _Task(parameter.name, tensor, places, draws)
 
 
-def _parameters(root: nn.Module) -> Iterator[_Parameter]:
-    """Each parameter once, under the first of its names."""
-    modules = dict(root.named_modules())
-    seen: set[int] = set()
-    for path, owner in modules.items():
-        _assert_not_flattened(owner)
-        for name, tensor in owner._parameters.items():
-            if tensor is None or id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            around = _around(root, path)
-            full = ".".join([*(step for step, _ in around[1:] if step), name])
-            chain = []
-            for depth, (_, outer) in enumerate(around):
-                rest = ".".join([*(step for step, _ in around[depth + 1 :] if step), name])
-                chain.append((outer, rest))
-            if nn.parameter.is_lazy(tensor):
-                raise ValueError(
-                    f"expected parameters that have shapes; got {full!r}, which is lazy; call the model once "
-                    "on an input of the size it will get"
-                )
-            yield _Parameter(full, tensor, chain)
+def _places(tensor: nn.Parameter) -> list[Placed | Flat]:
+    """Where a parameter's values lie on this rank; empty on the meta device."""
+    if not is_zero3(tensor):
+        place = locate(tensor)
+        return [] if place is None else [place]
+    flat, gathered = partition(tensor)
+    places: list[Placed | Flat] = []
+    if gathered:
+        places += filter(None, [locate(tensor)])
+    if flat is not None and locate(flat.local) is not None:
+        places.append(flat)
+    return places
 
 
-def _assert_not_flattened(owner: nn.Module) -> None:
-    """Refuse FSDP1, whose parameters are ranges of a flat one, unless each rank has the whole parameter."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not isinstance(owner, fsdp.FullyShardedDataParallel):
-        return
-    handle = getattr(owner, "_handle", None)
-    if handle is not None and (handle.uses_sharded_strategy or not owner._use_orig_params):
-        raise TypeError(
-            "expected parameters that have their own shapes; got a module that FullyShardedDataParallel has "
-            "flattened; use fully_shard, or fill the model before wrapping it"
+def _assert_computable(parameter: Parameter) -> None:
+    """Refuse a magnitude that this rank cannot compute by itself."""
+    tensor, magnitude = parameter.tensor, parameter.magnitude
+    assert magnitude is not None
+    if is_dtensor(tensor) or is_zero3(tensor) or is_dtensor(magnitude.direction):
+        raise ValueError(
+            f"parameter {parameter.name!r}: expected a weight_norm that no rank shares with others, since "
+            "its magnitude is the norm of the whole direction; got a sharded one; fill the model before "
+            "it is sharded, or give the magnitude a rule (None leaves it as it is)"
         )
 
 
-def _around(root: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    """The modules from the root to the one at a path, each with its step; a wrapper's step is empty."""
-    around = [("", root)]
-    for step in path.split(".") if path else []:
-        outer = around[-1][1]
-        wrapped = step in _WRAPPED or (step == "module" and isinstance(outer, _PARALLEL))
-        around.append(("" if wrapped else step, outer._modules[step]))
-    return around
-
-
-class _Book:
-    """The rules in order, and which of them have fitted a parameter."""
-
-    def __init__(self, rules: Rules) -> None:
-        if not isinstance(rules, Mapping):
-            raise TypeError(
-                f"rules: expected a mapping from names or module types to initializers; got {shown(rules)}"
-            )
-        self.rules: list[tuple[Any, dict[str, list[Draw] | None] | list[Draw] | None]] = []
-        for key, value in rules.items():
-            of_type = isinstance(key, type) and issubclass(key, nn.Module)
-            if not (of_type or isinstance(key, str | re.Pattern)):
-                raise TypeError(
-                    "rules: expected a name, a compiled regular expression or a type of module; got "
-                    f"{shown(key)}"
-                )
-            if isinstance(value, Mapping):
-                if not of_type:
-                    raise TypeError(
-                        f"rules: expected one initializer for the name {shown(key)}; got {shown(value)}"
-                    )
-                self.rules.append((key, {name: _draws(key, law) for name, law in value.items()}))
-            else:
-                self.rules.append((key, {"weight": _draws(key, value)} if of_type else _draws(key, value)))
-        self.used = [False] * len(self.rules)
-
-    def draws(self, parameter: _Parameter) -> list[Draw] | None:
-        """The draws that fill a parameter; [] to leave it as it is; None if nothing covers it."""
-        owner, own_name = parameter.around[-1]
-        for number, (key, value) in enumerate(self.rules):
-            if isinstance(value, dict):
-                fits = isinstance(owner, key) and own_name in value
-            elif isinstance(key, str):
-                fits = fnmatch.fnmatchcase(parameter.name, key)
-            else:
-                fits = key.fullmatch(parameter.name) is not None
-            if fits:
-                self.used[number] = True
-                return (value[own_name] if isinstance(value, dict) else value) or []
-        for module, rest in parameter.around:
-            draws = default_draws(module, rest, parameter.tensor)
-            if draws is not None:
-                return draws
-        return None
-
-    def assert_used(self) -> None:
-        """Raise an error for an unused key: a misspelt pattern would give a model that does not train."""
-        for used, (key, _) in zip(self.used, self.rules, strict=True):
-            if not used:
-                raise ValueError(
-                    "rules: expected each key to fit a parameter that no key before it fits; got "
-                    f"{shown(key)}, which fits none; correct it, or leave it out"
-                )
-
-
-def _draws(key: object, value: object) -> list[Draw] | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        made = {"zeros": initializers.constant(0.0), "ones": initializers.constant(1.0)}.get(value)
-        return [Draw(made or _torch_axes(initializers.initializer(value)))]
-    if isinstance(value, Initializer):
-        return [Draw(_torch_axes(value))]
-    raise TypeError(
-        f"rules: expected an Initializer, the name of one or None for {shown(key)}; got {shown(value)}"
-    )
-
-
-def _torch_axes(law: Initializer) -> Initializer:
-    if not law.default_axes or law.scaling is None:
-        return law
-    scale, mode, _, _, batch = law.scaling
-    return initializers.variance_scaling(scale, mode, law.distribution, **TORCH_AXES, batch_axis=batch)
+def _compute(parameter: Parameter) -> None:
+    """Make weight_norm's magnitude the norm of its direction, so that the weight is what was drawn."""
+    magnitude = parameter.magnitude
+    assert magnitude is not None
+    axis = -1 if magnitude.axis is None else magnitude.axis
+    with torch.no_grad():
+        parameter.tensor.copy_(torch.norm_except_dim(magnitude.direction, 2, axis))

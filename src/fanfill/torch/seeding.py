@@ -9,18 +9,25 @@ calls share a stream with a probability of 2^-128.
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from fanfill.arguments import integer
 from fanfill.fill import substream
 from fanfill.messages import shown
 
-__all__ = ["Stream", "from_generator", "seed_of", "stream"]
+if TYPE_CHECKING:
+    from fanfill_kernels.philox import Key
+
+__all__ = ["Stream", "default_key", "from_generator", "seed_of", "stream"]
 
 Stream = tuple[int, str | int]  # (seed, name), as fanfill.fill takes them
 
 _SEEDS = 2**64
+_WORD = 2**32 - 1
+_LOWEST = -(2**63)
 _own = threading.local()
 
 
@@ -48,18 +55,33 @@ def stream(generator: torch.Generator | None, seed: int | None, name: str | int 
     return number, name
 
 
+def default_key() -> Key:
+    """The key of a call that names no seed and no generator, where no mode changes what torch's calls do."""
+    words = getattr(_own, "words", None)
+    if words is None:
+        words = _make_words()
+    words.random_(_LOWEST, None)
+    seed, sub = _own.numbers.tolist()  # an eighth of the time that torch's own tolist takes
+    return seed & _WORD, seed >> 32, sub & _WORD, sub >> 32
+
+
+def _make_words() -> torch.Tensor:
+    """One pair per thread: making it takes a tenth of a small fill's time."""
+    with torch.inference_mode(False):  # else it could not be written outside that mode
+        words = _own.words = torch.empty(2, dtype=torch.int64, device="cpu")
+    _own.numbers = words.numpy().view(np.uint64)
+    return words
+
+
 def from_generator(generator: torch.Generator | None) -> Stream:
     """Draw a seed and a substream; None is torch's default CPU generator."""
     if generator is None or generator.device.type == "cpu":
         words = getattr(_own, "words", None)
         if words is None:
-            # One per thread: making it takes a tenth of a small fill's time. If made in inference mode, it
-            # could not be written outside that mode.
-            with torch.inference_mode(False):
-                words = _own.words = torch.empty(2, dtype=torch.int64, device="cpu")
+            words = _make_words()
     else:
         words = torch.empty(2, dtype=torch.int64, device=generator.device)
-    seed, sub = words.random_(-(2**63), None, generator=generator).tolist()
+    seed, sub = words.random_(_LOWEST, None, generator=generator).tolist()
     return seed % _SEEDS, sub % _SEEDS
 
 

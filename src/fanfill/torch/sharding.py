@@ -9,13 +9,14 @@ here.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Part", "Placed", "is_dtensor", "parts", "pieces", "placed"]
+__all__ = ["Flat", "Part", "Placed", "is_dtensor", "parts", "pieces", "placed"]
 
 Piece = tuple[int, int]  # (start, length)
 
@@ -28,11 +29,19 @@ class Placed(NamedTuple):
     axes: tuple[tuple[Piece, ...], ...]
 
 
+class Flat(NamedTuple):
+    """A rank's memory that holds a range of the global tensor's elements in C order, from ``start`` on."""
+
+    local: torch.Tensor
+    global_shape: tuple[int, ...]
+    start: int
+
+
 class Part(NamedTuple):
-    """A box of a local tensor, and where it begins in the global one."""
+    """A box of a local tensor, and where it begins in the global one: an int in a flat range."""
 
     tensor: torch.Tensor
-    offset: tuple[int, ...]
+    offset: tuple[int, ...] | int
 
 
 def is_dtensor(tensor: torch.Tensor) -> bool:
@@ -88,9 +97,16 @@ def placed(tensor: Any) -> Placed:
     return Placed(local, shape, axes)
 
 
-def parts(place: Placed, box: Sequence[slice] | None = None) -> Iterator[Part]:
+def parts(place: Placed | Flat, box: Sequence[slice] | None = None) -> Iterator[Part]:
     """The boxes of a local tensor, or their parts inside a global box; empty ones are left out."""
     local = place.local.detach()
+    if isinstance(place, Flat):
+        end = place.start + local.numel()
+        for low, high in _runs(place.global_shape, box):
+            first, last = max(low, place.start), min(high, end)
+            if first < last:
+                yield Part(local[first - place.start : last - place.start], first)
+        return
     wanted = box or [slice(0, n) for n in place.global_shape]
     axes = [list(_inside(axis, part)) for axis, part in zip(place.axes, wanted, strict=True)]
     for choice in itertools.product(*axes):
@@ -158,6 +174,22 @@ def _inside(axis: tuple[Piece, ...], part: slice) -> Iterator[tuple[int, int, in
         if low < high:
             yield low, local + low - start, high - low
         local += size
+
+
+def _runs(shape: tuple[int, ...], box: Sequence[slice] | None) -> Iterator[tuple[int, int]]:
+    """The ranges of C-order indices that a box is, as long as they can be."""
+    pitches = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+    axes = box or [slice(0, n) for n in shape]
+    # Behind the last axis of which the box is only a part, everything is consecutive.
+    inner = max(
+        (k for k, (part, n) in enumerate(zip(axes, shape, strict=True)) if part != slice(0, n)), default=0
+    )
+    outer = [range(part.start, part.stop) for part in axes[:inner]]
+    low, high = (axes[inner].start, axes[inner].stop) if shape else (0, 1)
+    pitch = pitches[inner] if shape else 1
+    for choice in itertools.product(*outer):
+        base = sum(i * step for i, step in zip(choice, pitches, strict=False))
+        yield base + low * pitch, base + high * pitch
 
 
 def _shards(placement: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -81,6 +81,8 @@ def assert_fillable(tensor: torch.Tensor) -> None:
             "expected a tensor that stores its own values; got a lazily negated view (Tensor.is_neg()); "
             "fill the tensor that it is a view of, or its resolve_neg()"
         )
+    if not tensor.is_leaf:
+        _assert_kept(tensor)
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         _inference_tensor().zero_()  # raises torch's own error
     try:
@@ -103,8 +105,10 @@ def fill_memory(
     name: str | int,
     global_shape: Shape | None = None,
     offset: Shape | None = None,
-) -> None:
+) -> Any:
     """Fill a tensor that `assert_fillable` has passed; the arguments are those of `fanfill.fill`.
+
+    Returns what `fanfill.fill.fill_storage` does.
 
     Raises
     ------
@@ -113,13 +117,26 @@ def fill_memory(
     """
     # detach: shares memory and version counter, and a leaf that requires grad has no numpy() of its own.
     memory = as_storage(tensor.detach()) if tensor.is_cuda else torch_lanes(tensor)
-    fill_storage(
+    return fill_storage(
         memory,
         law,
         key_of(seed, name),
         global_shape=global_shape,
         offset=offset,
         written=partial(mark_written, tensor),
+    )
+
+
+def _assert_kept(tensor: torch.Tensor) -> None:
+    """Refuse what autograd has computed from other tensors, a parametrized weight above all."""
+    origin = tensor._base if tensor._is_view() else tensor
+    if origin is None or origin.is_leaf or "CopySlices" in type(origin.grad_fn).__name__:
+        return
+    raise RuntimeError(
+        "expected a tensor that holds its own values; got one that was computed from others "
+        f"({type(origin.grad_fn).__name__}), so that what is written to it would be lost with it; fill those "
+        "that it is computed from (of a parametrized weight: module.parametrizations.weight.original), or "
+        "its detach()"
     )
 
 
