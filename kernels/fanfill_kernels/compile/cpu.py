@@ -104,9 +104,9 @@ class Compiled:
         return f"{self.name}-{digest}"
 
     @property
-    def address(self) -> int | None:
+    def loaded(self) -> int | None:
         """Where its code lies; None before the first call, and where there is none."""
-        return self._at
+        return self._loaded
 
     def keep(self) -> str:
         """Compile it for Numba's target processor and keep it without running it; return its key."""

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from llvmlite import binding
 
+from fanfill_kernels.philox import Key
+
 # The arguments of a kernel, in order: "i8", "u8", "f4" and "f8" are scalars of that NumPy type, "[f4]" is a
 # contiguous vector, and a tuple of scalar types is a tuple. In memory each scalar takes 8 bytes; a vector is
 # its address and its length.
@@ -106,3 +108,19 @@ def caller(address: int, layout: Layout) -> Callable[..., None]:
             raise RuntimeError(f"expected a kernel to end without an error; got status {status}")
 
     return call
+
+
+def by_address(at: int, layout: Layout, length: int, params: tuple[Any, ...]) -> Callable[[int, Key], None]:
+    """What fills ``length`` values from an address on, the first ones of a tensor: no array is made for them.
+
+    The kernel is a `Kernels.run` whose code lies at ``at``.
+    """
+    function, pack = _Function(at), struct.Struct(format_of(layout)).pack
+    result, exception = ctypes.addressof(RESULT), ctypes.addressof(EXCEPTION)
+
+    def fill(address: int, key: Key) -> None:
+        status = function(result, exception, pack(address, length, 0, *key, *params))
+        if status:
+            raise RuntimeError(f"expected a kernel to end without an error; got status {status}")
+
+    return fill

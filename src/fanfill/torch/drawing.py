@@ -110,12 +110,12 @@ def again(
 
 def _remember(tensor: torch.Tensor, call: tuple[Any, ...], plan: Any) -> None:
     """Keep what `again` needs of a call, given the plan of its fill."""
-    address = getattr(plan.run, "address", None)
+    address = getattr(plan.run, "loaded", None)
     if address is None or not {*map(type, call)} <= PLAIN:
         return
     if len(_plans) >= _MOST_PLANS:
         _plans.clear()
-    by_address = module("fanfill_kernels.compile.pointers").by_address
+    by_address = module("fanfill_kernels.store.objects").by_address
     fill = by_address(address, plan.run.layout, tensor.numel(), plan.params)
     named = call, (*map(type, call),), tensor.shape, tensor.dtype
     _plans[named] = _Plan(fill, tensor.numel() * tensor.element_size())
