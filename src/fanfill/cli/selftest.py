@@ -14,23 +14,33 @@ import fanfill as ff
 from fanfill import machine, selftest
 from fanfill.cli.bench import table
 from fanfill.cli.fill import progress_bar
-from fanfill.selftest import Check, Subject, golden
+from fanfill.errors import BackendUnavailableError
+from fanfill.selftest import Check, Subject, exhaustive, golden
+from fanfill.selftest.exhaustive import Tried
 
 __all__ = ["command"]
 
 SHOWN = 10  # differences that are shown one by one
 
 
-def command(device: str, *, as_json: bool) -> None:
+def command(device: str, *, exhaustively: bool = False, as_json: bool) -> None:
     """Run ``fanfill selftest``.
 
     Raises
     ------
+    BackendUnavailableError
+        If every argument of a GPU's operations is asked for, and there is no GPU among what is tested.
     SystemExit
-        With code 1, after everything was shown, if a fill differed.
+        With code 1, after everything was shown, if a fill or an operation differed.
     """
     began = perf_counter()
     tested = selftest.subjects(device)
+    devices = [subject for subject in tested if subject.number is not None]
+    if exhaustively and not devices:
+        raise BackendUnavailableError(
+            "--exhaustive: expected a CUDA device, whose roots and quotients it tries; got --device "
+            f"{device}, which has none here; leave --exhaustive out, or see fanfill info for what CUDA lacks"
+        )
     cases = sum(case.dtype not in selftest.untested() for case in golden.cases())
     total = len(tested) * len(selftest.LAYOUTS) * cases
     checks: list[Check] = []
@@ -40,17 +50,22 @@ def command(device: str, *, as_json: bool) -> None:
                 checks.append(check)
                 progress("selftest", len(checks), total)
     failed = [check for check in checks if check.problem is not None]
+    tried = [found for subject in devices for found in exhaustive.run(subject)] if exhaustively else []
     if as_json:
-        sys.stdout.write(as_text(tested, checks, failed, perf_counter() - began) + "\n")
+        sys.stdout.write(as_text(tested, checks, failed, tried, perf_counter() - began) + "\n")
     else:
-        show(tested, checks, failed, perf_counter() - began)
-    if failed:
+        show(tested, checks, failed, tried, perf_counter() - began)
+    if failed or any(found.differing for found in tried):
         sys.stdout.flush()
         raise SystemExit(1)
 
 
 def as_text(
-    tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float
+    tested: Sequence[Subject],
+    checks: Sequence[Check],
+    failed: Sequence[Check],
+    tried: Sequence[Tried],
+    seconds: float,
 ) -> str:
     """The result as one JSON object."""
     return json.dumps(
@@ -62,6 +77,7 @@ def as_text(
             "untested_dtypes": selftest.untested(),
             "checks": len(checks),
             "failed": len(failed),
+            "exhaustive": [{**found._asdict(), "subject": str(found.subject)} for found in tried],
             "seconds": seconds,
             "failures": [
                 {
@@ -76,8 +92,14 @@ def as_text(
     )
 
 
-def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Check], seconds: float) -> None:
-    """Show a table for each subject, the first differences, and the totals."""
+def show(
+    tested: Sequence[Subject],
+    checks: Sequence[Check],
+    failed: Sequence[Check],
+    tried: Sequence[Tried],
+    seconds: float,
+) -> None:
+    """Show a table for each subject, the first differences, what was tried exhaustively, and the totals."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
     for subject in tested:
         facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
@@ -89,6 +111,12 @@ def show(tested: Sequence[Subject], checks: Sequence[Check], failed: Sequence[Ch
         console.out(f"{check.subject}: {check.case}, {check.layout}: {check.problem}", highlight=False)
     if len(failed) > SHOWN:
         console.out(f"... and {len(failed) - SHOWN} more", highlight=False)
+    for found in tried:
+        result = f"{found.differing:,} not IEEE's, WRONG" if found.differing else "each result IEEE's"
+        console.out(
+            f"{found.subject}: {found.operation.replace('_', ' ')}, {found.arguments:,} arguments: {result}",
+            highlight=False,
+        )
     verdict = "all as committed" if not failed else f"{len(failed)} differ"
     console.out(
         f"{len(checks)} fills in {len(selftest.LAYOUTS)} layouts, stream version {ff.STREAM_VERSION}, "
