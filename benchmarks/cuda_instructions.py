@@ -6,7 +6,8 @@ Needs no GPU: NVRTC compiles, cuobjdump disassembles (PyPI's nvidia-cuda-cuobjdu
 or a toolkit's). The main path of a kernel is what a thread executes whose elements all exist: from the entry
 to the first unconditional EXIT, or one turn of the loop of a kernel that goes from chunk to chunk. That
 leaves out what threads at the ends do, and the subroutines for float64's square roots and quotients of
-subnormal, infinite or invalid arguments, which no stream value has. ``--write`` rewrites ``tests/data/cuda_instructions.json``, the table that CI compares with.
+subnormal, infinite or invalid arguments, which no stream value has. ``--write`` rewrites
+``tests/data/cuda_instructions.json``, the table that CI compares with.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The square root and the quotients that the CUDA kernels make themselves round to nearest.
 
-Of a square root the fast path of ptxas' own ``sqrt.rn`` is taken, operation by operation: what holds for that, on
-whatever GPU, holds here. A quotient is tried here for every argument that occurs, whichever of the floats within
-two places of 1 / d the GPU has. ``fanfill selftest --device cuda --exhaustive`` tries both on a GPU.
+Of a square root the fast path of ptxas' own ``sqrt.rn`` is taken, operation by operation: what holds for
+that, on whatever GPU, holds here. A quotient is tried here for every argument that occurs, whichever of the
+floats within two places of 1 / d the GPU has. ``fanfill selftest --device cuda --exhaustive`` tries both on a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from fanfill_kernels.cuda import source, text
 BOTH = (
     source("exact.cu")
     + """
-extern "C" __global__ void own(float* out, const float* in) { out[threadIdx.x] = __fsqrt_rn(in[threadIdx.x]); }
+extern "C" __global__ void own(float* out, const float* in) {
+  out[threadIdx.x] = __fsqrt_rn(in[threadIdx.x]);
+}
 extern "C" __global__ void ours(float* out, const float* in) {
   out[threadIdx.x] = arithmetic::root(in[threadIdx.x]);
 }
@@ -96,8 +98,8 @@ def tallies(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def test_a_quotient_is_right_whatever_the_approximation(tallies: ctypes.CDLL) -> None:
-    """PTX bounds the error of ``rcp.approx`` by one place. All arguments: 2^24 probabilities below 2^-7, and all
-    floats from there to 1/2; all radii from 1 to 16.
+    """PTX bounds the error of ``rcp.approx`` by one place. All arguments: 2^24 probabilities below 2^-7, and
+    all floats from there to 1/2; all radii from 1 to 16.
     """
     for places in (-2, -1, 0, 1, 2):
         assert tallies.centre_quotients(places) == tallies.tail_quotients(places) == 0
@@ -120,7 +122,7 @@ WRONG = {**FEW, "roots": (2.0**-140, 2.0**-139)}  # flushed to zero, whose recip
 
 
 @pytest.fixture
-def no_fills(gpu, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def no_fills(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "cases", lambda: iter(()))
     monkeypatch.setattr(exhaustive, "RANGES", FEW)
 

@@ -23,7 +23,7 @@ HALF_LINE = 1 << 32  # Philox blocks that share the upper half of their number
 # Forms whose values take longer to make than to store.
 COSTLY = ("normal", "normal_centred", "truncated_central", "truncated")
 # How many thread blocks of a strided kernel a multiprocessor gets: two rounds of those that it holds, or more
-# for large fills, as long as each has this many chunks. On an H200, in prototypes and for 2^28 values, 16 and 64
+# for large fills, as long as each has this many chunks. In prototypes on an H200, for 2^28 values, 16 and 64
 # were within 1 % of one another; one chunk a thread block was 6 % slower.
 FEWEST, MOST, CHUNKS = 16, 64, 4
 

@@ -53,7 +53,7 @@ def root(c: Translation, name: str, ftz: str | None, t: str) -> None:
 
 @instruction(r"(?P<name>rsqrt|rcp)\.approx\.ftz\.f32")
 def approximation(c: Translation, name: str) -> None:
-    """The rounded result, or one of its neighbours: by the operand's bits, so that nothing may rely on which."""
+    """The rounded result or a neighbour of it, as the operand's bits have it: nothing may rely on which."""
     c.expect(2)
     x = c.read_float(1, "f32", ".ftz")
     exact = "1 / (f64)x" if name == "rcp" else "1 / __builtin_sqrt((f64)x)"
@@ -77,7 +77,7 @@ def float_extreme(c: Translation, name: str, ftz: str | None, t: str) -> None:
 
 @instruction(r"(?P<name>min|max)\.(?P<t>f16|bf16)x2")
 def extremes_of_halves(c: Translation, name: str, t: str) -> None:
-    """Of the lower halves, and of the upper ones; the results are operands, so that no rounding takes place."""
+    """Of the lower halves, and of the upper ones; the results are operands, so that nothing is rounded."""
     c.expect(3)
     a, b = (c.read(k, "b32") for k in (1, 2))
     parts = [f"(u32){name}_{t}((u16)({a} >> {by}), (u16)({b} >> {by})) << {by}" for by in (0, 16)]
