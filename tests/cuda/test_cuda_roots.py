@@ -2,7 +2,8 @@
 
 Of a square root the fast path of ptxas' own ``sqrt.rn`` is taken, operation by operation: what holds for
 that, on whatever GPU, holds here. A quotient is tried here for every argument that occurs, whichever of the
-floats within two places of 1 / d the GPU has. ``fanfill selftest --device cuda --exhaustive`` tries both on a GPU.
+floats within two places of 1 / d the GPU has. ``fanfill selftest --device cuda --exhaustive`` tries both on
+a GPU.
 """
 
 from __future__ import annotations

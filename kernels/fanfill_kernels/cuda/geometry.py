@@ -111,6 +111,11 @@ def taken(form: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     return form, (*line, std, mean, *ends)
 
 
+def kernel_forms(form: str) -> tuple[str, ...]:
+    """The kernels' forms that `taken` may name for a recipe's."""
+    return ("normal", "normal_centred") if form == "normal" else (form,)
+
+
 def strided(form: str, dtype: str) -> bool:
     """Whether the run kernel of a form goes from chunk to chunk, so that any number of thread blocks will do.
     Those that wait for memory do not; in float64 it was no gain.
@@ -130,10 +135,11 @@ def resident(name: str, blocks: int, multiprocessors: int) -> int:
 def _strided() -> frozenset[str]:
     """The entry points of strided kernels."""
     return frozenset(
-        entry("run", form, dtype)
+        entry("run", of_kernel, dtype)
         for dtype in FORMATS
-        for form in (*forms_of(dtype), "normal_centred")
+        for form in forms_of(dtype)
         if strided(form, dtype)
+        for of_kernel in kernel_forms(form)
     )
 
 
