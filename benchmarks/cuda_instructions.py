@@ -4,9 +4,10 @@
 
 Needs no GPU: NVRTC compiles, cuobjdump disassembles (PyPI's nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm,
 or a toolkit's). The main path of a kernel is what a thread executes whose elements all exist: from the entry
-to the first unconditional EXIT. That leaves out what threads at the ends do, and the subroutines for square
-roots and quotients of subnormal, infinite or invalid arguments, which no stream value has. ``--write``
-rewrites ``tests/data/cuda_instructions.json``, the table that CI compares with.
+to the first unconditional EXIT, or one turn of the loop of a kernel that goes from chunk to chunk. That
+leaves out what threads at the ends do, and the subroutines for float64's square roots and quotients of
+subnormal, infinite or invalid arguments, which no stream value has. ``--write`` rewrites
+``tests/data/cuda_instructions.json``, the table that CI compares with.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def kernels(cubin: bytes) -> dict[str, Kernel]:
 
 
 def main_path(code: list[Instruction], trips: int = 1) -> list[Instruction]:
-    """What a thread executes whose groups are whole, with loops run through ``trips`` times.
+    """What a thread executes whose groups are whole, with inner loops run through ``trips`` times.
 
     Of the conditional branches it takes those back to a loop's start, those that leave out a subroutine, and
     those that leave out the stores of single elements.
@@ -104,15 +105,15 @@ def main_path(code: list[Instruction], trips: int = 1) -> list[Instruction]:
     wide = [n for n, i in enumerate(code) if is_wide(i)]
     path: list[Instruction] = []
     left = Counter[int]()
-    place = 0
+    place, end = turn(code)
     while True:
         i = code[place]
         path.append(i)
-        if i.name == "EXIT" and not i.guard:
+        if place == end or (i.name == "EXIT" and not i.guard):
             return path
         place += 1
-        if i.name == "BRA" or i.name.startswith("BRA."):
-            target = at[int(re.findall(r"0x[0-9a-f]+", i.operands)[-1], 16)]
+        if is_branch(i):
+            target = at[target_of(i)]
             if target < place:
                 left[place] += 1
                 taken = left[place] < trips
@@ -123,6 +124,24 @@ def main_path(code: list[Instruction], trips: int = 1) -> list[Instruction]:
                 taken = not i.guard or (single and any(n >= target for n in wide)) or (calls and not single)
             if taken:
                 place = target
+
+
+def turn(code: list[Instruction]) -> tuple[int, int | None]:
+    """Where a turn of the loop around the wide stores begins and ends: nowhere, if there is none."""
+    wide = [n for n, i in enumerate(code) if is_wide(i)]
+    for place in range(wide[-1] if wide else len(code), len(code)):
+        if is_branch(code[place]) and target_of(code[place]) <= code[wide[0]].address:
+            return next(n for n, i in enumerate(code) if i.address == target_of(code[place])), place
+    return 0, None
+
+
+def is_branch(i: Instruction) -> bool:
+    return i.name == "BRA" or i.name.startswith("BRA.")
+
+
+def target_of(i: Instruction) -> int:
+    """The address that a branch goes to."""
+    return int(re.findall(r"0x[0-9a-f]+", i.operands)[-1], 16)
 
 
 def is_wide(i: Instruction) -> bool:

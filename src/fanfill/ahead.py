@@ -141,6 +141,7 @@ def _on_gpu(work: Job, architecture: int) -> tuple[int, Iterator[Made]]:
     """With each NVRTC that a driver may choose: of one CUDA or another."""
     from fanfill.cuda import backend as cuda_backend
     from fanfill.cuda import nvrtc
+    from fanfill_kernels.cuda.geometry import kernel_forms
     from fanfill_kernels.store import cache
 
     newest = [c.version[0] for c in nvrtc.compilers()] or [nvrtc.compiler().version[0]]
@@ -149,8 +150,9 @@ def _on_gpu(work: Job, architecture: int) -> tuple[int, Iterator[Made]]:
         cuda_backend.newest_known(compiler, architecture)
     families = list(
         dict.fromkeys(
-            f"constant_{8 * STORAGES[dtype].itemsize}" if form == "constant" else f"{form}_{dtype}"
+            f"constant_{8 * STORAGES[dtype].itemsize}" if form == "constant" else f"{of_kernel}_{dtype}"
             for form, dtype in work.forms
+            for of_kernel in kernel_forms(form)
         )
     )
 

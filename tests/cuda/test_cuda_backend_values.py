@@ -22,6 +22,7 @@ from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.selftest import golden
 from fanfill_kernels.cuda import source
+from fanfill_kernels.cuda.geometry import taken
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -67,7 +68,8 @@ def test_each_form_and_dtype_has_its_kernels(gpu, form, dtype):
     for view, kind in ((memory, "run"), (memory[1::2], "box")):
         ff.fill(Foreign(view, dtype_of(dtype)), LAWS[form], seed=1)
         made = recipe(LAWS[form], view.shape, dtype)
-        assert [launch.kernel for launch in gpu.launches] == [f"{kind}_{made.form}_{name}"]
+        of_kernel, _ = taken(made.form, made.params)
+        assert [launch.kernel for launch in gpu.launches] == [f"{kind}_{of_kernel}_{name}"]
         expected = on_host(view.shape, LAWS[form], dtype, seed=1)
         assert gpu.host(view).tobytes() == expected.tobytes()
         gpu.launches.clear()
@@ -127,8 +129,8 @@ def test_long_rows_are_runs_of_their_own_and_the_values_stay(gpu, monkeypatch):
     part = {"global_shape": (3, 9, 500), "offset": (1, 2, 30)}
     expected = on_host((2, 4, 300), "he_normal", seed=1, **part)
     for least, kernels in (
-        (1 << 23, {"box_normal_float32"}),
-        (300, {"run_normal_float32", "box_normal_float32"}),
+        (1 << 23, {"box_normal_centred_float32"}),
+        (300, {"run_normal_centred_float32", "box_normal_centred_float32"}),
     ):
         monkeypatch.setattr(device_runs, "_ROW", least)
         buffer = cupy.empty((2, 4, 300), np.float32)
@@ -137,6 +139,16 @@ def test_long_rows_are_runs_of_their_own_and_the_values_stay(gpu, monkeypatch):
         assert {launch.kernel for launch in gpu.launches} <= kernels
         assert len(gpu.launches) == (1 if least > 300 else 8)
         assert_same_bits(gpu.host(buffer), expected)
+
+
+def test_a_multiprocessor_gets_16_thread_blocks_of_a_kernel_that_goes_from_chunk_to_chunk(gpu):
+    """The emulated device has one. Uniforms of 32 bits have a thread block for each chunk of 2,048 values."""
+    buffer = cupy.empty(40 * 2048, np.float32)
+    for law, blocks in ((ff.normal(), 16), (ff.truncated_normal(), 16), (ff.uniform(-1, 1), 40)):
+        gpu.launches.clear()
+        ff.fill(buffer, law, seed=1)
+        assert [launch.blocks for launch in gpu.launches] == [blocks]
+        assert_same_bits(gpu.host(buffer), on_host(buffer.shape, law, seed=1))
 
 
 def test_a_constant_of_any_dense_layout_is_one_run(gpu):

@@ -79,6 +79,7 @@ def gpu(cupy):
 
 def test_devices_streams_and_memory_are_asked_for_by_their_numbers(cupy, gpu):
     assert (gpu.devices(), gpu.current(), gpu.version(), gpu.architecture(1)) == (2, 1, 13010, 120)
+    assert gpu.multiprocessors(1) == 7
     assert gpu.stream(1) == 0x501
     gpu.use(1)
     gpu.use(0)

@@ -19,7 +19,7 @@ from cuda_on_cpu.compiled import QUICK, TARGETS, begin, ptx
 from cuda_on_cpu.machine import Module, PtxError, Trap
 from cuda_on_cpu.pieces import (
     CASES,
-    OF_FORM,
+    EXTREMES,
     Region,
     drawn,
     expected,
@@ -32,6 +32,7 @@ from cuda_on_cpu.pieces import (
 from fanfill.recipes import Recipe
 from fanfill_kernels import cuda
 from fanfill_kernels.cuda import geometry
+from fanfill_kernels.formats import FORMATS
 
 NAMES = [kind + case for kind in cuda.KINDS for case in CASES]
 CORES = len(os.sched_getaffinity(0))
@@ -93,7 +94,7 @@ def test_ptx_equals_the_numpy_backend_wherever_a_piece_lies(name: str, targets: 
 
 
 @each_targets
-@pytest.mark.parametrize("name", [n for n in NAMES if CASES["_" + n.split("_", 1)[1]][0] in OF_FORM])
+@pytest.mark.parametrize("name", [n for n in NAMES if CASES["_" + n.split("_", 1)[1]][0] in EXTREMES])
 def test_flushing_subnormals_changes_nothing_at_the_ends_of_what_is_accepted(
     name: str, targets: Targets
 ) -> None:
@@ -118,8 +119,8 @@ def test_flushing_subnormals_changes_nothing_at_the_ends_of_what_is_accepted(
 )
 def test_beyond_what_is_accepted_flushing_does_change_values(form: str, params: tuple[float, ...]) -> None:
     """The negative control of the test above: subnormals are flushed where there are some."""
-    name = cuda.entry("run", form, "float32")
     made = Recipe(form, "float32", tuple(np.float32(p) for p in params))
+    name = cuda.entry("run", geometry.taken(form, made.params)[0], "float32")
     values = expected(made, line(0, 1000))
     for variant in variants()[name]:
         np.testing.assert_array_equal(drawn(name, variant.plain, made, line(0, 1000)), values)
@@ -136,6 +137,42 @@ def test_surplus_blocks_and_host_threads_change_nothing(name: str) -> None:
     assert module.entries[name].most_threads == geometry.THREADS
     np.testing.assert_array_equal(drawn(name, module, made, region, surplus=3), values)
     np.testing.assert_array_equal(drawn(name, module, made, region, surplus=70, workers=2), values)
+
+
+STRIDED = [name for name in NAMES if name.startswith("run") and geometry.strided(*CASES[name[3:]])]
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_a_strided_kernel_draws_all_chunks_whatever_the_grid(name: str) -> None:
+    """Whole chunks and the rest, with and without a first group that is not whole, and no whole chunk."""
+    form, dtype = CASES[name.removeprefix("run")]
+    made = plain_recipe(form, dtype)
+    group = 16 // FORMATS[dtype].itemsize
+    chunk = 2 * geometry.THREADS * group
+    module = variants()[name][0].plain
+    for start, count in (
+        (0, 3 * chunk),
+        (1, 3 * chunk + 5),
+        (group - 1, 2 * chunk + 1),
+        (1, 1),
+        (1, group),
+        (0, 3),
+    ):
+        values = expected(made, line(start, count))
+        for most in (1, 2, 3):
+            found = drawn(name, module, made, line(start, count), most=most)
+            np.testing.assert_array_equal(found, values, f"{most} thread blocks, {count} values from {start}")
+
+
+def test_the_kernels_that_do_not_stride_need_a_thread_block_a_chunk() -> None:
+    """The negative control, and the other half of what `geometry.strided` says."""
+    for name in ("run_uniform_float32", "run_normal_float64", "run_words_uint32", "run_constant_8"):
+        form, dtype = CASES[name.removeprefix("run")]
+        assert not geometry.strided(form, dtype)
+        made = plain_recipe(form, dtype)
+        region = line(0, 3 * 2 * geometry.THREADS * 16 // FORMATS[dtype].itemsize)
+        found = drawn(name, variants()[name][0].plain, made, region, most=1)
+        assert (found != expected(made, region)).any()
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("box_normal")])
@@ -210,7 +247,7 @@ def test_a_changed_multiplier_and_a_store_out_of_place_are_noticed() -> None:
 def test_an_instruction_that_is_not_known_is_an_error() -> None:
     text = Module(ptx(13, 90)).kernels[cuda.entry("run", "normal", "float32")].text
     with pytest.raises(PtxError, match=r"line \d+: unknown instruction sqrt.approx.f32"):
-        Module(text.replace("sqrt.rn.f32", "sqrt.approx.f32", 1)).compile()
+        Module(text.replace("rsqrt.approx.ftz.f32", "sqrt.approx.f32", 1)).compile()
 
 
 @each_targets

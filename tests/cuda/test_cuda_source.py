@@ -12,8 +12,9 @@ from cuda_on_cpu.shim import COMPUTED, Shim
 import fanfill as ff
 from fanfill.distributions import recipe
 from fanfill_kernels import cuda
+from fanfill_kernels.arithmetic import clamp, scaled
 from fanfill_kernels.blocks import replay as blocks
-from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, THREADS, launches
+from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, THREADS, launches, resident, taken
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import form_of
 from fanfill_kernels.narrow import store_of
@@ -332,3 +333,54 @@ def philox_word(index: int) -> int:
         key = (k0 + r * 0x9E3779B9) % 2**32, (k1 + r * 0xBB67AE85) % 2**32
         c = [p1 >> 32 ^ c[1] ^ key[0], p1 % 2**32, p0 >> 32 ^ c[3] ^ key[1], p0 % 2**32]
     return c[index % 4]
+
+
+def values_of(form: str, params: Any, z: Any) -> Any:
+    """The values of a truncated normal for values of z: as arithmetic.py has them, and as `taken` does."""
+    lower, upper, std, mean, low, high = params[-6:]
+    *_, std_taken, mean_taken, least, greatest = taken(form, params)[1]
+    with np.errstate(over="ignore"):
+        twice = scaled(z, lower, upper, std, mean, low, high)
+        return twice, clamp(z * std_taken + mean_taken, least, greatest)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float8_e5m2"])
+def test_one_clamp_is_two(dtype: str) -> None:
+    """Around both cuts, both ends and far outside, also where an end is none."""
+    for law in (
+        *LAWS["truncated_central"],
+        *LAWS["truncated"],
+        ff.truncated_normal(0.0, 1.0, -1.0, 0.0),
+        ff.truncated_normal(3.0, 1.0, -3.0, -2.0),
+        ff.truncated_normal(0.0, 3.0, -1.9, 1e30),
+    ):
+        made = recipe(law, (1,), dtype)
+        compute = FORMATS[dtype].compute
+        lower, upper, std, mean, low, high = made.params[-6:]
+        near = [p for p in (lower, upper, (low - mean) / std, (high - mean) / std) if np.isfinite(p)]
+        z = np.concatenate(
+            [
+                np.linspace(-9, 9, 1001, dtype=compute),
+                *(compute(p) * (1 + np.arange(-50, 51, dtype=compute) * np.finfo(compute).eps) for p in near),
+            ]
+        ).astype(compute)
+        twice, once = values_of(made.form, made.params, z)
+        assert twice.tobytes() == once.tobytes()
+        assert len(np.unique(once)) > 3
+
+
+def test_a_kernel_gets_no_mean_that_is_zero() -> None:
+    for mean in (0.0, -0.0):
+        made = recipe(ff.normal(mean, 2.0), (1,), "float32")
+        assert taken(made.form, made.params) == ("normal_centred", (np.float32(2.0),))
+    made = recipe(ff.normal(1.0, 2.0), (1,), "float32")
+    assert taken(made.form, made.params) == ("normal", made.params)
+
+
+def test_thread_blocks_of_a_launch() -> None:
+    """Of a strided kernel 16 to 64 a multiprocessor, with four chunks each; of others all."""
+    name = "run_normal_centred_bfloat16"
+    counts = (1, 159, 160, 161, 640, 1000, 2560, 10**6)
+    assert [resident(name, n, 10) for n in counts] == [1, 159, 160, 160, 160, 250, 640, 640]
+    for other in ("run_uniform_float32", "run_normal_float64", "box_normal_float32", "run_constant_8"):
+        assert resident(other, 10**6, 10) == 10**6

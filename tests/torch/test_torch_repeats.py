@@ -189,7 +189,7 @@ def test_the_plans_are_let_go_before_they_are_too_many(monkeypatch: pytest.Monke
 def test_a_kernel_that_fails_says_so() -> None:
     import ctypes
 
-    from fanfill_kernels.compile.pointers import by_address
+    from fanfill_kernels.store.objects import by_address
 
     failing = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3)(lambda *_: 7)
     address = ctypes.cast(failing, ctypes.c_void_p).value

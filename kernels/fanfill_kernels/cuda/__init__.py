@@ -1,14 +1,15 @@
 """The CUDA kernels: their source as one text, the names of their entry points, and their parameters' layouts.
 
 ``arithmetic.cuh``, ``arithmetic64.cuh``, ``philox.cuh`` and ``narrow.cuh`` mirror the Python files of the
-same names; ``fill.cu`` has the kernels, and ``geometry.py`` says how to launch them.
+same names; ``fill.cu`` has the kernels, and ``geometry.py`` says how to launch them. ``exact.cu`` tries all
+arguments of the operations that are not the machine's own.
 """
 
 import functools
 import re
 from importlib.resources import files
 
-FILES = ("philox.cuh", "arithmetic.cuh", "arithmetic64.cuh", "narrow.cuh", "fill.cu")
+FILES = ("philox.cuh", "arithmetic.cuh", "arithmetic64.cuh", "narrow.cuh", "fill.cu", "exact.cu")
 KINDS = ("run", "box")
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
@@ -19,23 +20,24 @@ def text(name: str) -> str:
 
 
 @functools.cache
-def source() -> str:
-    """``fill.cu`` with the files it includes in place of the lines that do, so that a hash of this text is a
-    hash of them all, and no compiler needs a folder. Messages point at the files, by ``#line``.
+def source(main: str = "fill.cu") -> str:
+    """A file with those it includes in place of the lines that do, so that a hash of this text is a hash of
+    them all, and no compiler needs a folder. Messages point at the files, by ``#line``.
     """
-    parts = [f'#line 1 "{__name__.replace(".", "/")}/fill.cu"\n']
+    folder = __name__.replace(".", "/")
+    parts = [f'#line 1 "{folder}/{main}"\n']
     done = 0
-    fill = text("fill.cu")
-    for match in _INCLUDE.finditer(fill):
-        line = fill.count("\n", 0, match.end()) + 2
+    whole = text(main)
+    for match in _INCLUDE.finditer(whole):
+        line = whole.count("\n", 0, match.end()) + 2
         parts += [
-            fill[done : match.start()],
-            f'#line 1 "{__name__.replace(".", "/")}/{match[1]}"\n',
+            whole[done : match.start()],
+            f'#line 1 "{folder}/{match[1]}"\n',
             text(match[1]),
-            f'#line {line} "{__name__.replace(".", "/")}/fill.cu"',
+            f'#line {line} "{folder}/{main}"',
         ]
         done = match.end()
-    return "".join([*parts, fill[done:]])
+    return "".join([*parts, whole[done:]])
 
 
 def entry(kind: str, form: str, dtype: str) -> str:

@@ -2,13 +2,16 @@
 //
 // Every operation is one IEEE operation, because the whole text is compiled without contraction
 // (-fmad=false: the compiler then marks each addition and product `.rn`, which binds the assembler too). The
-// three deviations from arithmetic.py are exact, so that they cannot be seen in the bits:
+// deviations from arithmetic.py are exact, so that they cannot be seen in the bits:
 //
 // * integers below 2^23 become floats by writing them into the mantissa of a power of two and subtracting
 //   that: no rounding, and no conversion, which GPUs do at a fraction of their rate. The power of two also
 //   gives them any scale for nothing;
 // * a product that is exact may be fused with the addition behind it: fl(ab + c) is fl(fl(ab) + c);
-// * a selection may be a minimum or a saturation, where it is known which of the two is less.
+// * a selection may be a minimum or a saturation, where it is known which of the two is less;
+// * two clamps, before and after a function that rises, are one, between other ends (geometry.py, `taken`);
+// * a square root and a quotient may be made from an approximation, where every argument that occurs gives the
+//   rounded one.
 
 namespace arithmetic {
 
@@ -50,7 +53,6 @@ __device__ constexpr f32 TAIL_Q[] = {0x1.ff8d9cp-1f, 0x1.4a9428p+2f, 0x1.9223ap+
 constexpr f32 TAIL = 0x1.74bd04p-6f;
 constexpr i32 HALF_LINE = 0x40000000;
 constexpr u64 ODD_PAIR = 0x100000001u;
-constexpr u32 UNFINE = 0xffffff00u;
 constexpr u64 MIDDLE = 0x4000000000000000u;
 constexpr u32 PROBABILITY_BIAS = 126;
 
@@ -73,13 +75,16 @@ struct UniformRange {
 struct Normal {
   f32 std, mean;
 };
+struct NormalCentred {
+  f32 std;
+};
 struct TruncatedCentral {
   u64 origin, width;
-  f32 lower, upper, std, mean, low, high;
+  f32 std, mean, low, high;
 };
 struct Truncated {
   u64 width, low_tail, high_tail;
-  f32 unit, lower, upper, std, mean, low, high;
+  f32 unit, std, mean, low, high;
 };
 __device__ __forceinline__ u32 bits32(f32 x) { return __float_as_uint(x); }
 __device__ __forceinline__ f32 float_of_bits32(u32 b) { return __uint_as_float(b); }
@@ -113,16 +118,41 @@ __device__ __forceinline__ f32 chosen(u32 mask, f32 a, f32 b) {
   return float_of_bits32((bits32(a) & mask) | (bits32(b) & ~mask));
 }
 
-__device__ __forceinline__ f32 clamp(f32 x, f32 low, f32 high) { return x < low ? low : x > high ? high : x; }
+// No NaN comes here, and PTX has -0 below +0: the selections of arithmetic.py, in one instruction each.
+__device__ __forceinline__ f32 clamp(f32 x, f32 low, f32 high) { return fminf(fmaxf(x, low), high); }
+
+// The square root of x in [2^-96, 2^96], rounded to nearest: what ptxas makes of sqrt.rn, without its test for
+// other arguments and the branch around the subroutine for those. Two of 2^24 mantissas need an approximation
+// that is better than its bound; every GPU whose own sqrt.rn is right has it (test_cuda_roots.py).
+__device__ __forceinline__ f32 root(f32 x) {
+#ifdef __CUDA_ARCH__
+  f32 r;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  const f32 y = x * r;
+  return __fmaf_rn(__fmaf_rn(-y, y, x), r * HALF, y);
+#else
+  return __fsqrt_rn(x);
+#endif
+}
+
+// n / d rounded to nearest, for the polynomials below, whatever approximation within two places the GPU has: all
+// arguments were tried (test_cuda_roots.py). One residual and a branch less than what ptxas makes of div.rn.
+__device__ __forceinline__ f32 quotient(f32 n, f32 d) {
+#ifdef __CUDA_ARCH__
+  f32 r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+  r = __fmaf_rn(r, __fmaf_rn(-d, r, ONE), r);
+  const f32 q = n * r;
+  return __fmaf_rn(__fmaf_rn(-d, q, n), r, q);
+#else
+  return n / d;
+#endif
+}
 
 __device__ __forceinline__ i32 signed_unit_bits(u32 w) { return i32(w) | ODD; }
 
 template <class P>
 __device__ __forceinline__ f32 uniform(u32 w, const P& p) { return f32(signed_unit_bits(w)) * (UNIT * p.bound); }
-
-__device__ __forceinline__ f32 uniform_clamped(u32 w, const UniformClamped& p) {
-  return clamp(uniform(w, p), p.low, p.high);
-}
 
 // A lattice point as the sum of two floats, each exact: coarse is a multiple of 2^23, fine is below 2^23. A GPU
 // with few float64 units adds them, and that is the one rounding, sooner than it converts 64 bits.
@@ -139,7 +169,7 @@ __device__ __forceinline__ Point lattice_point(u32 w, const UniformRange& p) {
 
 __device__ __forceinline__ f32 uniform_range(u32 w, const UniformRange& p) {
   const Point x = lattice_point(w, p);
-  return clamp((x.coarse + x.fine) * p.unit, p.low, p.high);
+  return (x.coarse + x.fine) * p.unit;
 }
 
 // Rounding to odd: toward zero, and the last bit set if that was not exact.
@@ -147,7 +177,7 @@ __device__ __forceinline__ f32 uniform_range_to_odd(u32 w, const UniformRange& p
   const Point x = lattice_point(w, p);
   const f32 cut = __fadd_rz(x.coarse, x.fine);
   const f32 odd = float_of_bits32(bits32(cut) | u32(cut - x.coarse != x.fine));
-  return clamp(odd * p.unit, p.low, p.high);
+  return odd * p.unit;
 }
 
 template <int N>
@@ -171,21 +201,29 @@ __device__ __forceinline__ f32 exponent(u32 b, u32 bias) {
 constexpr f32 SHRUNK = 64;
 
 __device__ __forceinline__ f32 radius_squared(u32 w) {
-  const f32 v = f32(i32(w)) + HALF;
+  // Scaled by 2^-31, which commutes with the rounding: the bits are those of f32(i32(w)) + HALF, but for the
+  // exponent, and the exact product is fused with the sum.
+  const f32 v = __fmaf_rn(f32(i32(w)), UNIT, HALF * UNIT);
   const u32 b = bits32(v);
-  // The selection is a minimum of unsigned integers: for an upper word, where v < 0 and m keeps the sign, TWO - m
-  // lies above 3; for a lower one v * -UNIT is negative, whose pattern is above that of any positive number.
+  // The selection is a minimum of signed integers, of -g: for an upper word that is v < 0, and m keeps the sign, so
+  // that m - TWO is below -3, whose pattern is the greater one of two negative numbers; for a lower word v is
+  // positive, and -g is m - TWO, which is negative.
   const f32 m = float_of_bits32(masked(b, SIGN | MANTISSA, ONE_BITS));
-  const f32 g = float_of_bits32(min(bits32(v * -UNIT), bits32(TWO - m)));
+  const f32 g = -float_of_bits32(u32(min(i32(b), i32(bits32(m - TWO)))));
   // An upper word's sign counts 2^8 in e, and makes the product negative: saturated to [0, 1] it is zero, as
   // with e = 0. A lower word's product, at most 45, is kept in that interval by a division by 64, which is taken
   // back in the exact product of a fused sum.
-  const f32 e = exponent(b, WORD_BIAS);
+  const f32 e = exponent(b, WORD_BIAS - 31);
   return __fmaf_rn(__saturatef(e * (MINUS_2_LN_2 / SHRUNK)), SHRUNK, g + horner(g, LOG) * g * g);
 }
 
+__device__ __forceinline__ f32 shifted(f32 x, const Normal& p) { return x + p.mean; }
+// No normal is zero, so that adding zero changes nothing.
+__device__ __forceinline__ f32 shifted(f32 x, const NormalCentred&) { return x; }
+
 // The two values of a pair from its radius and its angle's word: box_muller's second half.
-__device__ __forceinline__ void turned(f32 radius, u32 w1, const Normal& p, f32& even, f32& odd) {
+template <class P>
+__device__ __forceinline__ void turned(f32 radius, u32 w1, const P& p, f32& even, f32& odd) {
   const u32 a = w1 + EIGHTH;
   // (a & COARSE) - EIGHTH in units of 2^-31 is 22 bits below 1.25; (a | ODD) & FINE is 8 bits above 2^-8.
   const f32 coarse = float_of_bits32(((a & COARSE) >> 8) | ONE_BITS) - 1.25f;
@@ -199,27 +237,18 @@ __device__ __forceinline__ void turned(f32 radius, u32 w1, const Normal& p, f32&
   q = float_of_bits32(bits32(q) ^ (a & SIGN));
   const bool quarter = has(a, QUARTER);
   const f32 minus_s = -s;
-  even = q * (quarter ? minus_s : c) + p.mean;
-  odd = q * (quarter ? c : s) + p.mean;
+  even = shifted(q * (quarter ? minus_s : c), p);
+  odd = shifted(q * (quarter ? c : s), p);
 }
 
-// Box-Muller for N pairs of words. All radii come first: a square root ends a basic block, because the
-// compiler's expansion branches around a subroutine for arguments that never occur, and constants are loaded
-// anew in each basic block.
-template <int N>
-__device__ __forceinline__ void box_muller(const u32 (&words)[2 * N], const Normal& p, f32 (&values)[2 * N]) {
-  f32 squares[N];
+// Box-Muller for N pairs of words.
+template <int N, class P>
+__device__ __forceinline__ void box_muller(const u32 (&words)[2 * N], const P& p, f32 (&values)[2 * N]) {
+  f32 radii[N];
 #pragma unroll
-  for (int n = 0; n < N; ++n) squares[n] = radius_squared(words[2 * n]);
+  for (int n = 0; n < N; ++n) radii[n] = root(radius_squared(words[2 * n]));
 #pragma unroll
-  for (int n = 0; n < N; ++n) squares[n] = __fsqrt_rn(squares[n]);
-#pragma unroll
-  for (int n = 0; n < N; ++n) turned(squares[n], words[2 * n + 1], p, values[2 * n], values[2 * n + 1]);
-}
-
-template <class P>
-__device__ __forceinline__ f32 scaled(f32 z, const P& p) {
-  return clamp(clamp(z, p.lower, p.upper) * p.std + p.mean, p.low, p.high);
+  for (int n = 0; n < N; ++n) turned(radii[n], words[2 * n + 1], p, values[2 * n], values[2 * n + 1]);
 }
 
 // p - 1/2 in units of 2^-31, odd. The width is at most 2^31: 32 bits, which make it one multiply-add.
@@ -229,8 +258,10 @@ __device__ __forceinline__ i32 central_argument(u32 w, const TruncatedCentral& p
 
 // z = 3 q + q ratio from n = q / UNIT, |n| <= HALF_LINE, the two parts of q being exact in the unit 1.
 __device__ __forceinline__ f32 central(i32 n, f32 ratio) {
-  const u32 m = u32(n) + u32(HALF_LINE);
-  const f32 coarse = float_of_bits32(((m & UNFINE) >> 8) | ONE_BITS) - 1.5f;
+  // n + HALF_LINE is below 2^31. With bit 31 set, as the last one of the exponent, the funnel shift that drops the
+  // fine bits puts the rest of it above.
+  const u32 m = u32(n) + (u32(HALF_LINE) | SIGN);
+  const f32 coarse = float_of_bits32(__funnelshift_r(m, ONE_BITS >> 24, 8)) - 1.5f;
   const f32 fine = float_of_bits32(masked(m, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
   const f32 rest = float_of_bits32(bits32((coarse + fine) * ratio) | u32(ODD));
   // Both products are exact.
@@ -241,7 +272,7 @@ __device__ __forceinline__ f32 truncated_central(u32 w, const TruncatedCentral& 
   const i32 n = central_argument(w, p);
   const f32 d = f32(HALF_LINE - abs(n)) * UNIT;
   const f32 y = d - d * d;
-  return scaled(central(n, horner(y, CENTRE_P) / horner(y, CENTRE_Q)), p);
+  return central(n, quotient(horner(y, CENTRE_P), horner(y, CENTRE_Q))) * p.std + p.mean;
 }
 
 __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
@@ -253,13 +284,14 @@ __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
   const f32 d = f32(nearer) * p.unit;
   const u32 b = bits32(d);
   const f32 g = TWO - float_of_bits32((b & MANTISSA) | ONE_BITS);
-  const f32 r = __fsqrt_rn(minus_two_log(g, exponent(b, PROBABILITY_BIAS)));
+  const f32 r = root(minus_two_log(g, exponent(b, PROBABILITY_BIAS)));
   const f32 y = d - d * d;
   const u32 tail = d < TAIL ? ~0u : 0u;
-  const f32 ratio = chosen(tail, horner(r, TAIL_P), horner(y, CENTRE_P)) / chosen(tail, horner(r, TAIL_Q), horner(y, CENTRE_Q));
+  const f32 ratio = quotient(chosen(tail, horner(r, TAIL_P), horner(y, CENTRE_P)),
+                             chosen(tail, horner(r, TAIL_Q), horner(y, CENTRE_Q)));
   f32 z = chosen(tail, ratio, central(i32((MIDDLE - nearer) >> 32) | ODD, ratio));
   z = lower ? -z : z;
-  return scaled(z, p);
+  return z * p.std + p.mean;
 }
 
 }  // namespace arithmetic

@@ -88,13 +88,16 @@ struct UniformRange {
 struct Normal {
   f64 std, mean;
 };
+struct NormalCentred {
+  f64 std;
+};
 struct TruncatedCentral {
   u64 origin, width;
-  f64 lower, upper, std, mean, low, high;
+  f64 std, mean, low, high;
 };
 struct Truncated {
   u64 width, low_tail_high, low_tail_low, high_tail_high, high_tail_low;
-  f64 unit, lower, upper, std, mean, low, high;
+  f64 unit, std, mean, low, high;
 };
 struct Pair {
   f64 even, odd;
@@ -110,16 +113,12 @@ __device__ __forceinline__ i64 signed_unit_bits(u64 w) { return i64(w) | ODD; }
 template <class P>
 __device__ __forceinline__ f64 uniform(u64 w, const P& p) { return f64(signed_unit_bits(w)) * (UNIT * p.bound); }
 
-__device__ __forceinline__ f64 uniform_clamped(u64 w, const UniformClamped& p) {
-  return clamp(uniform(w, p), p.low, p.high);
-}
-
 __device__ __forceinline__ f64 uniform_range(u64 w, const UniformRange& p) {
   const u64 step = __umul64hi(p.width, w);
   const u32 shift = u32(p.shift);
   const f64 whole = float_of_bits64(p.origin + (step >> shift)) - POINT;
   const f64 part = float_of_bits64(p.origin_part + ((step << (WORD - shift)) >> PART_SHIFT)) - PART;
-  return clamp(__fma_rn(part, PART_UNIT, whole) * p.unit, p.low, p.high);
+  return __fma_rn(part, PART_UNIT, whole) * p.unit;
 }
 
 template <int N>
@@ -155,7 +154,11 @@ __device__ __forceinline__ f64 radius(u64 w) {
   return __dsqrt_rn(minus_two_log(g, e));
 }
 
-__device__ __forceinline__ Pair box_muller(u64 w0, u64 w1, const Normal& p) {
+__device__ __forceinline__ f64 shifted(f64 x, const Normal& p) { return x + p.mean; }
+__device__ __forceinline__ f64 shifted(f64 x, const NormalCentred&) { return x; }
+
+template <class P>
+__device__ __forceinline__ Pair box_muller(u64 w0, u64 w1, const P& p) {
   const u64 a = w1 + EIGHTH;
   // (a & COARSE) - EIGHTH in units of 2^-63 is 51 bits below 1.25; (a | ODD) & FINE is 11 bits above 2^-11.
   constexpr u64 FINE_BITS = 0x3f40000000000000u;
@@ -170,12 +173,7 @@ __device__ __forceinline__ Pair box_muller(u64 w0, u64 w1, const Normal& p) {
   q = float_of_bits64(bits64(q) ^ (a & SIGN));
   const bool quarter = (a & QUARTER) != NONE;
   const f64 minus_s = -s;
-  return {q * (quarter ? minus_s : c) + p.mean, q * (quarter ? c : s) + p.mean};
-}
-
-template <class P>
-__device__ __forceinline__ f64 scaled(f64 z, const P& p) {
-  return clamp(clamp(z, p.lower, p.upper) * p.std + p.mean, p.low, p.high);
+  return {shifted(q * (quarter ? minus_s : c), p), shifted(q * (quarter ? c : s), p)};
 }
 
 __device__ __forceinline__ f64 truncated_central(u64 w, const TruncatedCentral& p) {
@@ -183,7 +181,7 @@ __device__ __forceinline__ f64 truncated_central(u64 w, const TruncatedCentral& 
   const f64 q = f64(i64(p.origin + high)) * UNIT;
   const f64 y = FOURTH - q * q;
   const f64 z = q * horner(y, CENTRE_P) / horner(y, CENTRE_Q);
-  return scaled(z, p);
+  return z * p.std + p.mean;
 }
 
 __device__ __forceinline__ f64 truncated(u64 w, const Truncated& p) {
@@ -210,7 +208,7 @@ __device__ __forceinline__ f64 truncated(u64 w, const Truncated& p) {
   const f64 centre_q = horner(y, CENTRE_Q);
   f64 z = (tail ? tail_p : centre_p) / (tail ? tail_q : centre_q);
   z = lower ? -z : z;
-  return scaled(z, p);
+  return z * p.std + p.mean;
 }
 
 }  // namespace arithmetic64

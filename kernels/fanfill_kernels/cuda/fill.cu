@@ -21,13 +21,14 @@ constexpr int ROOMY = 8;
 constexpr int CRAMPED = 6;
 
 // What a run is, beside its pointer and keys. A group is what one 16-byte store holds; groups are numbered
-// from that of the first element, which may begin before it.
+// from that of the first element, which may begin before it. A chunk is the groups that a thread block makes at
+// once, THREADS of them or twice as many.
 struct Run {
   u64 count;  // elements
   u32 block;  // lower half of the number of the Philox block where group 0 begins; no carry in this launch
   u32 head;   // elements of group 0 that lie before the first
   u32 lead;   // groups before the first whole one: 0 or 1
-  u32 whole;  // threads from `lead` on whose groups are all whole
+  u32 whole;  // threads from `lead` on whose groups are all whole; of a strided kernel: chunks
 };
 
 struct Axis {
@@ -49,25 +50,32 @@ struct Box {
   Axis axis[AXES];
 };
 
-// A form makes values of N words. One value a word:
-#define SINGLE(Form, Parameters, function, SIDE)                                                \
+// A form makes values of N words; those that are CLAMPED lie in [p.low, p.high] only after that. COSTLY ones take
+// longer to make than to store. One value a word:
+constexpr bool CLAMPED = true;
+constexpr bool COSTLY = true;
+#define SINGLE(Form, Parameters, function, SIDE, CLAMPS, COSTS)                                 \
   struct Form {                                                                                 \
     static constexpr int side = SIDE;                                                           \
+    static constexpr bool clamped = CLAMPS;                                                     \
+    static constexpr bool costly = COSTS;                                                       \
     arithmetic::Parameters p;                                                                   \
     template <int N>                                                                            \
     __device__ __forceinline__ void operator()(const u32 (&words)[N], f32 (&values)[N]) const { \
       _Pragma("unroll") for (int n = 0; n < N; ++n) values[n] = function(words[n], p);          \
     }                                                                                           \
   };
-SINGLE(Uniform, Uniform, arithmetic::uniform, 2)
-SINGLE(UniformClamped, UniformClamped, arithmetic::uniform_clamped, 2)
-SINGLE(UniformRange, UniformRange, arithmetic::uniform_range, 2)
-SINGLE(UniformRangeToOdd, UniformRange, arithmetic::uniform_range_to_odd, 2)
-SINGLE(TruncatedCentral, TruncatedCentral, arithmetic::truncated_central, 2)
-SINGLE(Truncated, Truncated, arithmetic::truncated, 1)
+SINGLE(Uniform, Uniform, arithmetic::uniform, 2, !CLAMPED, !COSTLY)
+SINGLE(UniformClamped, UniformClamped, arithmetic::uniform, 2, CLAMPED, !COSTLY)
+SINGLE(UniformRange, UniformRange, arithmetic::uniform_range, 2, CLAMPED, !COSTLY)
+SINGLE(UniformRangeToOdd, UniformRange, arithmetic::uniform_range_to_odd, 2, CLAMPED, !COSTLY)
+SINGLE(TruncatedCentral, TruncatedCentral, arithmetic::truncated_central, 2, CLAMPED, COSTLY)
+SINGLE(Truncated, Truncated, arithmetic::truncated, 1, CLAMPED, COSTLY)
 
 struct Words {
   static constexpr int side = 2;
+  static constexpr bool clamped = !CLAMPED;
+  static constexpr bool costly = !COSTLY;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[N], u32 (&values)[N]) const {
 #pragma unroll
@@ -75,21 +83,28 @@ struct Words {
   }
 };
 
-struct Normal {
+template <class Parameters>
+struct BoxMuller {
   static constexpr int side = 2;
-  arithmetic::Normal p;
+  static constexpr bool clamped = !CLAMPED;
+  static constexpr bool costly = COSTLY;
+  Parameters p;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[N], f32 (&values)[N]) const {
     arithmetic::box_muller<N / 2>(words, p, values);
   }
 };
+typedef BoxMuller<arithmetic::Normal> Normal;
+typedef BoxMuller<arithmetic::NormalCentred> NormalCentred;
 
 // float64: a value takes two words.
 __device__ __forceinline__ u64 double_word(u32 low, u32 high) { return low | u64(high) << 32; }
 
-#define DOUBLE(Form, Parameters, function, SIDE)                                                               \
+#define DOUBLE(Form, Parameters, function, SIDE, CLAMPS)                                                       \
   struct Form {                                                                                                \
     static constexpr int side = SIDE;                                                                          \
+    static constexpr bool clamped = CLAMPS;                                                                    \
+    static constexpr bool costly = !COSTLY;                                                                    \
     arithmetic64::Parameters p;                                                                                \
     template <int N>                                                                                           \
     __device__ __forceinline__ void operator()(const u32 (&words)[2 * N], f64 (&values)[N]) const {            \
@@ -97,15 +112,18 @@ __device__ __forceinline__ u64 double_word(u32 low, u32 high) { return low | u64
           function(double_word(words[2 * n], words[2 * n + 1]), p);                                            \
     }                                                                                                          \
   };
-DOUBLE(Uniform64, Uniform, arithmetic64::uniform, 2)
-DOUBLE(UniformClamped64, UniformClamped, arithmetic64::uniform_clamped, 2)
-DOUBLE(UniformRange64, UniformRange, arithmetic64::uniform_range, 2)
-DOUBLE(TruncatedCentral64, TruncatedCentral, arithmetic64::truncated_central, 2)
-DOUBLE(Truncated64, Truncated, arithmetic64::truncated, 1)
+DOUBLE(Uniform64, Uniform, arithmetic64::uniform, 2, !CLAMPED)
+DOUBLE(UniformClamped64, UniformClamped, arithmetic64::uniform, 2, CLAMPED)
+DOUBLE(UniformRange64, UniformRange, arithmetic64::uniform_range, 2, CLAMPED)
+DOUBLE(TruncatedCentral64, TruncatedCentral, arithmetic64::truncated_central, 2, CLAMPED)
+DOUBLE(Truncated64, Truncated, arithmetic64::truncated, 1, CLAMPED)
 
-struct Normal64 {
+template <class Parameters>
+struct BoxMuller64 {
   static constexpr int side = 2;
-  arithmetic64::Normal p;
+  static constexpr bool clamped = !CLAMPED;
+  static constexpr bool costly = !COSTLY;
+  Parameters p;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[2 * N], f64 (&values)[N]) const {
 #pragma unroll
@@ -117,6 +135,8 @@ struct Normal64 {
     }
   }
 };
+typedef BoxMuller64<arithmetic64::Normal> Normal64;
+typedef BoxMuller64<arithmetic64::NormalCentred> NormalCentred64;
 
 // A form for a dtype: the values of N blocks as 32-bit pieces.
 template <class Form, class Dtype, class Value, int VALUES>
@@ -126,12 +146,17 @@ struct Made {
   static constexpr int pieces = VALUES * int(sizeof(Lane)) / 4;
   static constexpr int side = Form::side;
   static constexpr int resident = VALUES == 2 ? CRAMPED : ROOMY;
+  static constexpr bool strided = Form::costly || sizeof(Lane) < 4;
   Form form;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&words)[N * WORDS], u32 (&out)[N * pieces]) const {
     Value made[N * VALUES];
     form(words, made);
-    Dtype::pack(made, out);
+    if constexpr (Form::clamped) {
+      narrow::pack_within<Dtype>(made, form.p.low, form.p.high, out);
+    } else {
+      Dtype::pack(made, out);
+    }
   }
 };
 
@@ -143,6 +168,7 @@ struct Constant {
   static constexpr int pieces = values * int(sizeof(Lane)) / 4;
   static constexpr int side = 2;
   static constexpr int resident = ROOMY;
+  static constexpr bool strided = false;
   Bits bits;
   template <int N>
   __device__ __forceinline__ void operator()(const u32 (&)[N * WORDS], u32 (&out)[N * pieces]) const {
@@ -167,47 +193,107 @@ __device__ __forceinline__ Lane lane(const u32* pieces, int j) {
   }
 }
 
-// 16 bytes take 1 block, or 2 or 4 of narrow values; a thread makes two stores' worth of the former. Some blocks
-// go side by side, as many as the registers hold: their chains of multiplications overlap, and keys, constants
-// and index work are shared.
+// How a thread makes 16-byte groups: 1 Philox block each, or 2 or 4 of narrow values; of the former it makes two
+// groups, THREADS apart, so that a warp's stores are side by side.
 template <class Values>
-__device__ __forceinline__ void run(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& make) {
+struct Grouping {
   typedef typename Values::Lane Lane;
-  constexpr int BLOCKS = 4 / Values::pieces;
-  constexpr int GROUP = BLOCKS * Values::values;
-  constexpr int GROUPS = BLOCKS == 1 ? 2 : 1;  // THREADS apart, so that a warp's stores are side by side
-  constexpr int SIDE = Values::side;
-  const u32 first = blockIdx.x * (THREADS * GROUPS) + threadIdx.x;
-  constexpr int PART = SIDE * Values::pieces;
-  u32 pieces[GROUPS * 4];
+  static constexpr int blocks = 4 / Values::pieces;
+  static constexpr int group = blocks * Values::values;
+  static constexpr int groups = blocks == 1 ? 2 : 1;
+  static constexpr u32 chunk = THREADS * groups;
+
+  // Those from group `first` on. Some blocks go side by side, as many as the registers hold: their chains of
+  // multiplications overlap, and keys, constants and index work are shared.
+  static __device__ __forceinline__ void make(u32 first, const Run& span, const Keys& keys, const Values& values,
+                                              u32 (&pieces)[groups * 4]) {
+    constexpr int SIDE = Values::side;
+    constexpr int PART = SIDE * Values::pieces;
+    constexpr u32 STEP = groups == 1 ? 1 : THREADS;
 #pragma unroll 1
-  for (int n = 0; n < GROUPS * BLOCKS; n += SIDE) {
-    constexpr u32 STEP = GROUPS == 1 ? 1 : THREADS;
-    u32 words[SIDE * WORDS], part[PART];
-    philox_low<SIDE>(span.block + first * BLOCKS + n * STEP, STEP, keys, words);
-    make.template operator()<SIDE>(words, part);
-    // Pieces are in registers, which have no index: new ones push the others down.
+    for (int n = 0; n < groups * blocks; n += SIDE) {
+      u32 words[SIDE * WORDS], part[PART];
+      philox_low<SIDE>(span.block + first * blocks + n * STEP, STEP, keys, words);
+      values.template operator()<SIDE>(words, part);
+      // Pieces are in registers, which have no index: new ones push the others down.
 #pragma unroll
-    for (int j = PART; j < GROUPS * 4; ++j) pieces[j - PART] = pieces[j];
+      for (int j = PART; j < groups * 4; ++j) pieces[j - PART] = pieces[j];
 #pragma unroll
-    for (int j = 0; j < PART; ++j) pieces[GROUPS * 4 - PART + j] = part[j];
+      for (int j = 0; j < PART; ++j) pieces[groups * 4 - PART + j] = part[j];
+    }
   }
-  if (first - span.lead < span.whole) {
+
+  static __device__ __forceinline__ void store_whole(Lane* out, u32 first, const u32 (&pieces)[groups * 4]) {
 #pragma unroll
-    for (int g = 0; g < GROUPS; ++g) {
+    for (int g = 0; g < groups; ++g) {
       reinterpret_cast<uint4*>(out)[u64(first) + g * THREADS] =
           make_uint4(pieces[4 * g], pieces[4 * g + 1], pieces[4 * g + 2], pieces[4 * g + 3]);
     }
+  }
+
+  // The elements from `head` on, `count` of them, one by one.
+  static __device__ __forceinline__ void store_part(Lane* out, u32 first, u32 head, u64 count,
+                                                    const u32 (&pieces)[groups * 4]) {
+#pragma unroll
+    for (int g = 0; g < groups; ++g) {
+#pragma unroll
+      for (int j = 0; j < group; ++j) {
+        const u64 place = (u64(first) + g * THREADS) * group + j;
+        if (place - head < count) out[place] = lane<Lane>(pieces + 4 * g, j);
+      }
+    }
+  }
+};
+
+// A thread block a chunk: best for kernels that wait for memory. On an H200 uniform float32 lost a quarter when
+// thread blocks went on to further chunks.
+template <class Values>
+__device__ __forceinline__ void run_chunk(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& values) {
+  typedef Grouping<Values> G;
+  const u32 first = blockIdx.x * G::chunk + threadIdx.x;
+  u32 pieces[G::groups * 4];
+  G::make(first, span, keys, values, pieces);
+  if (first - span.lead < span.whole) {
+    G::store_whole(out, first, pieces);
     return;
   }
   // Groups that may not be whole, and those after the last.
-#pragma unroll
-  for (int g = 0; g < GROUPS; ++g) {
-#pragma unroll
-    for (int j = 0; j < GROUP; ++j) {
-      const u64 place = (u64(first) + g * THREADS) * GROUP + j;
-      if (place - span.head < span.count) out[place] = lane<Lane>(pieces + 4 * g, j);
-    }
+  G::store_part(out, first, span.head, span.count, pieces);
+}
+
+// A thread block goes from chunk to chunk, a grid apart: keys and constants stay in registers, and fewer thread
+// blocks begin and end. Any grid will do. Behind the whole chunks comes, if the first group is not whole, one of
+// that group alone, and then what is left.
+template <class Values>
+__device__ __forceinline__ void run_strided(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& values) {
+  typedef Grouping<Values> G;
+  const u32 mine = span.lead + threadIdx.x;
+  u32 chunk = blockIdx.x;
+#pragma unroll 1
+  for (; chunk < span.whole; chunk += gridDim.x) {
+    const u32 first = chunk * G::chunk + mine;
+    u32 pieces[G::groups * 4];
+    G::make(first, span, keys, values, pieces);
+    G::store_whole(out, first, pieces);
+  }
+  const u64 end = span.head + span.count;
+  const u32 rest = (u64(span.whole) * G::chunk + span.lead) * G::group < end;
+#pragma unroll 1
+  for (; chunk < span.whole + span.lead + rest; chunk += gridDim.x) {
+    const bool leads = chunk - span.whole < span.lead;
+    const u32 first = leads ? threadIdx.x : span.whole * G::chunk + mine;
+    u32 pieces[G::groups * 4];
+    G::make(first, span, keys, values, pieces);
+    G::store_part(out, first, span.head, (leads ? min(end, u64(G::group)) : end) - span.head, pieces);
+  }
+}
+
+template <class Values>
+__device__ __forceinline__ void run(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& values) {
+  if constexpr (Values::strided) {
+    run_strided(out, span, keys, values);
+  } else {
+    run_chunk(out, span, keys, values);
   }
 }
 
@@ -289,6 +375,7 @@ FORMS(uniform_range, UniformRange, UniformRangeToOdd, UniformRange64)
 FORMS(normal, Normal, Normal, Normal64)
 FORMS(truncated_central, TruncatedCentral, TruncatedCentral, TruncatedCentral64)
 FORMS(truncated, Truncated, Truncated, Truncated64)
+FORMS(normal_centred, NormalCentred, NormalCentred, NormalCentred64)
 KERNELS(constant_8, Constant<u8>)
 KERNELS(constant_16, Constant<u16>)
 KERNELS(constant_32, Constant<u32>)

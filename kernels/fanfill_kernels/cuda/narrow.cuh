@@ -108,6 +108,11 @@ __device__ __forceinline__ u32 two_float8_e5m2fnuz(f32 low, f32 high) {
   return rounded(low, FLOAT8_E5M2FNUZ, TO_8) | rounded(high, FLOAT8_E5M2FNUZ, TO_8) << 8;
 }
 
+// The same two values of 16 bits inside [low, high], each of which is there twice. PTX has -0 below +0.
+#define CLAMP_TWO(type, x, low, high)                  \
+  asm("max." type " %0, %0, %1;" : "+r"(x) : "r"(low)); \
+  asm("min." type " %0, %0, %1;" : "+r"(x) : "r"(high))
+
 // A dtype: the integer that holds its bits, and how values become 32-bit pieces.
 struct Uint32 {
   typedef u32 Lane;
@@ -140,16 +145,20 @@ struct Float64 {
   }
 };
 
-#define TWO_A_PIECE(Dtype, two)                                                                          \
+#define TWO_A_PIECE(Dtype, two, type)                                                                    \
   struct Dtype {                                                                                         \
     typedef u16 Lane;                                                                                    \
+    static __device__ __forceinline__ void clamp_two(u32& x, f32 low, f32 high) {                        \
+      const u32 lows = two(low, low), highs = two(high, high);                                           \
+      CLAMP_TWO(type, x, lows, highs);                                                                   \
+    }                                                                                                    \
     template <int N>                                                                                     \
     static __device__ __forceinline__ void pack(const f32 (&values)[2 * N], u32 (&pieces)[N]) {          \
       _Pragma("unroll") for (int n = 0; n < N; ++n) pieces[n] = two(values[2 * n], values[2 * n + 1]);   \
     }                                                                                                    \
   };
-TWO_A_PIECE(Float16, two_float16)
-TWO_A_PIECE(Bfloat16, two_bfloat16)
+TWO_A_PIECE(Float16, two_float16, "f16x2")
+TWO_A_PIECE(Bfloat16, two_bfloat16, "bf16x2")
 
 #define FOUR_A_PIECE(Dtype, two)                                                                         \
   struct Dtype {                                                                                         \
@@ -164,5 +173,23 @@ FOUR_A_PIECE(Float8E4m3fn, two_float8_e4m3fn)
 FOUR_A_PIECE(Float8E5m2, two_float8_e5m2)
 FOUR_A_PIECE(Float8E4m3fnuz, two_float8_e4m3fnuz)
 FOUR_A_PIECE(Float8E5m2fnuz, two_float8_e5m2fnuz)
+
+// Values inside [low, high], packed. Those of 16 bits are clamped two at once, after they are rounded: rounding
+// keeps the order, so that it may come first for the ends as well.
+template <class Dtype, class Value, int VALUES, int PIECES>
+__device__ __forceinline__ void pack_within(const Value (&values)[VALUES], Value low, Value high, u32 (&pieces)[PIECES]) {
+  if constexpr (CONVERTS_TO_16 && sizeof(typename Dtype::Lane) == 2) {
+    Dtype::pack(values, pieces);
+#pragma unroll
+    for (int n = 0; n < PIECES; ++n) Dtype::clamp_two(pieces[n], low, high);
+  } else {
+    using arithmetic::clamp;
+    using arithmetic64::clamp;
+    Value inside[VALUES];
+#pragma unroll
+    for (int n = 0; n < VALUES; ++n) inside[n] = clamp(values[n], low, high);
+    Dtype::pack(inside, pieces);
+  }
+}
 
 }  // namespace narrow

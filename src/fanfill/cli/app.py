@@ -175,10 +175,13 @@ def compile_ahead(
 @app.command()
 def selftest(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: everything usable")] = "auto",
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="try every argument of a GPU's roots and quotients too")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> Command:
     """Draw every initializer in every dtype and layout, and compare with the committed hashes."""
-    return partial(selftesting.command, device, as_json=json)
+    return partial(selftesting.command, device, exhaustively=exhaustive, as_json=json)
 
 
 @app.command()

@@ -14,24 +14,34 @@ import fanfill as ff
 from fanfill import machine, selftest
 from fanfill.cli.bench import table
 from fanfill.cli.fill import progress_bar
-from fanfill.selftest import Check, Subject, adapters, golden
+from fanfill.errors import BackendUnavailableError
+from fanfill.selftest import Check, Subject, adapters, exhaustive, golden
 from fanfill.selftest.adapters import Result
+from fanfill.selftest.exhaustive import Tried
 
 __all__ = ["command"]
 
 SHOWN = 10  # differences that are shown one by one
 
 
-def command(device: str, *, as_json: bool) -> None:
+def command(device: str, *, exhaustively: bool = False, as_json: bool) -> None:
     """Run ``fanfill selftest``.
 
     Raises
     ------
+    BackendUnavailableError
+        If every argument of a GPU's operations is asked for, and there is no GPU among what is tested.
     SystemExit
-        With code 1, after everything was shown, if a fill or an adapter's values differed.
+        With code 1, after everything was shown, if a fill, an adapter's values or an operation differed.
     """
     began = perf_counter()
     tested = selftest.subjects(device)
+    devices = [subject for subject in tested if subject.number is not None]
+    if exhaustively and not devices:
+        raise BackendUnavailableError(
+            "--exhaustive: expected a CUDA device, whose roots and quotients it tries; got --device "
+            f"{device}, which has none here; leave --exhaustive out, or see fanfill info for what CUDA lacks"
+        )
     cases = sum(case.dtype not in selftest.untested() for case in golden.cases())
     total = len(tested) * len(selftest.LAYOUTS) * cases
     checks: list[Check] = []
@@ -42,11 +52,12 @@ def command(device: str, *, as_json: bool) -> None:
                 progress("selftest", len(checks), total)
     others = [adapters.run(name) for name in adapters.ADAPTERS] if device in ("auto", "cpu") else []
     failed = [check for check in checks if check.problem is not None]
+    tried = [found for subject in devices for found in exhaustive.run(subject)] if exhaustively else []
     if as_json:
-        sys.stdout.write(as_text(tested, checks, failed, others, perf_counter() - began) + "\n")
+        sys.stdout.write(as_text(tested, checks, failed, others, tried, perf_counter() - began) + "\n")
     else:
-        show(tested, checks, failed, others, perf_counter() - began)
-    if failed or any(other.problems for other in others):
+        show(tested, checks, failed, others, tried, perf_counter() - began)
+    if failed or any(other.problems for other in others) or any(found.differing for found in tried):
         sys.stdout.flush()
         raise SystemExit(1)
 
@@ -56,6 +67,7 @@ def as_text(
     checks: Sequence[Check],
     failed: Sequence[Check],
     others: Sequence[Result],
+    tried: Sequence[Tried],
     seconds: float,
 ) -> str:
     """The result as one JSON object."""
@@ -68,6 +80,7 @@ def as_text(
             "untested_dtypes": selftest.untested(),
             "checks": len(checks),
             "failed": len(failed),
+            "exhaustive": [{**found._asdict(), "subject": str(found.subject)} for found in tried],
             "seconds": seconds,
             "adapters": {
                 other.name: {
@@ -95,9 +108,12 @@ def show(
     checks: Sequence[Check],
     failed: Sequence[Check],
     others: Sequence[Result],
+    tried: Sequence[Tried],
     seconds: float,
 ) -> None:
-    """Show a table for each subject, what the adapters drew, the first differences, and the totals."""
+    """Show a table for each subject, what the adapters drew, the first differences, what was tried
+    exhaustively, and the totals.
+    """
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
     for subject in tested:
         facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
@@ -116,6 +132,12 @@ def show(
         console.out(f"{check.subject}: {check.case}, {check.layout}: {check.problem}", highlight=False)
     if len(failed) > SHOWN:
         console.out(f"... and {len(failed) - SHOWN} more", highlight=False)
+    for found in tried:
+        result = f"{found.differing:,} not IEEE's, WRONG" if found.differing else "each result IEEE's"
+        console.out(
+            f"{found.subject}: {found.operation.replace('_', ' ')}, {found.arguments:,} arguments: {result}",
+            highlight=False,
+        )
     wrong = len(failed) + sum(len(other.problems) for other in others)
     verdict = f"{wrong} differ" if wrong else "all as committed"
     console.out(

@@ -63,6 +63,8 @@ def _unusable() -> str | None:
 
 @contextmanager
 def _launcher(target: Target) -> Iterator[Launch]:
+    from fanfill_kernels.cuda.geometry import resident
+
     gpu = driver()
     number = gpu.locate(target.pointer) if target.device is None else target.device
     if number is None:
@@ -79,7 +81,9 @@ def _launcher(target: Target) -> Iterator[Launch]:
             if function is None:
                 # Two threads may both ask; either answer serves.
                 function = functions[name] = _module(gpu, number, name).get_function(name)
-            gpu.launch(function, blocks, threads, arguments, stream)
+            gpu.launch(
+                function, resident(name, blocks, gpu.multiprocessors(number)), threads, arguments, stream
+            )
 
         yield launch
 

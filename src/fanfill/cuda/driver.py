@@ -30,8 +30,8 @@ class Driver(NamedTuple):
         How many devices there are; which one is current on this thread.
     version
         The CUDA version that NVIDIA's driver knows: 12090 for 12.9.
-    architecture
-        ``architecture(number)``: 90 for compute capability 9.0.
+    architecture, multiprocessors
+        ``architecture(number)``: 90 for compute capability 9.0; ``multiprocessors(number)``: how many.
     locate
         ``locate(pointer)``: the device that the memory belongs to, or None for memory of no device.
     stream
@@ -59,6 +59,7 @@ class Driver(NamedTuple):
     current: Callable[[], int]
     version: Callable[[], int]
     architecture: Callable[[int], int]
+    multiprocessors: Callable[[int], int]
     locate: Callable[[int], int | None]
     stream: Callable[[int], int]
     use: Callable[[int], AbstractContextManager[Any]]
@@ -172,6 +173,9 @@ def _through(cupy: Any) -> Driver:
         current=runtime.getDevice,
         version=runtime.driverGetVersion,
         architecture=lambda number: int(device(number).compute_capability),
+        multiprocessors=functools.cache(
+            lambda number: int(runtime.getDeviceProperties(number)["multiProcessorCount"])
+        ),
         locate=locate,
         stream=lambda number: int(cuda.get_current_stream(number).ptr),
         use=device,

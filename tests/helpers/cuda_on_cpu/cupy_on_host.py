@@ -145,6 +145,7 @@ class Machine:
             current=lambda: self.current,
             version=lambda: 13000,
             architecture=lambda number: self.architectures[number],
+            multiprocessors=lambda number: 1,
             locate=self.locate,
             stream=self.stream,
             use=self.use,

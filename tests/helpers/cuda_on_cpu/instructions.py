@@ -51,6 +51,17 @@ def root(c: Translation, name: str, ftz: str | None, t: str) -> None:
     c.write_float(0, t, made, ftz)
 
 
+@instruction(r"(?P<name>rsqrt|rcp)\.approx\.ftz\.f32")
+def approximation(c: Translation, name: str) -> None:
+    """The rounded result or a neighbour of it, as the operand's bits have it: nothing may rely on which."""
+    c.expect(2)
+    x = c.read_float(1, "f32", ".ftz")
+    exact = "1 / (f64)x" if name == "rcp" else "1 / __builtin_sqrt((f64)x)"
+    c.do(f"{{ f32 x = {x};")
+    c.write_float(0, "f32", f"approximate(x, (f32)({exact}))", ".ftz")
+    c.do("}")
+
+
 @instruction(r"(?P<name>neg|abs)(?P<ftz>\.ftz)?\.(?P<t>f32|f64)")
 def float_sign(c: Translation, name: str, ftz: str | None, t: str) -> None:
     c.expect(2)
@@ -62,6 +73,15 @@ def float_sign(c: Translation, name: str, ftz: str | None, t: str) -> None:
 def float_extreme(c: Translation, name: str, ftz: str | None, t: str) -> None:
     c.expect(3)
     c.write(0, t, f"{name}_{t}({c.read_float(1, t, ftz)}, {c.read_float(2, t, ftz)})")
+
+
+@instruction(r"(?P<name>min|max)\.(?P<t>f16|bf16)x2")
+def extremes_of_halves(c: Translation, name: str, t: str) -> None:
+    """Of the lower halves, and of the upper ones; the results are operands, so that nothing is rounded."""
+    c.expect(3)
+    a, b = (c.read(k, "b32") for k in (1, 2))
+    parts = [f"(u32){name}_{t}((u16)({a} >> {by}), (u16)({b} >> {by})) << {by}" for by in (0, 16)]
+    c.write(0, "b32", " | ".join(parts))
 
 
 # Integers ---------------------------------------------------------------------------------------------------

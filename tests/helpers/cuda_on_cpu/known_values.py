@@ -68,6 +68,26 @@ KNOWN: list[tuple[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]] = [
     ("max.u64 %lo, %la, %lb;", [((2**64 - 1, 1), (2**64 - 1,))]),
     ("clz.b32 %wo, %wa;", [((0,), (32,)), ((1,), (31,)), ((0x80000000,), (0,))]),
     ("clz.b64 %wo, %la;", [((0,), (64,)), ((2**32,), (31,))]),
+    # approximations: a neighbour of the rounded result, or that itself
+    (
+        "rcp.approx.ftz.f32 %wo, %wa;",
+        [
+            ((f(1.0),), (f(1.0) - 1,)),
+            ((f(3.0),), (f(1 / 3) + 1,)),
+            ((f(0.0),), (f(math.inf),)),
+            ((1,), (f(math.inf),)),
+        ],
+    ),
+    (
+        "rsqrt.approx.ftz.f32 %wo, %wa;",
+        [((f(4.0),), (f(0.5) + 1,)), ((f(2.25),), (f(2 / 3),)), ((f(math.inf),), (0,))],
+    ),
+    # two halves at once
+    (
+        "min.f16x2 %wo, %wa, %wb;",
+        [((0x3C008000, 0xBC000000), (0xBC008000,)), ((0x00010000, 0x00028000), (0x00018000,))],
+    ),
+    ("max.bf16x2 %wo, %wa, %wb;", [((0x3F808000, 0xBF800000), (0x3F800000,)), ((0xFF80, 0x7F7F), (0x7F7F,))]),
     # logic
     ("and.b16 %ho, %ha, 255;", [((0xABCD,), (0xCD,))]),
     ("and.b64 %lo, %la, -4294967296;", [((0x123456789ABCDEF0,), (0x1234567800000000,))]),

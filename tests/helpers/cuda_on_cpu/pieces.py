@@ -25,7 +25,8 @@ EXTREMES = {
     "uniform": [lambda s, c: init.uniform(-s, s)],
     "uniform_clamped": [lambda s, c: init.uniform(-s, s, endpoint=False)],
     "uniform_range": [lambda s, c: init.uniform(s, 3 * s), lambda s, c: init.uniform(-2 * s, 4 * s)],
-    "normal": [lambda s, c: init.normal(0.0, s), lambda s, c: init.normal(-s, s)],
+    "normal": [lambda s, c: init.normal(-s, s)],
+    "normal_centred": [lambda s, c: init.normal(0.0, s)],
     "truncated_central": [
         lambda s, c: init.truncated_normal(0.0, s, -c, 1.0),
         lambda s, c: init.truncated_normal(0.0, s, c, 2.0),
@@ -48,6 +49,7 @@ CASES = {
         for form in forms_of(dtype)
         if form in OF_FORM
     },
+    **{cuda.entry("", "normal_centred", dtype): ("normal_centred", dtype) for dtype in STORAGES},
     cuda.entry("", "words", "uint32"): ("words", "uint32"),
     **{cuda.entry("", "constant", width): ("constant", dtype) for width, dtype in OF_WIDTH.items()},
 }
@@ -128,12 +130,18 @@ def expected(made: Recipe, region: Region) -> np.ndarray:
 
 
 def drawn(
-    name: str, module: Module, made: Recipe, region: Region, surplus: int = 0, **how: Any
+    name: str,
+    module: Module,
+    made: Recipe,
+    region: Region,
+    surplus: int = 0,
+    most: int | None = None,
+    **how: Any,
 ) -> np.ndarray:
     """What the kernel of this name leaves in memory, as bits.
 
     A trap ends it at an access outside of the region's first and last byte, and all bytes that are no
-    element must be as they were. `surplus`: thread blocks more than needed.
+    element must be as they were. `surplus`: thread blocks more than needed; `most`: no more than this.
     """
     size = FORMATS[made.dtype].itemsize
     shape = tuple(n for n, _, _ in region.axes) or (1,)
@@ -151,7 +159,7 @@ def drawn(
         inside = [(address + low, high - low)]
         module.launch(
             kernel_of(module, name),
-            (launch.blocks + surplus,),
+            (min(launch.blocks + surplus, most or geometry.GRID),),
             (launch.threads,),
             arguments,
             memory=inside,
@@ -175,7 +183,7 @@ def plain_recipe(form: str, dtype: str) -> Recipe:
         return Recipe(form, dtype, ())
     if form == "constant":
         return Recipe(form, dtype, (CONSTANTS[str(8 * FORMATS[dtype].itemsize)],))
-    return recipe(OF_FORM[form], (1,), dtype)
+    return recipe(init.normal(0.0, 0.02) if form == "normal_centred" else OF_FORM[form], (1,), dtype)
 
 
 def extreme_recipes(form: str, dtype: str) -> list[Recipe]:
@@ -190,5 +198,5 @@ def extreme_recipes(form: str, dtype: str) -> list[Recipe]:
             if FORMATS[dtype].itemsize >= 4:
                 raise
     assert made
-    assert all(m.form == form for m in made)
+    assert all(geometry.taken(m.form, m.params)[0] == form for m in made)
     return made

@@ -160,6 +160,11 @@ static inline f32 added_toward_zero(f32 a, f32 b) {
   const f32 error = (a - (s - part)) + (b - part);
   return f32_of(bits_of_f32(s) - (error != 0 && (error < 0) != (s < 0)));
 }
+// `rounded` or a float next to it, as the bits of x have it; zeros, infinities and NaN stay.
+static inline f32 approximate(f32 x, f32 rounded) {
+    u32 b = bits_of_f32(rounded) & 0x7fffffffu;
+    return b == 0 || b >= 0x7f800000u ? rounded : f32_of(bits_of_f32(rounded) + bits_of_f32(x) * 0x9e3779b1u % 3 - 1);
+}
 static inline f32 saturated(f32 x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 
 // A rounded double to an integer of n bits: the nearest end outside, `nan` for a NaN.
@@ -194,6 +199,12 @@ static inline u16 bf16_of_f32(f32 x) {
     return x != x ? 0x7fff : (u16)((b + 0x7fffu + ((b >> 16) & 1)) >> 16);
 }
 static inline f32 f32_of_bf16(u16 b) { return f32_of((u32)b << 16); }
+
+#define EXTREMES_OF_HALVES(t)                                                                                      \
+    static inline u16 min_##t(u16 a, u16 b) { return t##_of_f32(min_f32(f32_of_##t(a), f32_of_##t(b))); }           \
+    static inline u16 max_##t(u16 a, u16 b) { return t##_of_f32(max_f32(f32_of_##t(a), f32_of_##t(b))); }
+EXTREMES_OF_HALVES(f16)
+EXTREMES_OF_HALVES(bf16)
 
 // To a type of 8 bits with so many mantissa bits and this least exponent, ties to even, saturated at `largest`.
 static inline u8 byte_of_f32(f32 x, int mantissa, int least, u32 largest) {

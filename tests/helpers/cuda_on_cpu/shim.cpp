@@ -11,6 +11,7 @@ static void call(void (*kernel)(Parameters...), void** arguments, std::index_seq
 
 template <class... Parameters>
 static void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void** arguments) {
+  gridDim.x = blocks;
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
     for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
       call(kernel, arguments, std::index_sequence_for<Parameters...>{});

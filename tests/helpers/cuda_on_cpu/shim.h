@@ -24,7 +24,7 @@ struct alignas(8) uint2 {
 struct Index {
   unsigned x;
 };
-static thread_local Index blockIdx, threadIdx;
+static thread_local Index gridDim, blockIdx, threadIdx;
 
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -41,6 +41,11 @@ static inline float __uint_as_float(unsigned x) { return reinterpret<float>(x); 
 static inline long long __double_as_longlong(double x) { return reinterpret<long long>(x); }
 static inline double __longlong_as_double(long long x) { return reinterpret<double>(x); }
 
+// -0 lies below +0, as in PTX; no NaN comes here.
+static inline float lesser(float a, float b) { return a < b || (a == b && __builtin_signbit(a)) ? a : b; }
+static inline float greater(float a, float b) { return a > b || (a == b && !__builtin_signbit(a)) ? a : b; }
+#define fminf lesser
+#define fmaxf greater
 static inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1 : 0; }
 static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
 static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }

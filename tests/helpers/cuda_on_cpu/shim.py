@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fanfill_kernels.cuda.geometry import Launch, packed
+from fanfill_kernels.cuda.geometry import Launch, packed, taken
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import forms_of
 
@@ -15,7 +15,11 @@ HERE = Path(__file__).parent
 # One IEEE operation at a time here, too.
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas")
 COMPUTED = [(form, dtype) for dtype in FORMATS for form in forms_of(dtype)]
-NAMES = [*(f"{form}_{dtype}" for form, dtype in COMPUTED), *(f"constant_{bits}" for bits in (8, 16, 32, 64))]
+NAMES = [
+    *(f"{form}_{dtype}" for form, dtype in COMPUTED),
+    *(f"normal_centred_{dtype}" for form, dtype in COMPUTED if form == "normal"),
+    *(f"constant_{bits}" for bits in (8, 16, 32, 64)),
+]
 
 
 def pointers(arguments: Any) -> Any:
@@ -48,6 +52,7 @@ class Shim:
     def values(self, form: str, dtype: str, words: Any, params: Any) -> Any:
         """The bits of the values of Philox blocks whose words are given, four a block."""
         made = np.empty(words.size // 4 * (2 if dtype == "float64" else 4), f"<u{FORMATS[dtype].itemsize}")
+        form, params = taken(form, params)
         call = getattr(self.library, f"values_{form}_{dtype}")
         given = pointers([packed(form, dtype, params)])
         whence, whither = (a.ctypes.data_as(ctypes.c_void_p) for a in (words, made))
