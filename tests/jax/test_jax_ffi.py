@@ -138,7 +138,8 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads() -> None:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     finally:
-        made.inside.value = 0
+        made.forget()
+    made.close()
 
 
 def test_the_stages_before_execution_have_nothing_to_do() -> None:

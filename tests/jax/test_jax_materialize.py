@@ -53,6 +53,13 @@ def test_the_first_rule_wins_and_none_leaves_a_leaf() -> None:
     assert made["b"]["count"] is abstract["b"]["count"]
 
 
+def test_a_box_is_no_part_of_a_name() -> None:
+    keys = jax.tree_util
+    boxed = (keys.DictKey("a"), keys.SequenceKey(3), keys.GetAttrKey("value"))
+    assert fj.trees.name_of(boxed) == "a/3"
+    assert fj.trees.name_of((keys.GetAttrKey("value"), keys.DictKey("value"))) == "value/value"
+
+
 def test_a_name_is_that_of_this_modules_initializer() -> None:
     made = fj.materialize({"w": shape(8, 4)}, 3, {"w": "he_normal"})
     assert same(made["w"], ff.draw((8, 4), ff.he_normal(truncated=True), seed=3, name="w"))
