@@ -12,11 +12,11 @@ from torch import nn
 
 from fanfill import initializers
 from fanfill.distributions import recipe
+from fanfill.expressions import with_torch_axes
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, default_draws
 from fanfill.torch.drawing import draw_placed, locate
-from fanfill.torch.laws import TORCH_AXES
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Placed, parts
 from fanfill.torch.tensors import STORAGE_NAMES
@@ -284,16 +284,9 @@ def _draws(key: object, value: object) -> list[Draw] | None:
         return None
     if isinstance(value, str):
         made = {"zeros": initializers.constant(0.0), "ones": initializers.constant(1.0)}.get(value)
-        return [Draw(made or _torch_axes(initializers.initializer(value)))]
+        return [Draw(made or with_torch_axes(initializers.initializer(value)))]
     if isinstance(value, Initializer):
-        return [Draw(_torch_axes(value))]
+        return [Draw(with_torch_axes(value))]
     raise TypeError(
         f"rules: expected an Initializer, the name of one or None for {shown(key)}; got {shown(value)}"
     )
-
-
-def _torch_axes(law: Initializer) -> Initializer:
-    if not law.default_axes or law.scaling is None:
-        return law
-    scale, mode, _, _, batch = law.scaling
-    return initializers.variance_scaling(scale, mode, law.distribution, **TORCH_AXES, batch_axis=batch)
