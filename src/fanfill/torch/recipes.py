@@ -148,7 +148,7 @@ def _parts(tensor: torch.Tensor, dtype: str, record: Record) -> tuple[tuple[Part
     own, shape = Box.of(tensor), tuple(tensor.shape)
     found: list[tuple[Law, Corner, Corner]] = []
     for box, law in held.pieces:
-        if box == own or box.shape == (held.size,):
+        if box.shape == (held.size,) or view_in(own, box) is not None:
             found = [(law, (0,) * len(shape), shape)]
         elif box.meets(own):
             place = view_in(box, own)

@@ -122,7 +122,7 @@ class Held:
     def write(self, tensor: torch.Tensor, law: Law) -> None:
         piece = Piece(Box.of(tensor), law)
         if tensor.numel() == self.size:
-            self.pieces = [piece]
+            self.pieces = [Piece(Box(0, (self.size,), (1,)), law)]
         elif tensor.numel():
             self.pieces = [*(each for each in self.pieces if each.box != piece.box), piece]
 
