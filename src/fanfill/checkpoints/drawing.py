@@ -90,9 +90,7 @@ def draw_box(
         return
     for law, corner, shape in tensor.parts:
         low = tuple(map(max, start, corner))
-        high = tuple(
-            min(a + n, b + m) for a, n, b, m in zip(start, view.shape, corner, shape, strict=True)
-        )
+        high = tuple(min(a + n, b + m) for a, n, b, m in zip(start, view.shape, corner, shape, strict=True))
         if all(a < b for a, b in zip(low, high, strict=True)):
             cut = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
             draw_law(tensor, law, name, seed, view[cut] if cut else view, low, threads)

@@ -507,7 +507,9 @@ def _joined(entry: Any, shape: tuple[int, ...], dtype: str) -> Joined:
     if not isinstance(axis, int) or not 0 <= axis < len(shape):
         raise ValueError(f"joined: expected one of the {len(shape)} axes; got {shown(axis)}")
     whole = [*shape[:axis], sum(t.shape[axis] for t in tensors if len(t.shape) > axis), *shape[axis + 1 :]]
-    same = all((*t.shape[:axis], *t.shape[axis + 1 :]) == (*shape[:axis], *shape[axis + 1 :]) for t in tensors)
+    same = all(
+        (*t.shape[:axis], *t.shape[axis + 1 :]) == (*shape[:axis], *shape[axis + 1 :]) for t in tensors
+    )
     if not same or tuple(whole) != shape or any(t.dtype != dtype for t in tensors):
         raise ValueError(
             f"joined: expected tensors of {dtype} that make up {shape} along axis {axis}; got "

@@ -39,7 +39,16 @@ CODES: Final = {
 _RANKS: Final = {name: rank for rank, name in enumerate(CODES)}
 _NAMES: Final = {code: name for name, code in CODES.items()}
 _LONGEST_HEADER = 100_000_000  # as in the official reader
-_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZES = {
+    "": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
 
 
 def bytes_of(size: int | str) -> int:
@@ -103,9 +112,7 @@ def plan(
     ]
 
 
-def index(
-    files: Sequence[File], recipe: ModelRecipe, total_parameters: int | None = None
-) -> dict[str, Any]:
+def index(files: Sequence[File], recipe: ModelRecipe, total_parameters: int | None = None) -> dict[str, Any]:
     """The index of sharded files, as transformers writes it."""
     sizes: dict[str, int] = {"total_size": recipe.nbytes}
     if total_parameters is not None:
@@ -179,6 +186,8 @@ def described(path: str | os.PathLike[str]) -> ModelRecipe:
                     f"tensor {shown(name)}: expected a dtype among {', '.join(_NAMES)}; got {entry['dtype']}"
                 )
             tensors[name] = TensorRecipe(
-                tuple(entry["shape"]), _NAMES[entry["dtype"]], unknown=f"only its shape is known, from {file.name}"
+                tuple(entry["shape"]),
+                _NAMES[entry["dtype"]],
+                unknown=f"only its shape is known, from {file.name}",
             )
     return ModelRecipe(tensors)

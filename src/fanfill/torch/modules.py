@@ -8,15 +8,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
 from fanfill import initializers
+from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.distributions import recipe
 from fanfill.expressions import with_torch_axes
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, default_draws
 from fanfill.torch.drawing import draw_placed, locate
+from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Placed, parts
 from fanfill.torch.tensors import STORAGE_NAMES
@@ -53,7 +56,7 @@ def init_module(
     module: Model,
     seed: int,
     *,
-    rules: Rules | None = None,
+    rules: Rules | ModelRecipe | None = None,
     on_missing: str = "error",
     progress: Callable[[int, int], object] | None = None,
 ) -> Model:
@@ -75,9 +78,10 @@ def init_module(
         Fake parameters and those on the meta device have no values and stay so: call ``to_empty`` first.
     seed : int
         In [0, 2^64).
-    rules : mapping, optional
-        Which parameters get which initializer. The first key that fits a parameter is used; the layers'
-        defaults come last. A key is
+    rules : mapping or ModelRecipe, optional
+        A recipe of the model, made by `fanfill.torch.recipe`: each parameter and persistent buffer gets what
+        the recipe says, whatever ``on_missing`` is. Or which parameters get which
+        initializer. The first key that fits a parameter is used; the layers' defaults come last. A key is
 
         * a string: the parameter's name, with ``*``, ``?`` and ``[...]`` as in `fnmatch`; dots are not
           special;
@@ -120,6 +124,10 @@ def init_module(
         raise TypeError(
             f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
         )
+    if isinstance(rules, ModelRecipe):
+        parameters = {parameter.name: parameter.tensor for parameter in _parameters(module)}
+        init_by_recipe(parameters, _buffers(module), rules, seed, progress)
+        return module
     book = _Book(rules or {})
     tasks: list[_Task] = []
     missing: list[str] = []
@@ -199,6 +207,17 @@ def _parameters(root: nn.Module) -> Iterator[_Parameter]:
                     "on an input of the size it will get"
                 )
             yield _Parameter(full, tensor, chain)
+
+
+def _buffers(root: nn.Module) -> dict[str, torch.Tensor]:
+    """Each buffer, by its name without wrappers."""
+    found = {}
+    for path, owner in root.named_modules():
+        steps = [step for step, _ in _around(root, path)[1:] if step]
+        for name, tensor in owner._buffers.items():
+            if tensor is not None:
+                found[".".join([*steps, name])] = tensor
+    return found
 
 
 def _assert_not_flattened(owner: nn.Module) -> None:

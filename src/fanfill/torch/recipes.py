@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
@@ -11,15 +11,19 @@ import torch
 from torch import nn
 
 from fanfill import initializers
-from fanfill.checkpoints.recipe import DTYPES, ModelRecipe, Number, Part, TensorRecipe
+from fanfill.checkpoints.drawing import draw_box
+from fanfill.checkpoints.recipe import DTYPES, ModelRecipe, Number, Part, TensorRecipe, names_of
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.expressions import initializer_from
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch import laws
+from fanfill.torch.drawing import locate
+from fanfill.torch.sharding import parts, placed
+from fanfill.torch.tensors import STORAGE_NAMES, has_no_values
 from fanfill.torch.tracing import Box, Law, Record, tracing
 
-__all__ = ["SMALL", "recipe", "retrying", "tensor_recipe", "values_of", "view_in"]
+__all__ = ["SMALL", "init_by_recipe", "recipe", "retrying", "tensor_recipe", "view_in"]
 
 SMALL = (1 << 16, 1 << 22, 1 << 62)
 """The largest tensors that are real, in elements: the first that leaves nothing unknown counts. Of 577 model
@@ -71,7 +75,8 @@ def recipe(build: Callable[[], nn.Module], rules: Rules | None = None) -> ModelR
             "lambda: Model(...), so that the trace sees it being made"
         )
     book = [
-        (pattern, initializer_from(law) if isinstance(law, str) else law) for pattern, law in (rules or {}).items()
+        (pattern, initializer_from(law) if isinstance(law, str) else law)
+        for pattern, law in (rules or {}).items()
     ]
 
     def traced(small: int) -> ModelRecipe:
@@ -132,9 +137,9 @@ def _of_model(model: nn.Module, record: Record) -> ModelRecipe:
 def tensor_recipe(name: str, tensor: torch.Tensor, record: Record) -> TensorRecipe:
     """What a parameter or buffer draws; its values, if it is a real one without a law."""
     dtype, shape = dtype_name(name, tensor), tuple(tensor.shape)
-    parts, why = _parts(tensor, dtype, record)
+    boxes, why = _parts(tensor, dtype, record)
     if not why:
-        return TensorRecipe(shape, dtype, parts)
+        return TensorRecipe(shape, dtype, boxes)
     if not tensor.is_meta:
         return TensorRecipe(shape, dtype, values=values_of(tensor))
     return TensorRecipe(shape, dtype, unknown=why)
@@ -155,13 +160,13 @@ def _parts(tensor: torch.Tensor, dtype: str, record: Record) -> tuple[tuple[Part
             if place is None:
                 return (), f"{law.kind} in a part of it that is no box"
             found.append((law, place.start, place.lengths))
-    parts = []
+    made = []
     for number, (law, start, lengths) in enumerate(found):
         if law.known:
-            parts.append(Part(as_initializer(law, dtype), start, lengths))
+            made.append(Part(as_initializer(law, dtype), start, lengths))
         elif not _covered(start, lengths, [each[1:] for each in found[number + 1 :]]):
             return (), law.args[0] if law.args else "memory that nothing was written to"
-    return tuple(parts), "" if parts or not tensor.numel() else "memory that nothing was written to"
+    return tuple(made), "" if made or not tensor.numel() else "memory that nothing was written to"
 
 
 def _covered(start: Corner, shape: Corner, later: Sequence[tuple[Corner, Corner]]) -> bool:
@@ -176,9 +181,7 @@ def _covered(start: Corner, shape: Corner, later: Sequence[tuple[Corner, Corner]
 
 def _common(a: Corner, n: Corner, b: Corner, m: Corner) -> int:
     """How many elements two boxes share."""
-    return prod(
-        max(0, min(i + k, j + h) - max(i, j)) for i, k, j, h in zip(a, n, b, m, strict=True)
-    )
+    return prod(max(0, min(i + k, j + h) - max(i, j)) for i, k, j, h in zip(a, n, b, m, strict=True))
 
 
 class Place(NamedTuple):
@@ -207,15 +210,13 @@ def view_in(view: Box, dense: Box) -> Place | None:
             candidates = [*same, *free]
         else:
             candidates = [
-                d
-                for d, t in enumerate(dense.strides)
-                if t == step and dense.shape[d] > 1 and d not in axes
+                d for d, t in enumerate(dense.strides) if t == step and dense.shape[d] > 1 and d not in axes
             ]
         if not candidates:
             return None
         axes.append(candidates[0])
         lengths[candidates[0]] = n
-    inside = all(0 <= a and a + n <= m for a, n, m in zip(start, lengths, dense.shape, strict=True))
+    inside = all(a >= 0 and a + n <= m for a, n, m in zip(start, lengths, dense.shape, strict=True))
     return Place(tuple(start), tuple(lengths), tuple(axes)) if inside and not left else None
 
 
@@ -254,3 +255,63 @@ def values_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     bits = found.reshape(-1).view(torch.uint8).numpy().copy()
     kind = dtype_of(str(found.dtype).removeprefix("torch."))
     return bits.view(kind).reshape(tuple(found.shape))
+
+
+def init_by_recipe(
+    parameters: Mapping[str, torch.Tensor],
+    buffers: Mapping[str, torch.Tensor],
+    made: ModelRecipe,
+    seed: int,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    """Fill a module's tensors by a recipe, each rank its own shards; buffers that the recipe lacks are left alone.
+
+    Raises
+    ------
+    ValueError
+        If a name or a shape differs, or the recipe is not complete. Nothing is written then.
+    NotImplementedError, RuntimeError
+        As `init_module`.
+    """
+    made.check()
+    known = dict(names_of(made))
+    given = {**parameters, **{name: buffer for name, buffer in buffers.items() if name in known}}
+    _same_names("parameters of the model that the recipe has", parameters.keys() - known.keys())
+    reached = {known[name] for name in given}
+    _same_names("tensors of the recipe that the model has", made.tensors.keys() - reached)
+    tasks = []
+    for name, tensor in given.items():
+        entry = made.tensors[known[name]]
+        if tuple(tensor.shape) != entry.shape:
+            raise ValueError(
+                f"rules: expected shape {entry.shape} for {name!r}, as in the recipe; got {tuple(tensor.shape)}"
+            )
+        if has_no_values(tensor):
+            continue
+        if tensor.dtype in STORAGE_NAMES:
+            where = locate(tensor)
+            if where is None:
+                continue
+        else:
+            where = placed(tensor)
+        tasks.append((known[name], tensor, entry, where))
+    total = sum(part.tensor.numel() for *_, where in tasks for part in parts(where))
+    done = 0
+    for name, tensor, entry, where in tasks:
+        for part in parts(where):
+            draw_box(entry, name, seed, part.tensor, part.offset, None)
+            done += part.tensor.numel()
+            if progress is not None and done < total:
+                progress(done, total)
+        if where.local is not tensor:
+            torch.autograd.graph.increment_version(tensor)
+    if progress is not None:
+        progress(total, total)
+
+
+def _same_names(expected: str, others: Collection[str]) -> None:
+    if others:
+        listed = ", ".join(sorted(others)[:5]) + ", ..." * (len(others) > 5)
+        raise ValueError(
+            f"rules: expected only {expected}; got also {listed}; trace the recipe from the same model"
+        )
