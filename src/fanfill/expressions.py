@@ -31,7 +31,8 @@ def initializer_from(text: str) -> Initializer:
     TypeError
         Arguments that the initializer does not take.
     """
-    if not isinstance(text, str) or len(text) > _LONGEST:
+    given_text: object = text
+    if not isinstance(given_text, str) or len(text) > _LONGEST:
         raise _refused(text)
     try:
         node = ast.parse(text.strip(), mode="eval").body
@@ -56,7 +57,9 @@ def initializer_from(text: str) -> Initializer:
 
 
 def with_torch_axes(law: Initializer) -> Initializer:
-    """A fan-scaled initializer whose axes are the default ones, with those of torch's layout (out, in, \\*k)."""
+    """A fan-scaled initializer whose axes are the default ones, with those of torch's layout (out, in,
+    \\*k).
+    """
     if not law.default_axes or law.scaling is None:
         return law
     scale, mode, _, _, batch = law.scaling

@@ -214,8 +214,8 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def write_behind() -> tuple[Callable[[int, int, int], None], Callable[[int, int, int], None]]:
-    """Two functions of (file, position, size): start writing a range to the disk; wait for it and drop it from
-    the cache. They do nothing on systems other than Linux. Hints: errors come from ``fsync``.
+    """Two functions of (file, position, size): start writing a range to the disk; wait for it and drop it
+    from the cache. They do nothing on systems other than Linux. Hints: errors come from ``fsync``.
     """
     call = None
     if sys.platform == "linux":

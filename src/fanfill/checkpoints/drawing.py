@@ -28,7 +28,9 @@ Box = tuple[Shape, Shape]  # start and shape
 def draw_range(
     tensor: TensorRecipe, name: str, seed: int, first: int, out: Values, *, threads: int | None = 1
 ) -> None:
-    """Fill `out`, a contiguous 1-D array of the tensor's dtype, with the flat range that begins at `first`."""
+    """Fill `out`, a contiguous 1-D array of the tensor's dtype, with the flat range that begins at
+    `first`.
+    """
     if tensor.values is not None:
         out[...] = tensor.values.reshape(-1)[first : first + out.size]
         return
@@ -89,11 +91,11 @@ def draw_box(
         assign(view, tensor.values[inside])
         return
     for law, corner, shape in tensor.parts:
-        low = tuple(map(max, start, corner))
-        high = tuple(min(a + n, b + m) for a, n, b, m in zip(start, view.shape, corner, shape, strict=True))
-        if all(a < b for a, b in zip(low, high, strict=True)):
-            cut = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-            draw_law(tensor, law, name, seed, view[cut] if cut else view, low, threads)
+        inner = tuple(map(max, start, corner))
+        outer = tuple(min(a + n, b + m) for a, n, b, m in zip(start, view.shape, corner, shape, strict=True))
+        if all(a < b for a, b in zip(inner, outer, strict=True)):
+            cut = tuple(slice(a - s, b - s) for a, b, s in zip(inner, outer, start, strict=True))
+            draw_law(tensor, law, name, seed, view[cut] if cut else view, inner, threads)
 
 
 def draw_law(

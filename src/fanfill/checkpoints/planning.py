@@ -16,11 +16,12 @@ from fanfill.checkpoints.drawing import draw_range
 from fanfill.checkpoints.recipe import TensorRecipe
 from fanfill.dtypes import dtype_of
 from fanfill.files.npy import header_bytes, stored_dtype
+from fanfill.messages import shown
 
 if TYPE_CHECKING:
     from fanfill.checkpoints.recipe import ModelRecipe
 
-__all__ = ["File", "Placed", "content", "npy"]
+__all__ = ["File", "Placed", "content", "file_name", "npy"]
 
 
 class Placed(NamedTuple):
@@ -57,7 +58,9 @@ class File:
 
 
 def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:
-    """Make the bytes of a file that begin at `first`, a multiple of 8, as many as `buffer`, of uint8, holds."""
+    """Make the bytes of a file that begin at `first`, a multiple of 8, as many as `buffer`, of uint8,
+    holds.
+    """
     last = first + buffer.size
     if first < len(file.header):
         piece = file.header[first:last]
@@ -73,13 +76,26 @@ def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:
             draw_range(tensor, name, file.seed, (low - start) // dtype.itemsize, out)
 
 
+def file_name(name: str) -> str:
+    """A tensor's name as one of a file or folder: a recipe must not lead to any other place.
+
+    Raises
+    ------
+    ValueError
+        An empty name, or one that begins with a dot.
+    """
+    found = name.replace("/", ".").replace("\\", ".")
+    if not found or found.startswith(".") or "\0" in found:
+        raise ValueError(f"expected tensor names that can name files; got {shown(name)}; write safetensors")
+    return found
+
+
 def npy(recipe: ModelRecipe, seed: int) -> list[File]:
     """A ``.npy`` file for each tensor, by its name; a slash in one becomes a dot."""
     files = []
     for name, tensor in recipe.tensors.items():
         header = header_bytes(tensor.shape, stored_dtype(dtype_of(tensor.dtype)))
         placed = Placed(name, tensor, len(header))
-        files.append(
-            File(f"{name.replace('/', '.')}.npy", header, (placed,), len(header) + tensor.nbytes, seed)
-        )
+        size = len(header) + tensor.nbytes
+        files.append(File(f"{file_name(name)}.npy", header, (placed,), size, seed))
     return files

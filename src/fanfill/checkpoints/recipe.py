@@ -1,7 +1,7 @@
 """The model recipe: what each tensor of a model draws, as a value.
 
-It is plain data, a mapping from names to shapes, dtypes and laws. It is written as JSON, read from JSON or TOML
-without evaluating anything, and needs no torch.
+It is plain data, a mapping from names to shapes, dtypes and laws. It is written as JSON, read from JSON or
+TOML without evaluating anything, and needs no torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ _TENSOR_KEYS = {"shape", "dtype", "initializer", "value", "values", "base64", "p
 
 
 class Part(NamedTuple):
-    """A box of a tensor and what it draws; a number is what no initializer has: infinite, nan, or an integer."""
+    """A box of a tensor and what it draws; a number is what no initializer has: infinite, nan, or an
+    integer.
+    """
 
     law: Initializer | Number
     start: tuple[int, ...]
@@ -51,7 +53,9 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The parameter that a stored tensor is a box of: axis d of the tensor is axis ``axes[d]`` of the parameter."""
+    """The parameter that a stored tensor is a box of: axis d of the tensor is axis ``axes[d]`` of the
+    parameter.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -120,6 +124,10 @@ class TensorRecipe:
         """The same tensor, all of it drawn by one law, under the name that it had."""
         part = Part(law, (0,) * len(self.shape), self.shape)
         return TensorRecipe(self.shape, self.dtype, (part,), source=self.source)
+
+    def itself(self, name: str) -> Source:
+        """The tensor of that name as a box of itself."""
+        return Source(name, self.shape, (0,) * len(self.shape), tuple(range(len(self.shape))))
 
     def whole_law(self) -> Initializer | Number | None:
         """The law of a tensor that has one for all of it; None for any other."""
@@ -329,8 +337,8 @@ class ModelRecipe:
         max_shard_size : int or str
             Of safetensors: the most bytes of a file, or text such as ``"5GB"``.
         part : (int, int)
-            (K, N): write the K-th of N shares of the files, counted from 1. The last share that ends writes the
-            index. All shares give the same bytes as one.
+            (K, N): write the K-th of N shares of the files, counted from 1. The last share that ends writes
+            the index. All shares give the same bytes as one.
         threads : int, optional
             The most threads to use.
         progress : callable, optional

@@ -13,7 +13,7 @@ from fanfill.checkpoints.planning import File, Placed
 from fanfill.checkpoints.recipe import ModelRecipe, TensorRecipe
 from fanfill.messages import shown
 
-__all__ = ["bytes_of", "described", "index", "plan", "read_header", "shards"]
+__all__ = ["bytes_of", "described", "file", "index", "plan", "read_header", "shards"]
 
 CODES: Final = {
     "bool": "BOOL",
@@ -34,7 +34,9 @@ CODES: Final = {
     "int64": "I64",
     "uint64": "U64",
 }
-"""The format's names of dtypes, in the official writer's order: tensors lie in files from the last to the first."""
+"""The format's names of dtypes, in the official writer's order: tensors lie in files from the last to the
+first.
+"""
 
 _RANKS: Final = {name: rank for rank, name in enumerate(CODES)}
 _NAMES: Final = {code: name for name, code in CODES.items()}
@@ -102,7 +104,7 @@ def plan(
     groups = shards(recipe, bytes_of(max_shard_size))
     count = len(groups)
     return [
-        _file(
+        file(
             f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors",
             {name: recipe.tensors[name] for name in names},
             metadata,
@@ -119,13 +121,14 @@ def index(files: Sequence[File], recipe: ModelRecipe, total_parameters: int | No
         sizes["total_parameters"] = total_parameters
     return {
         "metadata": sizes,
-        "weight_map": {placed.name: file.name for file in files for placed in file.tensors},
+        "weight_map": {placed.name: each.name for each in files for placed in each.tensors},
     }
 
 
-def _file(
+def file(
     name: str, tensors: Mapping[str, TensorRecipe], metadata: Mapping[str, str] | None, seed: int
 ) -> File:
+    """One planned file of these tensors, in the official writer's order."""
     ordered = sorted(tensors.items(), key=lambda item: (-_RANKS[item[1].dtype], item[0].encode()))
     head: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     at = 0
@@ -135,6 +138,7 @@ def _file(
         head[key] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         places.append((key, tensor, at))
         at = end
+    # Spaces fill the header up, so that every tensor begins at a multiple of its items' size.
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
@@ -155,9 +159,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         If the file does not begin as a safetensors file does.
     """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 2 <= length <= _LONGEST_HEADER else b""
+    with open(path, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        text = opened.read(length) if 2 <= length <= _LONGEST_HEADER else b""
     try:
         head = json.loads(text)
         if not isinstance(head, dict):
@@ -177,8 +181,8 @@ def described(path: str | os.PathLike[str]) -> ModelRecipe:
         found = json.loads(place.read_text(encoding="utf-8"))["weight_map"]
         files = [place.parent / name for name in sorted(set(found.values()))]
     tensors = {}
-    for file in files:
-        for name, entry in read_header(file).items():
+    for each in files:
+        for name, entry in read_header(each).items():
             if name == "__metadata__":
                 continue
             if entry["dtype"] not in _NAMES:
@@ -188,6 +192,6 @@ def described(path: str | os.PathLike[str]) -> ModelRecipe:
             tensors[name] = TensorRecipe(
                 tuple(entry["shape"]),
                 _NAMES[entry["dtype"]],
-                unknown=f"only its shape is known, from {file.name}",
+                unknown=f"only its shape is known, from {each.name}",
             )
     return ModelRecipe(tensors)

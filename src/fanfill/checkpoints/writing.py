@@ -1,4 +1,6 @@
-"""Writes the files of a checkpoint, or one host's share of them, and compares them with what they should be."""
+"""Writes the files of a checkpoint, or one host's share of them, and compares them with what they should
+be.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanfill.checkpoints import planning, safetensors
+from fanfill.checkpoints import planning, safetensors, zarr
 from fanfill.checkpoints.planning import File, content
 from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu import threads as pool
@@ -21,21 +23,37 @@ from fanfill.fill import key_of
 from fanfill.messages import shown
 from fanfill_kernels import STREAM_VERSION
 
-__all__ = ["RECIPE_NAME", "Difference", "Job", "carry_out", "is_complete", "plan", "verify", "write"]
+__all__ = [
+    "RECIPE_NAME",
+    "STAMP_NAME",
+    "Difference",
+    "Job",
+    "carry_out",
+    "is_complete",
+    "plan",
+    "verify",
+    "write",
+]
 
 FORMATS = ("safetensors", "npy", "zarr", "dcp")
 
 RECIPE_NAME = "model.init.json"
 """The recipe's name in a checkpoint's folder: with it, every byte of the checkpoint can be made again."""
 
+STAMP_NAME = "fanfill.json"
+"""Where formats whose files say nothing of their seed keep it; written first, before any value."""
+
 Progress = Callable[[int, int], object]
 
 
 class Job(NamedTuple):
-    """A checkpoint to write: files to make, and small ones that come last, in this order, from their bytes."""
+    """A checkpoint to write: files to make; small ones that come last, in this order; and a stamp that
+    must be there first, if the files themselves do not say of which seed they are.
+    """
 
     files: Sequence[File]
     last: Mapping[str, bytes]
+    stamp: bytes = b""
 
 
 class Difference(NamedTuple):
@@ -78,12 +96,12 @@ def plan(
     key_of(seed, 0)  # refuses a wrong seed
     recipe.check()
     mark = {RECIPE_NAME: recipe.dumps().encode()}
-    if format == "npy":
-        return Job(planning.npy(recipe, seed), mark)
-    if format == "zarr":
-        from fanfill.checkpoints import zarr
-
-        return Job(*zarr.plan(recipe, seed, mark))
+    if format in ("npy", "zarr"):
+        facts = {"format": format, "seed": seed, "stream": STREAM_VERSION, "recipe": recipe.digest}
+        stamp = (json.dumps(facts) + "\n").encode()
+        if format == "npy":
+            return Job(planning.npy(recipe, seed), mark, stamp)
+        return Job(zarr.plan(recipe, seed), {**mark, **zarr.described(recipe)}, stamp)
     if format != "safetensors":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {shown(format)}")
     files = safetensors.plan(recipe, seed, max_shard_size=max_shard_size, metadata=metadata(recipe, seed))
@@ -121,6 +139,13 @@ def carry_out(
     count = pool.resolve(threads)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    if job.stamp and not _holds(folder / STAMP_NAME, job.stamp):
+        if (folder / STAMP_NAME).exists():
+            raise ValueError(
+                f"expected a folder that is new, or of the same recipe, seed and format; got {folder}, which "
+                f"its {STAMP_NAME} says is another's; name another folder, or remove it"
+            )
+        _put(folder / STAMP_NAME, job.stamp)
     mine = [file for k, file in enumerate(job.files) if k % of == number - 1]
     missing = [file for file in mine if not is_complete(folder, file)]
     total, before = sum(file.size for file in missing), 0
@@ -154,8 +179,8 @@ def carry_out(
 
 
 def is_complete(folder: Path, file: File) -> bool:
-    """Whether a file was written before, by this plan: by its size, and by its header, which names seed, stream
-    and recipe.
+    """Whether a file was written before, by this plan: by its size, and by its header, which names seed,
+    stream and recipe.
 
     A file without such a header is complete if it has the name: no unfinished file ever gets one.
     """
@@ -176,6 +201,7 @@ def _holds(path: Path, text: bytes) -> bool:
 
 def _put(path: Path, text: bytes) -> None:
     """Write a small file, there whole or not at all; several hosts may do so at once, with the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with open(temporary, "xb") as file:
@@ -233,7 +259,7 @@ def _compare(folder: Path, file: File, threads: int, done: Callable[[int], None]
                 if wrong and min(wrong) < first:
                     return
                 content(file, first, made[:size])
-                writer.read_at(opened.fileno(), memoryview(read)[:size], first)
+                writer.read_at(opened.fileno(), read[:size].data, first)
                 if not np.array_equal(made[:size], read[:size]):
                     wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
 

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 import fanfill as ff
 from fanfill import machine, report
@@ -104,12 +111,19 @@ def refuse_too_large(needed: int) -> None:
 
 
 @contextmanager
-def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
-    """A callable that shows (phase, done, total) as one bar on stderr, or nothing."""
+def progress_bar(*, wanted: bool, rate: bool = False) -> Iterator[report.Progress]:
+    """A callable that shows (phase, done, total) as one bar on stderr, or nothing; bytes have a rate."""
     if not wanted:
         yield lambda phase, done, total: None
         return
-    columns = (TextColumn("{task.description:8}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    speed = (TransferSpeedColumn(),) if rate else ()
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        *speed,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield throttled(bar)
 

@@ -137,7 +137,7 @@ def fill_units(descriptor: int, start: int, stop: int, make: Make, *, threads: i
         def write(first: int, size: int) -> None:
             made = buffer[:size]
             make(first, made)
-            system.write_at(descriptor, memoryview(made), first)
+            system.write_at(descriptor, made.data, first)
             begin(descriptor, first, size)
             if last:  # so that the cache never holds more than two units of this thread
                 wait(descriptor, *last.pop())

@@ -1,13 +1,15 @@
 """Checkpoints of transformers' models, from a configuration: transformers' own save_pretrained, run dry.
 
 The model is traced on the meta device, and ``save_pretrained`` runs on it with the writer of safetensors
-replaced by a recorder. So file names, ties, left-out keys, conversions of experts, configuration files and index
-are transformers' own. Each recorded tensor is a box of a parameter, a copy of one, or several joined; its values
-are then those of the parameter, by the name that it has in a running model.
+replaced by a recorder. So file names, ties, left-out keys, conversions of experts, configuration files and
+index
+are transformers' own. Each recorded tensor is a box of a parameter, a copy of one, or several joined; its
+values are then those of the parameter, by the name that it has in a running model.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -137,21 +139,26 @@ class _Recorded(NamedTuple):
 
 def _saved(model: Any) -> tuple[_Recorded, dict[str, bytes]]:
     """What save_pretrained would write: its tensors, and its other files."""
-    import transformers.modeling_utils as utils
+    utils: Any = importlib.import_module("transformers.modeling_utils")
 
     saved: list[_Recorded] = []
 
     def record(tensors: Mapping[str, torch.Tensor], filename: str, metadata: Any = None) -> None:
         saved.append(_Recorded(dict(tensors), dict(metadata or {})))
 
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    shown_bars = logging.is_progress_bar_enabled()
     with tempfile.TemporaryDirectory() as folder:
         real, utils.safe_save_file = utils.safe_save_file, record
+        logging.disable_progress_bar()  # nothing is written that takes any time
         try:
-            # In one file: huggingface_hub sizes a view by its whole storage, and on the meta device each expert
-            # of a mixture would get a shard of its own.
+            # In one file: huggingface_hub sizes a view by its whole storage, and on the meta device each
+            # expert of a mixture would get a shard of its own.
             model.save_pretrained(folder, max_shard_size=_WHOLE)
         finally:
             utils.safe_save_file = real
+            if shown_bars:
+                logging.enable_progress_bar()
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
     if len(saved) != 1:
         raise ValueError(
@@ -212,9 +219,7 @@ class _Planner:
             return own
         self.restated.append(name)
         # Not the plain name: another parameter may have it in a running model.
-        axes = tuple(range(len(own.shape)))
-        source = Source(f"file:{name}", own.shape, (0,) * len(own.shape), axes)
-        return TensorRecipe(own.shape, own.dtype, own.parts, source=source)
+        return TensorRecipe(own.shape, own.dtype, own.parts, source=own.itself(f"file:{name}"))
 
     def _in_parameter(self, stored: str, own: TensorRecipe, key: int, box: Box) -> TensorRecipe | None:
         """The stored tensor as a box of the parameter with that storage."""

@@ -39,8 +39,8 @@ def recipe(build: Callable[[], nn.Module], rules: Rules | None = None) -> ModelR
     """Trace how a module initialises itself: name -> shape, dtype and laws, without allocating it.
 
     The module is built on the meta device, and every in-place random function, copy, view and constant on the
-    way is recorded. Small tensors are computed for real; what is no law, such as ``log(arange(n))``, is stored
-    as values. Laws of torch's own layers are those that `init_module` has by default.
+    way is recorded. Small tensors are computed for real; what is no law, such as ``log(arange(n))``, is
+    stored as values. Laws of torch's own layers are those that `init_module` has by default.
 
     Parameters
     ----------
@@ -87,7 +87,8 @@ def recipe(build: Callable[[], nn.Module], rules: Rules | None = None) -> ModelR
         made = _of_model(model, record)
         return made.with_rules(book).check()
 
-    return retrying(traced, build)
+    found: ModelRecipe = retrying(traced, build)
+    return found
 
 
 def retrying(traced: Callable[[int], Any], build: Callable[[], nn.Module]) -> Any:
@@ -236,7 +237,8 @@ def as_initializer(law: Law, dtype: str) -> Initializer | Number:
         if low == high:
             return initializers.constant(low)
         return initializers.uniform(low, high, endpoint=low == -high)
-    return laws.trunc_normal(*law.args, getattr(torch, dtype))
+    mean, std, low, high = law.args
+    return laws.trunc_normal(mean, std, low, high, getattr(torch, dtype))
 
 
 def dtype_name(name: str, tensor: torch.Tensor) -> str:
@@ -244,7 +246,8 @@ def dtype_name(name: str, tensor: torch.Tensor) -> str:
     found = str(tensor.dtype).removeprefix("torch.")
     if found not in DTYPES:
         raise ValueError(
-            f"tensor {name!r}: expected a dtype among {', '.join(DTYPES)}; got {found}; convert it in the module"
+            f"tensor {name!r}: expected a dtype among {', '.join(DTYPES)}; got {found}; convert it in "
+            "the module"
         )
     return found
 
@@ -254,7 +257,8 @@ def values_of(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     found = tensor.detach().contiguous()
     bits = found.reshape(-1).view(torch.uint8).numpy().copy()
     kind = dtype_of(str(found.dtype).removeprefix("torch."))
-    return bits.view(kind).reshape(tuple(found.shape))
+    values: np.ndarray[Any, Any] = bits.view(kind).reshape(tuple(found.shape))
+    return values
 
 
 def init_by_recipe(
@@ -264,7 +268,8 @@ def init_by_recipe(
     seed: int,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    """Fill a module's tensors by a recipe, each rank its own shards; buffers that the recipe lacks are left alone.
+    """Fill a module's tensors by a recipe, each rank its own shards; buffers that the recipe lacks are
+    left alone.
 
     Raises
     ------
@@ -284,7 +289,8 @@ def init_by_recipe(
         entry = made.tensors[known[name]]
         if tuple(tensor.shape) != entry.shape:
             raise ValueError(
-                f"rules: expected shape {entry.shape} for {name!r}, as in the recipe; got {tuple(tensor.shape)}"
+                f"rules: expected shape {entry.shape} for {name!r}, as in the recipe; got "
+                f"{tuple(tensor.shape)}"
             )
         if has_no_values(tensor):
             continue

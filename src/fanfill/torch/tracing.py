@@ -1,9 +1,11 @@
 """Traces how a torch model initialises itself, on the meta device: what each storage holds, as laws of boxes.
 
-A dispatch mode sees every operation below torch.nn.init, below a tensor's methods and below its views. Each is
-carried out on symbolic values at once; no table of layers or models is needed, and nothing large is allocated.
+A dispatch mode sees every operation below torch.nn.init, below a tensor's methods and below its views. Each
+is carried out on symbolic values at once; no table of layers or models is needed, and nothing large is
+allocated.
 
-* Small tensors are real, on the CPU. What is no law, such as log(arange), then has values, and they are stored.
+* Small tensors are real, on the CPU. What is no law, such as log(arange), then has values, and they are
+stored.
 * trunc_normal_, orthogonal_ and a few more return at once on meta tensors. They are replaced while a trace is
   open, in torch.nn.init and in the copies that transformers 5 makes at import.
 * transformers 5 leaves initialisation out under ``torch.device("meta")``. So there is no such block: calls of
@@ -49,8 +51,8 @@ _TRUNC = "_no_grad_trunc_normal_"
 class Law(NamedTuple):
     """What a box holds.
 
-    ``normal (mean, std)``, ``uniform (low, high)``, ``truncated (mean, std, low, high)`` with absolute bounds,
-    ``constant (value,)``, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
+    ``normal (mean, std)``, ``uniform (low, high)``, ``truncated (mean, std, low, high)`` with absolute
+    bounds, ``constant (value,)``, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
     """
 
     kind: str
@@ -105,6 +107,8 @@ class Box(NamedTuple):
 
 
 class Piece(NamedTuple):
+    """A box and what it holds."""
+
     box: Box
     law: Law
 
@@ -129,10 +133,12 @@ class Held:
     def read(self, box: Box) -> Law:
         """The one law of a box; unknown if parts of it were written later than the whole."""
         if len(self.pieces) == 1:
-            return self.pieces[0].law
+            only: Law = self.pieces[0].law
+            return only
         for piece in reversed(self.pieces):
+            law: Law = piece.law
             if piece.box == box:
-                return piece.law
+                return law
             if piece.box.meets(box):
                 break
         return Law("unknown", ("a read of memory whose parts hold different laws",))
@@ -182,7 +188,7 @@ class Record:
         return held.read(Box.of(tensor))
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[misc]
     """The mode that sees every operation, and its record."""
 
     def __init__(self) -> None:
@@ -341,7 +347,7 @@ def _recorded(trace: Trace, name: str, real: Callable[..., Any]) -> Callable[...
     return call
 
 
-class _Devices(TorchFunctionMode):
+class _Devices(TorchFunctionMode):  # type: ignore[misc]
     """Factory calls that name no device: on meta if large, on the CPU if small or given values."""
 
     def __init__(self, small: int) -> None:
