@@ -127,11 +127,11 @@ def test_a_file_gives_shapes_to_which_rules_give_laws(tmp_path: Path) -> None:
         found.check()
     assert found.with_rules([("*", ff.normal())]) == recipe
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(ValueError, match="expected a safetensors file; got .*x.safetensors"):
+    with pytest.raises(ValueError, match=r"expected a safetensors file; got .*x.safetensors"):
         safetensors.described(tmp_path / "x.safetensors")
     text = b'{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}'
     (tmp_path / "c.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
-    with pytest.raises(ValueError, match="tensor 'a': expected a dtype among BOOL.*; got C64"):
+    with pytest.raises(ValueError, match=r"tensor 'a': expected a dtype among BOOL.*; got C64"):
         safetensors.described(tmp_path / "c.safetensors")
 
 
@@ -284,7 +284,7 @@ ModelRecipe.load(sys.argv[1]).write(sys.argv[2], 7, max_shard_size="600KB", thre
 
 
 def assert_resumes(tmp_path: Path, counts: list[int]) -> None:
-    """Kill a writer as soon as so many shards are there, and see what it leaves; then let the last one end."""
+    """Kill a writer as soon as so many shards are there; then let the last one end."""
     recipe = layers(60, 2000)  # 31 MB in 60 shards
     (tmp_path / "r.json").write_text(recipe.dumps())
     out = tmp_path / "out"
@@ -458,19 +458,19 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
 
 
 def test_what_a_folder_does_not_say_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a folder with the recipe model.init.json"):
+    with pytest.raises(ValueError, match=r"expected a folder with the recipe model.init.json"):
         checking.planned(tmp_path)
     layers().write(tmp_path, 1)
     recipe = tmp_path / "model.init.json"
     text = recipe.read_text()
     recipe.write_text(layers(7).dumps())
-    with pytest.raises(ValueError, match="expected a file made by the recipe model.init.json beside it"):
+    with pytest.raises(ValueError, match=r"expected a file made by the recipe model.init.json beside it"):
         checking.planned(tmp_path)
     recipe.write_text(text)
     path = tmp_path / "model.safetensors"
     right = path.read_bytes()
     path.write_bytes(right.replace(f"stream={ff.STREAM_VERSION}".encode(), b"stream=9"))
-    with pytest.raises(ValueError, match="expected values of stream version .; got 9"):
+    with pytest.raises(ValueError, match=r"expected values of stream version .; got 9"):
         checking.planned(tmp_path)
     path.write_bytes(right)
     (tmp_path / "z.safetensors").write_bytes(right.replace(b"seed=1", b"seed=2"))
