@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,9 @@ def test_each_file_is_the_official_writers_and_is_verified(checkpoint: Any) -> N
         data = path.read_bytes()
         with official.safe_open(path, "pt") as opened:
             metadata = opened.metadata()
-        # The order of two keys is random in the official writer.
-        orders = {official.save(official.load(data), metadata) for _ in range(1)}
+        theirs = official.save(official.load(data), metadata)
         size = int.from_bytes(data[:8], "little")
-        (theirs,) = orders
+        # The order of two keys is random in the official writer, so the header is compared by its meaning.
         assert json.loads(data[8 : 8 + size]) == json.loads(theirs[8 : 8 + size])
         assert data[8 + size :] == theirs[8 + size :]
     checked = checking.planned(out)
@@ -161,7 +161,7 @@ def test_configurations_that_lead_to_no_model_are_refused(
     assert model_class(config).__name__ == "LlamaForCausalLM"
     assert model_class(transformers.LlamaConfig(architectures=["LlamaModel"])).__name__ == "LlamaModel"
     with pytest.raises(
-        ValueError, match="config: expected one of a model that transformers .* knows; got model_type"
+        ValueError, match=r"config: expected one of a model that transformers .* knows; got model_type"
     ):
         model_class(transformers.PretrainedConfig())
     config.save_pretrained(tmp_path)
@@ -203,12 +203,21 @@ def z_scores(values: np.ndarray[Any, Any], law: ff.Initializer | float) -> float
     return float(max(mean, spread))
 
 
+def _default(config_class: Any) -> Any:
+    """The model of a configuration's defaults."""
+    config = config_class()
+    return model_class(config)._from_config(config)
+
+
+UNEXPRESSED = {"rwkv"}  # large orthogonal_
+
+
 @pytest.mark.slow
 def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: Path) -> None:
     """And the smaller models agree with how transformers really initialises them."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    planned, refused, tensors = 0, {}, 0
+    planned, tensors = 0, 0
     for number, (kind, config_class) in enumerate(CONFIG_MAPPING.items()):
         folder = tmp_path / kind
         try:
@@ -221,15 +230,15 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
         size = sum(p.numel() for p in model.parameters())
         if number % 8:  # a sample
             continue
-        try:
-            made = pretrained.plan(folder)
-        except ValueError as error:
-            assert "got none for" in str(error), (kind, error)
-            refused[kind] = str(error)
+        if kind in UNEXPRESSED:
+            with pytest.raises(ValueError, match="got none for"):
+                pretrained.plan(folder)
             continue
+        made = pretrained.plan(folder)
         planned += 1
         if size < 30_000_000:
-            real = model_class(config)._from_config(config_class()).state_dict()
+            build = partial(_default, config_class)
+            real = build().state_dict()
             recipe = ft.recipe(
                 lambda config_class=config_class: model_class(config)._from_config(config_class())
             )  # type: ignore[misc]
@@ -245,4 +254,3 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
         assert made.recipe.values
     assert planned > 40
     assert tensors > 1000
-    assert set(refused) <= {"rwkv"}
