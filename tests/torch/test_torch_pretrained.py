@@ -219,6 +219,8 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
 
     planned, tensors = 0, 0
     for number, (kind, config_class) in enumerate(CONFIG_MAPPING.items()):
+        if number % 8 and kind not in UNEXPRESSED:  # a sample
+            continue
         folder = tmp_path / kind
         try:
             config = config_class()
@@ -228,8 +230,6 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
         except Exception:  # missing packages or arguments: the same without a trace
             continue
         size = sum(p.numel() for p in model.parameters())
-        if number % 8:  # a sample
-            continue
         if kind in UNEXPRESSED:
             with pytest.raises(ValueError, match="got none for"):
                 pretrained.plan(folder)
@@ -239,9 +239,7 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
         if size < 30_000_000:
             build = partial(_default, config_class)
             real = build().state_dict()
-            recipe = ft.recipe(
-                lambda config_class=config_class: model_class(config)._from_config(config_class())
-            )  # type: ignore[misc]
+            recipe = ft.recipe(build)
             for name, entry in recipe.tensors.items():
                 law = entry.whole_law()
                 if law is None or not entry.size or not real[name].is_floating_point():
