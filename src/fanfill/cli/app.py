@@ -103,7 +103,7 @@ def fill(
     in_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -2]")] = None,
     out_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -1]")] = None,
     batch_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones [default: none]")] = None,
-    out: Annotated[Path | None, typer.Option(help="write an .npy file by memory map")] = None,
+    out: Annotated[Path | None, typer.Option(help="write an .npy file")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
 ) -> Command:
     """Fill one tensor, measure it, and print a report."""
