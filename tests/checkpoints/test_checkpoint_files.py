@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -274,35 +273,41 @@ def test_a_second_call_writes_nothing_and_another_seed_all(tmp_path: Path) -> No
             assert same == (name == "c")
 
 
+# It stops for good in the middle of a shard, at the unit of the number that it is given, and says so.
 KILLED = """
-import sys
-from fanfill.checkpoints import ModelRecipe
+import itertools, sys, time
+from fanfill.checkpoints import ModelRecipe, writing
 from fanfill.files import writer
 writer.UNIT = 1 << 14
+calls, real = itertools.count(), writing.content
+def content(*arguments):
+    if next(calls) >= int(sys.argv[3]):
+        sys.stdout.write("stopped\\n")
+        sys.stdout.flush()
+        time.sleep(1000)
+    real(*arguments)
+writing.content = content
 ModelRecipe.load(sys.argv[1]).write(sys.argv[2], 7, max_shard_size="600KB", threads=2)
 """
 
 
-def assert_resumes(tmp_path: Path, counts: list[int]) -> None:
-    """Kill a writer as soon as so many shards are there; then let the last one end."""
-    recipe = layers(60, 2000)  # 31 MB in 60 shards
+def assert_resumes(tmp_path: Path, moments: list[int]) -> None:
+    """Kill a writer at each of these units, and see what it leaves; then let the last one end."""
+    recipe = layers(60, 2000)  # 31 MB in 60 shards, of 32 units each
     (tmp_path / "r.json").write_text(recipe.dumps())
     out = tmp_path / "out"
     complete: dict[str, int] = {}
-    partial = 0
-    for count in counts:
-        child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "r.json"), str(out)])
-        limit = time.monotonic() + 60
-        while len(list(out.glob("model-*"))) < count and time.monotonic() < limit:
-            time.sleep(0.001)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    for moment in moments:
+        words = (str(tmp_path / "r.json"), str(out), str(moment))
+        with subprocess.Popen([sys.executable, "-c", KILLED, *words], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"stopped\n"
+            child.send_signal(signal.SIGKILL)
         now = {p.name: p.stat().st_mtime_ns for p in out.glob("model-*")}
-        assert len(now) >= count
+        assert len(now) == len(complete) + moment // 32
         assert complete.items() <= now.items()  # complete shards are never touched again
-        partial += len(list(out.glob(".*.partial")))
+        assert len(list(out.glob(".*.partial"))) == 1
         complete = now
-    assert partial  # some were struck in the middle of a shard
     recipe.write(out, 7, max_shard_size="600KB", threads=2)
     recipe.write(tmp_path / "reference", 7, max_shard_size="600KB")
     assert contents(out) == contents(tmp_path / "reference")
@@ -310,12 +315,12 @@ def assert_resumes(tmp_path: Path, counts: list[int]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_killed_writer_leaves_whole_shards_and_the_next_goes_on(tmp_path: Path) -> None:
-    assert_resumes(tmp_path, [1, 10, 25])
+    assert_resumes(tmp_path, [5, 40, 300])
 
 
 @pytest.mark.slow
 def test_a_writer_killed_at_any_of_twenty_moments_is_resumed(tmp_path: Path) -> None:
-    assert_resumes(tmp_path, list(range(1, 41, 2)))
+    assert_resumes(tmp_path, [5 * k for k in range(20)])
 
 
 def test_two_writers_of_one_file_are_not_let_in(tmp_path: Path) -> None:
