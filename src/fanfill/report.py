@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -22,8 +23,9 @@ import numpy as np
 
 import fanfill as ff
 from fanfill.cpu import run as cpu_run
+from fanfill.files import writer
 
-__all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run"]
+__all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run", "write_units"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -87,7 +89,14 @@ class Report:
     sha256: str
 
 
-def run(job: Job, buffer: np.ndarray[Any, Any], progress: Progress, *, warm: bool = True) -> Report:
+def run(
+    job: Job,
+    buffer: np.ndarray[Any, Any],
+    progress: Progress,
+    *,
+    warm: bool = True,
+    write: Callable[[Callable[[int, int], None]], None] | None = None,
+) -> Report:
     """Fill `buffer` as `job` says, and measure the fill and its values.
 
     Parameters
@@ -101,18 +110,24 @@ def run(job: Job, buffer: np.ndarray[Any, Any], progress: Progress, *, warm: boo
     warm : bool
         Measure memset on the buffer first, which also brings its pages into memory. False for a mapped file:
         its pages would be written twice, and memset would measure the disk.
+    write : callable, optional
+        Gets a function of (done, total), and puts the values where the buffer shows them, in place of a fill.
     """
     rate = memset_rate(buffer, lambda done, total: progress("warming", done, total)) if warm else None
     started = perf_counter()
-    ff.fill(
-        buffer,
-        job.initializer,
-        seed=job.seed,
-        name=job.name,
-        backend=job.backend,
-        threads=job.threads,
-        progress=lambda done, total: progress("filling", done, total),
-    )
+    follow = partial(progress, "filling")
+    if write is not None:
+        write(follow)
+    else:
+        ff.fill(
+            buffer,
+            job.initializer,
+            seed=job.seed,
+            name=job.name,
+            backend=job.backend,
+            threads=job.threads,
+            progress=follow,
+        )
     seconds = perf_counter() - started
     mean_expected = job.initializer.mean(job.shape)
     std_expected = job.initializer.std(job.shape)
@@ -140,6 +155,30 @@ def run(job: Job, buffer: np.ndarray[Any, Any], progress: Progress, *, warm: boo
         std_expected=std_expected,
         sha256=digest,
     )
+
+
+def write_units(
+    job: Job, dtype: np.dtype[Any], descriptor: int, start: int, progress: Callable[[int, int], None]
+) -> None:
+    """Draw the job's tensor into an open file, from a byte on, without holding more than a unit a thread."""
+    size = math.prod(job.shape) * dtype.itemsize
+
+    def make(first: int, unit: np.ndarray[Any, Any]) -> None:
+        ff.fill(
+            unit.view(dtype),
+            job.initializer,
+            seed=job.seed,
+            name=job.name,
+            global_shape=job.shape,
+            offset=(first - start) // dtype.itemsize,
+            backend=job.backend,
+            threads=1,
+        )
+
+    writer.fill_units(
+        descriptor, start, start + size, make, threads=job.threads, done=lambda done: progress(done, size)
+    )
+    progress(size, size)
 
 
 def prepare(job: Job, dtype: np.dtype[Any]) -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import stat
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,18 @@ __all__ = [
     "RENAMES_MAPPED",
     "affinity",
     "glibc",
+    "lock",
     "madvise",
     "new_file",
+    "open_partial",
+    "read_at",
     "reserve",
+    "sync_folder",
     "take_over",
     "widen",
     "without_numba",
+    "write_at",
+    "write_behind",
     "write_from",
 ]
 
@@ -143,3 +150,97 @@ def write_from(descriptor: int, data: bytearray) -> None:
 def _write(descriptor: int, pending: memoryview) -> None:
     while pending:  # a write may be short, and will be if the disk is nearly full
         pending = pending[os.write(descriptor, pending) :]
+
+
+_PARTIAL = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_partial(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file to read and write, made if it is not there; links are not followed."""
+    return io.FileIO(os.fspath(path), "r+", opener=lambda name, _: os.open(name, _PARTIAL, 0o666))
+
+
+def lock(descriptor: int) -> bool:
+    """Lock a file until it is closed, if nobody else has; True where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Network file systems without locks: the rename still makes the file whole or not there.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
+
+
+def write_at(descriptor: int, data: memoryview, position: int) -> None:
+    """Write all of `data` at a position of a file, whatever other threads write elsewhere in it."""
+    if not hasattr(os, "pwrite"):
+        with _seek:
+            os.lseek(descriptor, position, os.SEEK_SET)
+            _write(descriptor, data)
+        return
+    while data:  # a write may be short
+        count = os.pwrite(descriptor, data, position)
+        data, position = data[count:], position + count
+
+
+def read_at(descriptor: int, buffer: memoryview, position: int) -> int:
+    """Read into `buffer` from a position of a file, whatever other threads do; how many bytes were there."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], position)
+    with _seek:  # macOS before 11, Windows
+        os.lseek(descriptor, position, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+_seek = threading.Lock()
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the names in a folder last through a power cut, where the system lets folders be opened."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_behind() -> tuple[Callable[[int, int, int], None], Callable[[int, int, int], None]]:
+    """Two functions of (file, position, size): start writing a range to the disk; wait for it and drop it
+    from the cache. They do nothing on systems other than Linux. Hints: errors come from ``fsync``.
+    """
+    call = None
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            call = ctypes.CDLL(None).sync_file_range
+    if call is None:
+        return _nothing, _nothing
+    sync = call
+    sync.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    sync.restype = ctypes.c_int
+
+    def begin(descriptor: int, position: int, size: int) -> None:
+        sync(descriptor, position, size, _START)
+
+    def wait(descriptor: int, position: int, size: int) -> None:
+        sync(descriptor, position, size, _FINISH)
+        with suppress(OSError):  # tmpfs has nothing to drop
+            os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)
+
+    return begin, wait
+
+
+# SYNC_FILE_RANGE_WRITE; and with WAIT_BEFORE and WAIT_AFTER.
+_START, _FINISH = 2, 7
+
+
+def _nothing(descriptor: int, position: int, size: int) -> None:
+    """What a system without write-behind does."""

@@ -1,4 +1,4 @@
-"""Writing .npy files by memory map: whole or not at all."""
+"""Writing .npy files: whole or not at all."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ import pytest
 from command_line import Capture, assert_refused, process, run_json, sha256
 
 import fanfill as ff
-from fanfill import report
+from fanfill import report, system
 from fanfill.cli import main
+from fanfill.files import writer
 
 # What a fill reports
 
@@ -154,6 +155,23 @@ def test_a_file_holds_what_the_report_says(capsys: Capture, tmp_path: Path) -> N
     assert found["sha256"] == sha256(stored)
     assert found["out"] == str(tmp_path / "w.npy")
     assert found["memset_share"] is None
+    assert os.listdir(tmp_path) == ["w.npy"]
+
+
+@pytest.mark.parametrize("renames", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_a_file_of_many_units_holds_the_values_of_one_fill(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, renames: bool
+) -> None:
+    """Where mapped files can be renamed and where they cannot."""
+    monkeypatch.setattr(writer, "UNIT", 4096)
+    monkeypatch.setattr(system, "RENAMES_MAPPED", renames)
+    out = tmp_path / "w.npy"
+    found = run_json(
+        capsys, "he_normal", "101x97", "--dtype", dtype, "--name", "w", "--threads", "2", "--out", str(out)
+    )
+    drawn = ff.draw((101, 97), ff.he_normal(), seed=0, name="w", dtype=dtype, device="cpu")
+    assert found["sha256"] == sha256(drawn) == sha256(np.load(out))
     assert os.listdir(tmp_path) == ["w.npy"]
 
 

@@ -13,6 +13,7 @@ import typer
 import fanfill as ff
 from fanfill.cli import bench as benching
 from fanfill.cli import cache as caching
+from fanfill.cli import checkpoints as checkpointing
 from fanfill.cli import compile as compiling
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
@@ -102,7 +103,7 @@ def fill(
     in_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -2]")] = None,
     out_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1 [default: -1]")] = None,
     batch_axis: Annotated[str | None, typer.Option(help="of fan-scaled ones [default: none]")] = None,
-    out: Annotated[Path | None, typer.Option(help="write an .npy file by memory map")] = None,
+    out: Annotated[Path | None, typer.Option(help="write an .npy file")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
 ) -> Command:
     """Fill one tensor, measure it, and print a report."""
@@ -137,6 +138,73 @@ def fill(
         out=out,
         as_json=json,
     )
+
+
+_Rules = Annotated[
+    list[str] | None,
+    typer.Option("--rule", help="PATTERN=INITIALIZER: another law for tensors of such names; or several"),
+]
+_Source = Annotated[
+    str,
+    typer.Argument(
+        help="a transformers config.json or its folder, package.module:function, a recipe (.json, .toml), or "
+        "a safetensors file or index",
+        show_default=False,
+    ),
+]
+_Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ... [default: the model's own]")]
+
+
+@app.command()
+def init(
+    source: _Source,
+    out: Annotated[Path, typer.Option(help="the checkpoint's folder", show_default=False)],
+    seed: Annotated[int, typer.Option(help="0 to 2^64 - 1")] = 0,
+    dtype: _Dtype = None,
+    rule: _Rules = None,
+    format: Annotated[str, typer.Option(help="safetensors, npy, zarr, dcp")] = "safetensors",
+    max_shard_size: Annotated[str, typer.Option(help="of a safetensors file: 5GB, 500MiB, ...")] = "5GB",
+    part: Annotated[str, typer.Option(help="K/N: this host's share, on hosts with one file system")] = "1/1",
+    threads: Annotated[
+        int | None, typer.Option("--threads", "--jobs", help="[default: see fanfill info]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
+) -> Command:
+    """Write a model's start checkpoint, of any size, without holding the model; again: write what is
+    missing.
+    """
+    return partial(
+        checkpointing.init,
+        source,
+        out,
+        seed=seed,
+        dtype=dtype,
+        rules=[checkpointing.parse_rule(text) for text in rule or ()],
+        format=format,
+        max_shard_size=max_shard_size,
+        part=checkpointing.parse_part(part),
+        threads=threads,
+        as_json=json,
+    )
+
+
+@app.command()
+def recipe(source: _Source, dtype: _Dtype = None, rule: _Rules = None) -> Command:
+    """Print what a model draws, tensor by tensor, as JSON that fanfill init takes."""
+    rules = [checkpointing.parse_rule(text) for text in rule or ()]
+    return partial(checkpointing.recipe, source, dtype=dtype, rules=rules)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="what fanfill init has written", show_default=False)],
+    threads: Annotated[
+        int | None, typer.Option("--threads", "--jobs", help="[default: see fanfill info]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object, and no progress bar")] = False,
+) -> Command:
+    """Make every byte of a checkpoint again, and compare."""
+    return partial(checkpointing.verify, folder, threads=threads, as_json=json)
 
 
 @app.command()

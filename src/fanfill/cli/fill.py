@@ -9,16 +9,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 import fanfill as ff
-from fanfill import machine, report
+from fanfill import machine, report, system
 from fanfill.arguments import number_of
 from fanfill.files import npy
 
@@ -82,14 +90,25 @@ def command(
             refuse_too_large(math.prod(shape) * numpy_dtype.itemsize)
             result = report.run(job, np.empty(shape, numpy_dtype), progress)
         else:
-            with npy.create(out, shape, numpy_dtype) as mapped:
-                result = report.run(job, mapped, progress, warm=False)
+            result = into_file(job, out, numpy_dtype, progress)
     text = (
         json.dumps({**asdict(result), "out": None if out is None else str(out)})
         if as_json
         else render(initializer, result, out)
     )
     sys.stdout.write(text + "\n")
+
+
+def into_file(job: report.Job, out: Path, dtype: np.dtype[Any], progress: report.Progress) -> report.Report:
+    """Write the tensor by units, and look at the values through a map of the file before it gets its name."""
+    if not system.RENAMES_MAPPED:
+        with npy.create(out, job.shape, dtype) as array:
+            return report.run(job, array, progress, warm=False)
+    with npy.opened(out, job.shape, dtype) as (file, start):
+        memory = npy.mapped(file, start + math.prod(job.shape) * dtype.itemsize)
+        values = np.ndarray(job.shape, dtype, buffer=memory, offset=start)
+        write = partial(report.write_units, job, dtype, file.fileno(), start)
+        return report.run(job, values, progress, warm=False, write=write)
 
 
 def refuse_too_large(needed: int) -> None:
@@ -104,12 +123,19 @@ def refuse_too_large(needed: int) -> None:
 
 
 @contextmanager
-def progress_bar(*, wanted: bool) -> Iterator[report.Progress]:
-    """A callable that shows (phase, done, total) as one bar on stderr, or nothing."""
+def progress_bar(*, wanted: bool, rate: bool = False) -> Iterator[report.Progress]:
+    """A callable that shows (phase, done, total) as one bar on stderr, or nothing; bytes have a rate."""
     if not wanted:
         yield lambda phase, done, total: None
         return
-    columns = (TextColumn("{task.description:8}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    speed = (TransferSpeedColumn(),) if rate else ()
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        *speed,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield throttled(bar)
 

@@ -1,4 +1,4 @@
-"""Writes an ``.npy`` file through a memory map, so that the file is there complete or not at all.
+"""Writes an ``.npy`` file, through a memory map or by units, so that it is there complete or not at all.
 
 This module meets these requirements:
 
@@ -31,7 +31,7 @@ import numpy as np
 
 from fanfill import system
 
-__all__ = ["create", "stored_dtype"]
+__all__ = ["create", "mapped", "opened", "stored_dtype"]
 
 ENDING = ".npy"
 # Files here belong to the kernel, and a rename would take them away from everyone. Only /dev/shm can hold a
@@ -81,6 +81,36 @@ def create(
         the array is handed out, and leaves nothing behind. The error names `path`.
     """
     target = Path(path)
+    with opened(path, shape, dtype) as (file, start):
+        size = start + dtype.itemsize * math.prod(shape)
+        with named(target):
+            # The caller may keep the array, and with it the map, for as long as it likes.
+            memory = mapped(file, size) if system.RENAMES_MAPPED else bytearray(size)
+            if isinstance(memory, bytearray):
+                memory[:start] = header_bytes(shape, stored_dtype(dtype))
+        yield np.ndarray(shape, dtype, buffer=memory, offset=start)
+        with named(target):
+            if isinstance(memory, bytearray):
+                system.write_from(file.fileno(), memory)
+            else:
+                memory.flush()
+
+
+def mapped(file: io.FileIO, size: int) -> mmap.mmap:
+    """A file's bytes as memory; what `os.pwrite` puts into the file is there too."""
+    return mmap.mmap(file.fileno(), size)
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike[str], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Iterator[tuple[io.FileIO, int]]:
+    """The file of `create`, for whoever writes its values by other means, and the byte at which they begin.
+
+    Its space is reserved and its header is written. It gets its name once the block ends well. Parameters and
+    errors are those of `create`.
+    """
+    target = Path(path)
     older = replaceable(target)
     header = header_bytes(shape, stored_dtype(dtype))
     size = len(header) + dtype.itemsize * math.prod(shape)
@@ -105,15 +135,9 @@ def create(
             except OSError as error:
                 error.strerror = f"{error.strerror}; {size:,} bytes are needed"
                 raise
-            # The caller may keep the array, and with it the map, for as long as it likes.
-            memory = mmap.mmap(file.fileno(), size) if system.RENAMES_MAPPED else bytearray(size)
-            memory[: len(header)] = header
-        yield np.ndarray(shape, dtype, buffer=memory, offset=len(header))
+            system.write_at(file.fileno(), memoryview(header), 0)
+        yield file, len(header)
         with named(target):
-            if isinstance(memory, mmap.mmap):
-                memory.flush()
-            else:
-                system.write_from(file.fileno(), memory)
             # A write that fails late (quota, network) must fail before the file gets its name.
             os.fsync(file.fileno())
             file.close()  # Windows does not rename an open file

@@ -21,6 +21,7 @@ from fanfill.torch.functions import (
     xavier_uniform_,
 )
 from fanfill.torch.modules import init_module
+from fanfill.torch.recipes import recipe
 
 __all__ = [
     "accelerated",
@@ -33,6 +34,7 @@ __all__ = [
     "lecun_uniform_",
     "normal_",
     "ones_",
+    "recipe",
     "trunc_normal_",
     "uniform_",
     "variance_scaling_",

@@ -8,17 +8,19 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu.threads import get_threads
 from fanfill.distributions import recipe
 from fanfill.many import Job
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, shape_of
 from fanfill.torch.drawing import locate
+from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
 from fanfill.torch.tensors import STORAGE_NAMES
-from fanfill.torch.walking import Parameter, parameters
+from fanfill.torch.walking import Parameter, buffers, parameters
 from fanfill.torch.zero3 import is_zero3, partition
 
 __all__ = ["init_module"]
@@ -39,7 +41,7 @@ def init_module(
     module: Model,
     seed: int,
     *,
-    rules: Rules | None = None,
+    rules: Rules | ModelRecipe | None = None,
     prefix: str = "",
     on_missing: str = "error",
     progress: Callable[[int, int], object] | None = None,
@@ -67,9 +69,10 @@ def init_module(
         Fake parameters and those on the meta device have no values and stay so: call ``to_empty`` first.
     seed : int
         In [0, 2^64).
-    rules : mapping or function, optional
-        Which parameters get which initializer. The first key that fits a parameter is used; the layers'
-        defaults come last. A key is
+    rules : mapping, function or ModelRecipe, optional
+        A recipe of the model, made by `fanfill.torch.recipe`: each parameter and persistent buffer gets what
+        the recipe says, whatever ``on_missing`` is. Or which parameters get which initializer. The first key
+        that fits a parameter is used; the layers' defaults come last. A key is
 
         * a string: the parameter's name, with ``*``, ``?`` and ``[...]`` as in `fnmatch`; dots are not
           special;
@@ -128,6 +131,10 @@ def init_module(
         )
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, such as 'layers.8.'; got {shown(prefix)}")
+    if isinstance(rules, ModelRecipe):
+        tensors = {parameter.name: parameter.tensor for parameter in parameters(module, prefix)}
+        init_by_recipe(tensors, buffers(module, prefix), rules, seed, progress)
+        return module
     book = Book(rules if rules is not None else {})
     tasks: dict[int, _Task] = {}
     missing: list[str] = []

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from fanfill import initializers
+from fanfill.expressions import with_torch_axes
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, norm_draws
-from fanfill.torch.laws import TORCH_AXES
 
 if TYPE_CHECKING:
     from fanfill.torch.walking import Parameter
@@ -151,11 +151,7 @@ def _boxed(key: object, value: Any, shape: tuple[int, ...] | None) -> list[Draw]
 def _law(value: Any) -> Initializer:
     """An initializer; with torch's layout, if its axes are the default ones."""
     made = value if isinstance(value, Initializer) else _NAMED.get(value)
-    law = initializers.initializer(value) if made is None else made
-    if not law.default_axes or law.scaling is None:
-        return law
-    scale, mode, _, _, batch = law.scaling
-    return initializers.variance_scaling(scale, mode, law.distribution, **TORCH_AXES, batch_axis=batch)
+    return with_torch_axes(initializers.initializer(value) if made is None else made)
 
 
 def _of_box(law: Initializer, shape: tuple[int, ...]) -> Initializer:

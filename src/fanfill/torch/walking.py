@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from fanfill.torch.defaults import Rule, rule_of
 
 Ruled = tuple[Rule, nn.Module, int]
 
-__all__ = ["Magnitude", "Parameter", "parameters"]
+__all__ = ["Magnitude", "Parameter", "buffers", "parameters"]
 
 # What torch's wrappers call the module that they wrap; not a part of a parameter's name.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -101,11 +102,30 @@ def parameters(root: nn.Module, prefix: str) -> list[Parameter]:
                     if id(tensor) not in tensors:
                         tensors.add(id(tensor))
                         found.append(Parameter(full, path + own, own, tensor, module, ruled, magnitude))
-            wrapped = step in _WRAPPED or (step == "module" and isinstance(module, _PARALLEL))
-            visit(child, path if wrapped else f"{path}{step}.", ruled)
+            visit(child, _below(module, path, step), ruled)
 
     visit(root, prefix, ())
     return found
+
+
+def buffers(root: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+    """Each buffer, by ``prefix`` and its name without wrappers."""
+    found: dict[str, torch.Tensor] = {}
+
+    def visit(module: nn.Module, path: str) -> None:
+        found.update((path + name, each) for name, each in module._buffers.items() if each is not None)
+        for step, child in module._modules.items():
+            if child is not None:
+                visit(child, _below(module, path, step))
+
+    visit(root, prefix)
+    return found
+
+
+def _below(module: nn.Module, path: str, step: str) -> str:
+    """The path of a module's child: its own, if the module only wraps it."""
+    wrapped = step in _WRAPPED or (step == "module" and isinstance(module, _PARALLEL))
+    return path if wrapped else f"{path}{step}."
 
 
 def _parametrized(chains: nn.Module, path: str) -> Iterator[tuple[str, str, nn.Parameter, Magnitude | None]]:

@@ -1,0 +1,274 @@
+"""Writes the files of a checkpoint, or one host's share of them, and compares them with what they should
+be.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fanfill.checkpoints import planning, safetensors, zarr
+from fanfill.checkpoints.planning import File, content
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.cpu import threads as pool
+from fanfill.files import writer
+from fanfill.fill import key_of
+from fanfill.messages import shown
+from fanfill_kernels import STREAM_VERSION
+
+__all__ = [
+    "RECIPE_NAME",
+    "STAMP_NAME",
+    "Difference",
+    "Job",
+    "carry_out",
+    "is_complete",
+    "plan",
+    "verify",
+    "write",
+]
+
+FORMATS = ("safetensors", "npy", "zarr", "dcp")
+
+RECIPE_NAME = "model.init.json"
+"""The recipe's name in a checkpoint's folder: with it, every byte of the checkpoint can be made again."""
+
+STAMP_NAME = "fanfill.json"
+"""Where formats whose files say nothing of their seed keep it; written first, before any value."""
+
+Progress = Callable[[int, int], object]
+
+
+class Job(NamedTuple):
+    """A checkpoint to write: files to make; small ones that come last, in this order; and a stamp that
+    must be there first, if the files themselves do not say of which seed they are.
+    """
+
+    files: Sequence[File]
+    last: Mapping[str, bytes]
+    stamp: bytes = b""
+
+
+class Difference(NamedTuple):
+    """Where a file first differs from what was planned. The tensor is empty if it is not in one's values."""
+
+    file: str
+    tensor: str
+    element: int
+    what: str
+
+    def __str__(self) -> str:
+        place = f"tensor {self.tensor}, element {self.element}: " if self.tensor else ""
+        return f"{self.file}: {place}{self.what}"
+
+
+def write(
+    recipe: ModelRecipe,
+    path: str | os.PathLike[str],
+    seed: int,
+    *,
+    format: str = "safetensors",
+    max_shard_size: int | str = "5GB",
+    part: tuple[int, int] = (1, 1),
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """`ModelRecipe.write`."""
+    if format == "dcp":
+        from fanfill.torch import dcp
+
+        return dcp.write(recipe, path, seed, part=part, progress=progress)
+    job = plan(recipe, seed, format=format, max_shard_size=max_shard_size)
+    return carry_out(job, path, part=part, threads=threads, progress=progress)
+
+
+def plan(
+    recipe: ModelRecipe, seed: int, *, format: str = "safetensors", max_shard_size: int | str = "5GB"
+) -> Job:
+    """What to write for a recipe. Pure: every host comes to the same."""
+    key_of(seed, 0)  # refuses a wrong seed
+    recipe.check()
+    mark = {RECIPE_NAME: recipe.dumps().encode()}
+    if format in ("npy", "zarr"):
+        facts = {"format": format, "seed": seed, "stream": STREAM_VERSION, "recipe": recipe.digest}
+        stamp = (json.dumps(facts) + "\n").encode()
+        if format == "npy":
+            return Job(planning.npy(recipe, seed), mark, stamp)
+        return Job(zarr.plan(recipe, seed), {**mark, **zarr.described(recipe)}, stamp)
+    if format != "safetensors":
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {shown(format)}")
+    files = safetensors.plan(recipe, seed, max_shard_size=max_shard_size, metadata=metadata(recipe, seed))
+    if len(files) > 1:
+        mark["model.safetensors.index.json"] = index_text(safetensors.index(files, recipe))
+    return Job(files, mark)
+
+
+def metadata(recipe: ModelRecipe, seed: int, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a header says of where the values come from, so that a file of other values is never kept."""
+    made = f"seed={seed} stream={STREAM_VERSION} recipe={recipe.digest}"
+    return {**({"format": "pt"} if given is None else given), "fanfill": made}
+
+
+def index_text(index: Mapping[str, Any]) -> bytes:
+    """An index as transformers writes it."""
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def carry_out(
+    job: Job,
+    path: str | os.PathLike[str],
+    *,
+    part: tuple[int, int] = (1, 1),
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write this part of a job's files that are not there yet; return their names.
+
+    The last files come once all the others are complete, whoever wrote them.
+    """
+    number, of = part
+    if not 1 <= number <= of:
+        raise ValueError(f"part: expected K/N with K from 1 to N; got {number}/{of}")
+    count = pool.resolve(threads)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if job.stamp and not _holds(folder / STAMP_NAME, job.stamp):
+        if (folder / STAMP_NAME).exists():
+            raise ValueError(
+                f"expected a folder that is new, or of the same recipe, seed and format; got {folder}, which "
+                f"its {STAMP_NAME} says is another's; name another folder, or remove it"
+            )
+        _put(folder / STAMP_NAME, job.stamp)
+    mine = [file for k, file in enumerate(job.files) if k % of == number - 1]
+    missing = [file for file in mine if not is_complete(folder, file)]
+    total, before = sum(file.size for file in missing), 0
+    written = []
+    for file in missing:
+
+        def done(bytes_of_file: int, before: int = before) -> None:
+            if progress is not None and before + bytes_of_file < total:
+                progress(before + bytes_of_file, total)
+
+        target = folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if writer.create(
+            target,
+            file.size,
+            lambda first, buffer, file=file: content(file, first, buffer),  # type: ignore[misc]
+            threads=count,
+            done=done,
+            is_there=lambda file=file: is_complete(folder, file),  # type: ignore[misc]
+        ):
+            written.append(file.name)
+        before += file.size
+    if progress is not None:
+        progress(total, total)
+    if all(is_complete(folder, file) for file in job.files):
+        for name, text in job.last.items():
+            if not _holds(folder / name, text):
+                _put(folder / name, text)
+                written.append(name)
+    return written
+
+
+def is_complete(folder: Path, file: File) -> bool:
+    """Whether a file was written before, by this plan: by its size, and by its header, which names seed,
+    stream and recipe.
+
+    A file without such a header is complete if it has the name: no unfinished file ever gets one.
+    """
+    try:
+        with open(folder / file.name, "rb") as found:
+            size = os.fstat(found.fileno()).st_size
+            return size == file.size and found.read(len(file.header)) == file.header
+    except FileNotFoundError:
+        return False
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    try:
+        return path.read_bytes() == text
+    except FileNotFoundError:
+        return False
+
+
+def _put(path: Path, text: bytes) -> None:
+    """Write a small file, there whole or not at all; several hosts may do so at once, with the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# Comparing
+
+
+def verify(
+    files: Sequence[File],
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Difference]:
+    """Make every byte of the files again, and yield the first difference of each.
+
+    Each unit is read once and made once.
+    """
+    folder, count = Path(path), pool.resolve(threads)
+    total, before = sum(file.size for file in files), 0
+    for file in files:
+
+        def done(bytes_of_file: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + bytes_of_file, total)
+
+        found = _compare(folder, file, count, done)
+        if found is not None:
+            yield found
+        before += file.size
+
+
+def _compare(folder: Path, file: File, threads: int, done: Callable[[int], None]) -> Difference | None:
+    try:
+        opened = open(folder / file.name, "rb", buffering=0)  # noqa: SIM115
+    except FileNotFoundError:
+        return Difference(file.name, "", 0, "expected a file; there is none")
+    wrong: list[int] = []
+    with opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size != file.size:
+            return Difference(file.name, "", 0, f"expected {file.size:,} bytes; got {size:,}")
+
+        def worker() -> Callable[[int, int], None]:
+            made, read = (np.frombuffer(mmap.mmap(-1, writer.UNIT), np.uint8) for _ in range(2))
+
+            def compare(first: int, size: int) -> None:
+                if wrong and min(wrong) < first:
+                    return
+                content(file, first, made[:size])
+                writer.read_at(opened.fileno(), read[:size].data, first)
+                if not np.array_equal(made[:size], read[:size]):
+                    wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
+
+            return compare
+
+        writer.for_units(0, file.size, worker, threads=threads, done=done)
+    if not wrong:
+        return None
+    place = file.at(min(wrong))
+    if place is None:
+        return Difference(file.name, "", 0, f"expected another header; it differs at byte {min(wrong)}")
+    return Difference(file.name, *place, f"expected another value; it differs at byte {min(wrong)}")
