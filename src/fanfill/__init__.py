@@ -25,6 +25,7 @@ from fanfill.initializers import (
     xavier_uniform,
 )
 from fanfill.many import fill_many
+from fanfill.seeds import seed_from
 from fanfill_kernels import STREAM_VERSION, __version__
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "seed_from",
     "select_backend",
     "set_threads",
     "truncated_normal",
@@ -59,3 +61,7 @@ __all__ = [
     "xavier_normal",
     "xavier_uniform",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -77,7 +77,7 @@ def test_the_report_for_people_has_every_fact(capsys: Capture) -> None:
     assert err == ""
     for fact in (
         r"values +2,048 \(64 x 32\), float32, 8\.19e-06 GB",
-        r"initializer +he_normal: variance_scaling\(2\.0, 'fan_in', 'normal'\), std 0\.1767767",
+        r"initializer +he_normal\(\), std 0\.1767767",
         r"seed, name +0, 0 \(stream version 2\)",
         r"backend +numpy, 1 thread\n",
         r"seconds +\d",

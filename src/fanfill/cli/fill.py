@@ -87,7 +87,7 @@ def command(
     text = (
         json.dumps({**asdict(result), "out": None if out is None else str(out)})
         if as_json
-        else render(initializer, result, out)
+        else render(result, out)
     )
     sys.stdout.write(text + "\n")
 
@@ -138,12 +138,12 @@ def throttled(bar: Progress) -> report.Progress:
     return progress
 
 
-def render(asked: str, result: report.Report, out: Path | None) -> str:
+def render(result: report.Report, out: Path | None) -> str:
     """The report for people: one line per fact."""
     size = " x ".join(map(str, result.shape))
     lines = [
         ("values", f"{result.values:,} ({size}), {result.dtype}, {result.bytes / 1e9:.3g} GB"),
-        ("initializer", f"{asked}: {result.initializer}, std {result.std_expected:.8g}"),
+        ("initializer", f"{result.initializer}, std {result.std_expected:.8g}"),
         ("seed, name", f"{result.seed}, {result.name!r} (stream version {result.stream_version})"),
         ("backend", f"{result.backend}, {result.threads} thread{'s' * (result.threads != 1)}"),
         ("seconds", f"{result.seconds:.4g}"),
