@@ -299,7 +299,7 @@ def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
     assert shown.keys() == {*names, "NumPy"}
     for name, row in shown.items():
         for here, there in zip(row, measured[names.get(name, "numpy")], strict=False):
-            if here != "–":
+            if here != "-":
                 assert float(here) == pytest.approx(float(there), rel=0.02), name
 
 
