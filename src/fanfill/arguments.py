@@ -73,7 +73,7 @@ def size_of(text: str, what: str) -> int:
     if match is None:
         raise ValueError(f"{what}: expected a size such as 64Ki, 64Mi, 1e6 or 1000; got {text!r}")
     digits, unit, zeros = match.groups()
-    return number_of(digits, what) * UNITS[(unit or "").lower()] * 10 ** int(zeros or 0)
+    return number_of(f"{digits}{'0' * int(zeros or 0)}", what) * UNITS[(unit or "").lower()]
 
 
 def real(what: str, value: float) -> float:
