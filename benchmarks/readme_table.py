@@ -1,6 +1,6 @@
-"""Write the performance table of the README, and its picture, from a result of ``fanfill bench``.
+"""Write the table of docs/performance.md, and its picture, from a result of ``fanfill bench``.
 
-    python benchmarks/readme_table.py fanfill-bench/bench.json [--readme README.md] [--pictures docs]
+    python benchmarks/readme_table.py bench.json [--readme docs/performance.md] [--pictures docs]
 
 Without --readme the text goes to stdout. With it, it replaces what stands between the comments
 ``<!-- benchmark:begin -->`` and ``<!-- benchmark:end -->``. With --pictures, benchmark.png and benchmark.svg

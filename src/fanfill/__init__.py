@@ -28,6 +28,7 @@ from fanfill.initializers import (
     xavier_uniform,
 )
 from fanfill.many import fill_many
+from fanfill.seeds import seed_from
 from fanfill_kernels import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "seed_from",
     "select_backend",
     "set_threads",
     "truncated_normal",
@@ -80,4 +82,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return list(__all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from itertools import islice
 from math import prod
 from numbers import Real
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 LARGEST_TENSOR = 2**63
+# A leading zero is none: 1,000 is no shape.
+SIZE = re.compile(r"(0|[1-9][0-9]*)(?:([kmg])i|e([0-9]{1,2}))?", re.IGNORECASE)
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 # NumPy's and torch's limit. It also tells an endless iterable from a shape.
 _MOST_AXES = 64
@@ -61,6 +65,15 @@ def number_of(digits: str, what: str) -> int:
             f"{what}: expected a number of at most {_MOST_DIGITS} digits; got {len(digits.strip())} of them"
         )
     return int(digits)
+
+
+def size_of(text: str, what: str) -> int:
+    """The number that "1000", "64Mi", "1Ki" or "1e6" names; ValueError for any other text."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{what}: expected a size such as 64Ki, 64Mi, 1e6 or 1000; got {text!r}")
+    digits, unit, zeros = match.groups()
+    return number_of(f"{digits}{'0' * int(zeros or 0)}", what) * UNITS[(unit or "").lower()]
 
 
 def real(what: str, value: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from fanfill import imports, regions
-from fanfill.arguments import LARGEST_TENSOR, integer, shape_of
+from fanfill.arguments import LARGEST_TENSOR, integer, integer_of, shape_of
 from fanfill.backends import default_host, device_of, resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -398,6 +398,11 @@ def blake2b() -> Any:
 
 def key_of(seed: object, name: str | int) -> Key:
     """Seed and substream as a kernel's key; TypeError or ValueError as `fill`."""
+    if integer_of(seed) is None:
+        raise TypeError(
+            f"seed: expected an integer in [0, 2**64); got {shown(seed)} ({type(seed).__name__}); "
+            "fanfill.seed_from makes one of generators, keys and None"
+        )
     number = integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
     stream = substream(name)
     return number & _WORD, number >> 32, stream & _WORD, stream >> 32

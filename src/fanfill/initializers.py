@@ -21,6 +21,7 @@ from fanfill.distributions import DISTRIBUTIONS
 from fanfill.distributions import distribution as distribution_named
 from fanfill.dtypes import storage_named
 from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
+from fanfill.hints import arguments_error, arguments_of, hinted
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ __all__ = [
 ]
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+# What a scale and a mode are called, for `repr`; a family's other modes and gains go by the primitive's name.
+_FAMILIES = {
+    (1.0, "fan_avg"): "xavier",
+    (2.0, "fan_in"): "he",
+    (2.0, "fan_out"): "he",
+    (1.0, "fan_in"): "lecun",
+}
 _DISTRIBUTIONS = tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
 
 
@@ -145,16 +153,23 @@ class Initializer:
                 return f"uniform({literals}, endpoint=False)"
             return f"{self.distribution}({literals})"
         scale, mode, in_axis, out_axis, batch_axis = self.scaling
-        axes = "".join(
-            f", {name}={axis!r}"
+        axes = [
+            f"{name}={axis!r}"
             for name, axis, default in (
                 ("in_axis", in_axis, -2),
                 ("out_axis", out_axis, -1),
                 ("batch_axis", batch_axis, ()),
             )
             if axis != default
-        )
-        return f"variance_scaling({scale!r}, {mode!r}, {self.distribution!r}{axes})"
+        ]
+        family = _FAMILIES.get((scale, mode))
+        if family is None:
+            words = [repr(scale), repr(mode), repr(self.distribution), *axes]
+            return f"variance_scaling({', '.join(words)})"
+        kind = self.distribution.removeprefix("truncated_")
+        cut = ["truncated=True"] if kind != self.distribution else []
+        words = [*(["'fan_out'"] if mode == "fan_out" else []), *cut, *axes]
+        return f"{family}_{kind}({', '.join(words)})"
 
     def fans(self, shape: Sequence[int]) -> tuple[int, int]:
         """fan_in and fan_out of a tensor of that shape, by this initializer's axes, or the default ones if it
@@ -217,6 +232,7 @@ class Initializer:
         return Law(self.distribution, scaled(lambda times: scaling.variance(shape, times=times)))
 
 
+@hinted
 def variance_scaling(
     scale: float = 1.0,
     mode: str = "fan_in",
@@ -268,6 +284,7 @@ def variance_scaling(
     return Initializer(distribution, (), Scaling(_at_least_zero("scale", scale), mode, *axes))
 
 
+@hinted
 def xavier_uniform(
     gain: float = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
 ) -> Initializer:
@@ -295,6 +312,7 @@ def xavier_uniform(
     )
 
 
+@hinted
 def xavier_normal(
     gain: float = 1.0,
     *,
@@ -306,13 +324,28 @@ def xavier_normal(
     """Normal of variance ``gain^2 * 2 / (fan_in + fan_out)``; also `glorot_normal`.
 
     Glorot & Bengio 2010. ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and
-    JAX call glorot_normal; torch's xavier_normal_ is not cut. Parameters and errors as in `xavier_uniform`.
+    JAX call glorot_normal; torch's xavier_normal_ is not cut.
+
+    Parameters
+    ----------
+    gain : float
+        Finite, >= 0; see `fanfill.gain`.
+    truncated : bool
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gain that is negative, not finite or no real number; axes that are not integers.
     """
     return variance_scaling(
         _square(gain), "fan_avg", _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
 
 
+@hinted
 def he_uniform(
     mode: str = "fan_in",
     negative_slope: float = 0.0,
@@ -346,6 +379,7 @@ def he_uniform(
     return variance_scaling(scale, mode, "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
 
 
+@hinted
 def he_normal(
     mode: str = "fan_in",
     negative_slope: float = 0.0,
@@ -358,7 +392,24 @@ def he_normal(
     """Normal of variance ``2 / (1 + negative_slope^2) / fan``; also `kaiming_normal`.
 
     He et al. 2015. ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and JAX call
-    he_normal; the paper and torch's kaiming_normal_ do not cut. Parameters and errors as in `he_uniform`.
+    he_normal; the paper and torch's kaiming_normal_ do not cut.
+
+    Parameters
+    ----------
+    mode : str
+        "fan_in" keeps the variance of the signal forward, "fan_out" that of the gradient backward; or as in
+        `variance_scaling`.
+    negative_slope : float
+        Of the leaky ReLU; 0 for ReLU.
+    truncated : bool
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown mode; a slope that is not finite or no real number; axes that are not integers.
     """
     scale = rectifier_scale("negative_slope", negative_slope)
     return variance_scaling(
@@ -366,6 +417,7 @@ def he_normal(
     )
 
 
+@hinted
 def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
     """Uniform on +-sqrt(3 / fan_in), variance ``1 / fan_in``: LeCun et al. 1998, "Efficient BackProp".
 
@@ -376,6 +428,7 @@ def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes =
     )
 
 
+@hinted
 def lecun_normal(
     *, truncated: bool = False, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
 ) -> Initializer:
@@ -395,6 +448,7 @@ kaiming_uniform = he_uniform
 kaiming_normal = he_normal
 
 
+@hinted
 def uniform(low: float, high: float, *, endpoint: bool = True) -> Initializer:
     """Uniform on the closed interval [low, high], or on [low, high) without its endpoint; any shape.
 
@@ -431,6 +485,7 @@ def uniform(low: float, high: float, *, endpoint: bool = True) -> Initializer:
     return Initializer("half_open_uniform", (low, high))
 
 
+@hinted
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """N(mean, std^2); any shape. The naive N(0, 1) * 0.01 of old texts is ``normal(std=0.01)``.
 
@@ -442,13 +497,20 @@ def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     return Initializer("normal", (real("mean", mean), _at_least_zero("std", std)))
 
 
+@hinted
 def truncated_normal(
-    mean: float = 0.0, std: float = 1.0, lower: float = -2.0, upper: float = 2.0
+    mean: float = 0.0,
+    std: float = 1.0,
+    lower: float = -2.0,
+    upper: float = 2.0,
+    *,
+    absolute: bool = False,
 ) -> Initializer:
     """N(mean, std^2) given that the value lies in [mean + lower * std, mean + upper * std]; any shape.
 
-    The cuts are in units of std, and either may be infinite. (In JAX too; torch's trunc_normal_ takes
-    absolute ones.) Nothing is corrected: after the cut at +-2 the standard deviation is 0.8796 std
+    The cuts are in units of std, as in JAX, and either may be infinite. With ``absolute=True`` they are
+    values, as torch's trunc_normal_ takes them: ``truncated_normal(0, 0.02, -2, 2, absolute=True)`` cuts at
+    100 sigma. Nothing is corrected: after the cut at +-2 sigma the standard deviation is 0.8796 std
     (`Initializer.std` tells).
 
     Raises
@@ -459,14 +521,23 @@ def truncated_normal(
     """
     mean, std = real("mean", mean), _at_least_zero("std", std)
     lower, upper = extended("lower", lower), extended("upper", upper)
+    if not isinstance(absolute, bool):
+        raise TypeError(f"expected True or False as absolute; got {shown(absolute)}; give a bool")
     if lower >= upper:
+        where = "values" if absolute else "in units of std from the mean"
         raise ValueError(
-            f"expected lower < upper; got lower={lower!r}, upper={upper!r}; the cuts are in units of std "
-            "from the mean"
+            f"expected lower < upper; got lower={lower!r}, upper={upper!r}; the cuts are {where}"
         )
+    if absolute:
+        if not std:
+            raise ValueError(
+                f"expected a std > 0 with absolute cuts; got std={std!r}; write constant({mean!r})"
+            )
+        lower, upper = (lower - mean) / std, (upper - mean) / std
     return Initializer("truncated_normal", (mean, std, lower, upper))
 
 
+@hinted
 def constant(value: float) -> Initializer:
     """One value, rounded once to nearest even into the buffer's dtype; any shape. The sign of a zero is kept.
 
@@ -513,7 +584,7 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
     Examples
     --------
     >>> initializer("he_normal", mode="fan_out")
-    variance_scaling(2.0, 'fan_out', 'normal')
+    he_normal('fan_out')
     """
     given: object = name
     function = _NAMED.get(given) if isinstance(given, str) else None
@@ -522,20 +593,9 @@ def initializer(name: str, **kwargs: Any) -> Initializer:
             f"expected the name of an initializer; got {shown(name)}{_hint(name)}; "
             f"the names are {', '.join(_NAMED)}"
         )
-    code = function.__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    required = known[: code.co_argcount - len(function.__defaults__ or ())]
-    unknown, missing = set(kwargs) - set(known), set(required) - set(kwargs)
-    if unknown or missing:
-        raise TypeError(
-            f"expected {'some of ' if not required else ''}the arguments {', '.join(known)} for {name}; "
-            f"got {', '.join(sorted(kwargs)) or 'none'}; "
-            + "; ".join(
-                f"{verb} {', '.join(sorted(names))}"
-                for verb, names in (("leave out", unknown), ("add", missing))
-                if names
-            )
-        )
+    known, required = arguments_of(function)
+    if not set(required) <= set(kwargs) <= set(known):
+        raise arguments_error(name, known, kwargs, set(required) - set(kwargs))
     return function(**kwargs)
 
 
@@ -584,6 +644,8 @@ def _cut(truncated: bool) -> str:
 
 
 def _square(gain: float) -> float:
+    if isinstance(gain, str):
+        raise TypeError(f"expected a real number as gain; got {shown(gain)}; write gain=gain({shown(gain)})")
     gain = _at_least_zero("gain", gain)
     square = gain * gain
     if math.isinf(square) or (gain and not square):

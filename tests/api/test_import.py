@@ -50,6 +50,7 @@ NAMES = (
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "seed_from",
     "select_backend",
     "set_threads",
     "truncated_normal",

@@ -234,7 +234,7 @@ def test_quick_leaves_the_slow_peer_out_unless_it_is_asked_for() -> None:
     assert suite.settings().peers == tuple(peers.PEERS)
 
 
-# The README's table
+# The table of docs/performance.md
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from command_line import Capture, assert_refused, process, run_json, sha256
 import fanfill as ff
 from fanfill import report, system
 from fanfill.cli import main
+from fanfill.cli.fill import parse_shape
 from fanfill.files import writer
 
 # What a fill reports
@@ -78,7 +79,7 @@ def test_the_report_for_people_has_every_fact(capsys: Capture) -> None:
     assert err == ""
     for fact in (
         r"values +2,048 \(64 x 32\), float32, 8\.19e-06 GB",
-        r"initializer +he_normal: variance_scaling\(2\.0, 'fan_in', 'normal'\), std 0\.1767767",
+        r"initializer +he_normal\(\), std 0\.1767767",
         r"seed, name +0, 0 \(stream version 2\)",
         r"backend +numpy, 1 thread\n",
         r"seconds +\d",
@@ -235,3 +236,30 @@ def test_the_clock_of_a_large_fill_sees_no_compiler() -> None:
     processes.child(PREPARED, FANFILL_CACHE_DIR=os.devnull)
     small = PREPARED.replace("report.prepare(job,", "report.prepare(dataclasses.replace(job, shape=(9,)),")
     processes.assert_fails(small, "compiled under the clock", FANFILL_CACHE_DIR=os.devnull)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("4096x1024", (4096, 1024)),
+        ("4096, 1024", (4096, 1024)),
+        ("(3, 4)", (3, 4)),
+        ("(3,)", (3,)),
+        ("[3x4]", (3, 4)),
+        ("3X4", (3, 4)),
+        ("3*4", (3, 4)),
+        ("64Kix4", (65536, 4)),
+        ("2mi", (2**21,)),
+        ("1e6", (10**6,)),
+        ("0x3", (0, 3)),
+        ("7", (7,)),
+    ],
+)
+def test_a_shape_may_be_written_as_people_do(text: str, shape: tuple[int, ...]) -> None:
+    assert parse_shape(text) == shape
+
+
+@pytest.mark.parametrize("text", ["1,000x2", "1,000", "3x,4", "", "()", "3.5", "3x-4", "64Kx4", "3 4", "x3"])
+def test_text_that_is_no_shape_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^SHAPE is sizes joined by x or by commas.*; got "):
+        parse_shape(text)

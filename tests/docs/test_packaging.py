@@ -279,11 +279,28 @@ def test_the_second_command_of_the_readme_runs_the_tests() -> None:
     assert shlex.split(job) == [".venv/bin/python", "-m", "pytest"]
 
 
-def test_the_surface_table_of_the_readme_has_every_public_name() -> None:
-    table = (ROOT / "README.md").read_text().partition("## The surface")[2].partition("## Which variance")[0]
+def test_the_table_of_the_interface_has_every_public_name() -> None:
+    table = (ROOT / "docs/reference.md").read_text().partition("## Using fanfill")[0]
     for name in set(ff.__all__) - {"__version__"}:
         family = re.sub(r"^(glorot|kaiming)_.*", r"\1_*", name)
         assert re.search(rf"`{re.escape(family)}[`(.]", table), name
+
+
+def figures(document: str) -> dict[str, list[str]]:
+    """The rows of a document's table of throughput, without shares of the limit."""
+    _, _, rest = (ROOT / document).read_text().partition("| uniform float32 |")
+    rows = re.findall(r"^\| (.+?) \| (.*) \|$", rest.split("\n\n")[0], re.MULTILINE)
+    return {re.sub(r"[*]", "", name): re.sub(r" \(.*?\)|[*]", "", row).split(" | ") for name, row in rows}
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
+    shown, measured = figures("README.md"), figures("docs/performance.md")
+    names = {"memset": "memset, one thread", "fanfill": "fanfill, numba, 2 threads", "torch": "torch"}
+    assert shown.keys() == {*names, "NumPy"}
+    for name, row in shown.items():
+        for here, there in zip(row, measured[names.get(name, "numpy")], strict=False):
+            if here != "-":
+                assert float(here) == pytest.approx(float(there), rel=0.02), name
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
@@ -313,8 +330,10 @@ def test_a_release_of_a_linter_stops_no_run(linter: str) -> None:
     assert (pin.operator, pin.version.count("*")) == ("==", 0)
 
 
-def test_every_promise_of_the_readme_names_a_test() -> None:
-    section = (ROOT / "README.md").read_text().partition("## What you can rely on")[2].partition("\n## ")[0]
+def test_every_promise_names_a_test() -> None:
+    section = (
+        (ROOT / "docs/trust.md").read_text().partition("## What you can rely on")[2].partition("\n## ")[0]
+    )
     proofs = re.findall(r"\| `(test_\w+\.py)::(test_\w+)` \|", section)
     assert len(proofs) == len(re.findall(r"^\| [^-p]", section, re.MULTILINE)) > 15
     for file, name in proofs:

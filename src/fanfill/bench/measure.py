@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 import fanfill as ff
 from fanfill import regions
-from fanfill.arguments import number_of
+from fanfill.arguments import UNITS, size_of
 from fanfill.backends import default_host, resolve
 from fanfill.cpu import run as cpu_run
 from fanfill.dtypes import STORAGES
@@ -62,7 +61,6 @@ LAWS = {
 DISTRIBUTIONS = ("words", *LAWS)
 SEED = 1
 WINDOW = 4096  # values compared with the oracle at the beginning, in the middle and at the end
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Run = Callable[[], object]
 
@@ -222,12 +220,11 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def parse_size(text: str) -> int:
-    """The number that "64Mi", "1Ki" or "1000" names; ValueError for others."""
-    match = re.fullmatch(r"([0-9]+)(?:([kmg])i)?", text.strip().lower())
-    count = 0 if match is None else number_of(match[1], "size")
-    if match is None or count == 0:
-        raise ValueError(f"expected a size such as 64Ki, 64Mi or 1000; got {text!r}")
-    return count * UNITS[match[2] or ""]
+    """The number that "64Mi", "1Ki" or "1000" names; ValueError for others, and for none."""
+    count = size_of(text, "size")
+    if not count:
+        raise ValueError(f"size: expected a size such as 64Ki, of one value at least; got {text!r}")
+    return count
 
 
 def size_text(values: int) -> str:

@@ -27,7 +27,7 @@ from rich.progress import (
 
 import fanfill as ff
 from fanfill import machine, report, system
-from fanfill.arguments import number_of
+from fanfill.arguments import SIZE, number_of, size_of
 from fanfill.files import npy
 
 __all__ = ["command", "parse_axes", "parse_name", "parse_shape", "render"]
@@ -36,11 +36,16 @@ REFRESH_SECONDS = 0.05
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """The shape that ``4096x1024`` or ``4096,1024`` names."""
-    sizes = re.split(r"\s*[x,]\s*", text.strip())
-    if not all(re.fullmatch(r"[0-9]+", size) for size in sizes):
-        raise ValueError(f"SHAPE is sizes joined by x or by commas, as in 4096x1024; got {text!r}")
-    return tuple(number_of(size, "SHAPE") for size in sizes)
+    """The shape that ``4096x1024``, ``4096,1024``, ``(64Ki, 4)`` or ``3*4`` names."""
+    bare = text.strip()
+    if bare[:1] + bare[-1:] in ("()", "[]"):
+        bare = bare[1:-1].strip().removesuffix(",")
+    marks = set(re.findall(r"[x*,]", bare.lower()))
+    sizes = [size.strip() for size in re.split(r"[xX*,]", bare)]
+    # 1,000x2 may mean 1000 x 2, or 1 x 0 x 2.
+    if ("," in marks and len(marks) > 1) or not all(map(SIZE.fullmatch, sizes)):
+        raise ValueError(f"SHAPE is sizes joined by x or by commas, as in 4096x1024 or 64Kix4; got {text!r}")
+    return tuple(size_of(size, "SHAPE") for size in sizes)
 
 
 def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
@@ -94,7 +99,7 @@ def command(
     text = (
         json.dumps({**asdict(result), "out": None if out is None else str(out)})
         if as_json
-        else render(initializer, result, out)
+        else render(result, out)
     )
     sys.stdout.write(text + "\n")
 
@@ -164,12 +169,12 @@ def throttled(bar: Progress) -> report.Progress:
     return progress
 
 
-def render(asked: str, result: report.Report, out: Path | None) -> str:
+def render(result: report.Report, out: Path | None) -> str:
     """The report for people: one line per fact."""
     size = " x ".join(map(str, result.shape))
     lines = [
         ("values", f"{result.values:,} ({size}), {result.dtype}, {result.bytes / 1e9:.3g} GB"),
-        ("initializer", f"{asked}: {result.initializer}, std {result.std_expected:.8g}"),
+        ("initializer", f"{result.initializer}, std {result.std_expected:.8g}"),
         ("seed, name", f"{result.seed}, {result.name!r} (stream version {result.stream_version})"),
         ("backend", f"{result.backend}, {result.threads} thread{'s' * (result.threads != 1)}"),
         ("seconds", f"{result.seconds:.4g}"),
