@@ -8,6 +8,7 @@ object of a package that nobody has imported cannot exist.
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -43,6 +44,24 @@ _SEARCH_LIMIT = 100_000
 
 # What stands for a dtype that NumPy has no name for, by its size.
 _INTEGERS = {1: "uint8", 2: "int16"}
+
+
+# XLA copies memory that does not begin at such a place, and TensorFlow aborts; np.empty's lies 16 or 48 bytes
+# past one.
+_ALIGNMENT = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An empty C-contiguous array that JAX (``device_put``) and TensorFlow (DLPack) take over without a copy.
+
+    Theirs keeps it alive. Nothing may write to it afterwards: the other array would change.
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    array: NDArray[Any] = memory[first : first + size].view(dtype).reshape(shape)
+    return array
 
 
 class Lanes(NamedTuple):

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
-import numpy as np
 from numpy.typing import NDArray
 
+from fanfill.cpu.buffers import aligned
 from fanfill.fill import fill
 from fanfill.initializers import Initializer
 
 __all__ = ["aligned", "draw_shards", "fill_part"]
-
-# XLA's CPU client copies memory that does not begin at such a place; np.empty's lies 16 or 48 bytes past one.
-_ALIGNMENT = 64
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An empty C-contiguous array that `jax.device_put` takes over without a copy, on every CPU device.
-
-    The jax.Array keeps it alive. Nothing may write to it afterwards: the array would change.
-    """
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
-    array: NDArray[Any] = memory[first : first + size].view(dtype).reshape(shape)
-    return array
 
 
 def fill_part(

@@ -1,0 +1,40 @@
+"""Keras' JAX backend: arrays on memory that JAX takes over, sharded by a layout, or drawn inside of jit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fanfill.initializers import Initializer
+from fanfill.jax.drawing import draw_words
+from fanfill.jax.memory import draw_shards
+from fanfill.keras.drawing import Task
+from fanfill.keras.seeds import words_of
+
+__all__ = ["draw", "fill"]
+
+
+def draw(law: Initializer, shape: tuple[int, ...], dtype: str, seed: Any, layout: Any) -> jax.Array:
+    """An array; a traced one where Keras infers shapes, or jits the initializer for a large sharded variable.
+
+    A layout is a `keras.distribution.TensorLayout` or a `NamedSharding`, which may have an abstract mesh.
+    """
+    words = words_of(seed)
+    if layout is None:
+        # Zeros are traced whenever anything is. With them a known seed is traced too: else XLA would get the
+        # values as constants of the program, each device all of them.
+        zeros = jnp.zeros(2, np.uint32)
+        if isinstance(zeros, jax.core.Tracer):
+            words = words + zeros
+    return draw_words(law, shape, dtype, words, out_sharding=getattr(layout, "backend_layout", layout))
+
+
+def fill(tasks: Sequence[Task], seed: int) -> None:
+    """Assign new arrays, sharded as the old ones: each process draws its own shards."""
+    for name, variable, law in tasks:
+        old = variable.value
+        variable.assign(draw_shards(law, seed, name, tuple(old.shape), np.dtype(old.dtype), old.sharding))
