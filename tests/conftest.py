@@ -19,7 +19,7 @@ from fanfill.recipes import Recipe
 
 # What an assertion in these compares is shown, as it is for one in a test.
 pytest.register_assert_rewrite(
-    "cases", "command_line", "cuda_on_cpu.pieces", "equality", "kernel_runs", "processes"
+    "cases", "command_line", "cuda_on_cpu.pieces", "equality", "keras_checks", "kernel_runs", "processes"
 )
 
 # The files that take longest, in this order first, so that no worker is left with one of them at the end.

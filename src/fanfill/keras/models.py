@@ -150,7 +150,7 @@ def _task(named: Named, made: Any) -> Task | None:
     layer = named.around[0]
     try:
         if isinstance(made, Initializer):
-            law = _with_axes(made, layer, named.variable.name)
+            law: Initializer | None = _with_axes(made, layer, named.variable.name)
         else:
             law = law_of(_with_einsum(made, layer, named.variable.name), shape)
         if law is None:

@@ -1,0 +1,33 @@
+"""docs/keras.md: every example runs, and what the page says of the surface is so."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+# As tests/keras: Keras reads them once.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("KERAS_HOME", str(Path(os.devnull) / "keras"))
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("keras", reason="Keras is not installed")
+
+import fanfill.keras as fk
+
+PAGE = Path(__file__).parents[2] / "docs/keras.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES[number], f"{PAGE.name}, example {number}", "exec"), {})
+
+
+def test_the_page_names_the_public_surface() -> None:
+    assert len(EXAMPLES) == 4
+    text = PAGE.read_text()
+    for name in fk.__all__:
+        assert re.search(rf"\b{name}\b", text), name

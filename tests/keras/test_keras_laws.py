@@ -1,0 +1,181 @@
+"""The distributions are Keras' own, which a wrong one is told from; what is refused, and in what words."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="Keras is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+
+import keras
+import keras_checks
+from keras import layers
+
+import fanfill as ff
+import fanfill.keras as fk
+from fanfill.keras import available, drawing, on_numpy
+
+keras_checks.import_fanfill()
+
+SHAPES = ((256, 300), (3, 3, 32, 64), (4096,))
+
+
+def values(made: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(made(shape)), np.float64).ravel()
+
+
+def alike(ours: Any, theirs: Any, shape: tuple[int, ...]) -> bool:
+    one, other = values(ours, shape), values(theirs, shape)
+    return bool(stats.ks_2samp(one, other).pvalue > 1e-4 and abs(one.std() / other.std() - 1) < 0.05)
+
+
+@pytest.mark.parametrize("name", keras_checks.TEN)
+def test_the_laws_are_those_of_keras(name: str) -> None:
+    for shape in SHAPES:
+        assert alike(getattr(fk, name)(seed=1), getattr(keras.initializers, name)(seed=1), shape), shape
+
+
+def test_another_law_is_found_out() -> None:
+    for shape in SHAPES:
+        theirs = keras.initializers.HeNormal(seed=1)
+        for wrong in (fk.LecunNormal(seed=1), fk.HeUniform(seed=1)):
+            assert not alike(wrong, theirs, shape)
+        assert not alike(fk.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=1), theirs, shape)
+
+
+def test_parameters_may_be_scalar_tensors_and_equal_ends_are_a_constant() -> None:
+    made = fk.RandomNormal(keras.ops.convert_to_tensor(1.0), keras.ops.convert_to_tensor(2.0), seed=5)
+    assert made.law((3,)) == ff.normal(1.0, 2.0)
+    assert set(values(fk.RandomUniform(0.5, 0.5), (9,))) == {0.5}
+
+
+def test_a_subclass_draws_its_base() -> None:
+    class Mine(fk.HeNormal):
+        pass
+
+    assert Mine(seed=5).law((3, 4)) == ff.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+def test_numpy_module_in_this_process() -> None:
+    law = ff.he_normal()
+    assert (on_numpy.draw(law, (3, 4), "float32", 5, None) == ff.draw((3, 4), law, seed=5)).all()
+    with keras.SymbolicScope():
+        assert not on_numpy.draw(law, (3, 4), "float32", 5, None).any()
+        assert drawing.in_symbolic_scope()
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "message"),
+    [
+        (lambda: fk.RandomNormal(stddev=-1.0)((3,)), ValueError, "expected a std >= 0; got -1.0"),
+        (lambda: fk.RandomUniform(2.0, 1.0)((3,)), ValueError, "expected low <= high"),
+        (lambda: fk.RandomNormal(mean=float("nan"))((3,)), ValueError, "got nan"),
+        (lambda: fk.HeNormal()((3, 4), dtype="int32"), TypeError, "expected one of the dtypes .*; got int32"),
+    ],
+)
+def test_an_initializer_refuses(made: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        made()
+
+
+def model() -> Any:
+    return keras.Sequential([keras.Input((4, 3)), layers.LSTM(2), layers.Dense(2, name="head")])
+
+
+class Odd(layers.Layer):  # type: ignore[misc]
+    def build(self, shape: Any) -> None:
+        self.own = self.add_weight(shape=(3, 3), name="own", initializer="he_normal")
+        self.count = self.add_weight(shape=(), name="count", trainable=False)
+
+
+def test_a_layer_that_draws_by_itself_needs_a_rule() -> None:
+    layer = Odd()
+    layer.build(None)
+    with pytest.raises(ValueError, match="got none for own; name them in rules"):
+        fk.init_model(layer, 0)
+    fk.init_model(layer, 0, {re.compile("own"): "he_normal"})
+    assert keras_checks.equals(layer.own, (3, 3), keras_checks.HE, 0, name="own")
+
+
+def test_weights_of_one_name() -> None:
+    class Twice(layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            for attribute in ("one", "other"):
+                setattr(self, attribute, self.add_weight(shape=(3,), name="same"))
+
+    layer = Twice()
+    layer.build(None)
+    with pytest.raises(ValueError, match="expected a name for each variable; got two that are called"):
+        fk.init_model(layer, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({}, ValueError, r"got none for lstm/lstm_cell/recurrent_kernel \(Orthogonal\); name them"),
+        ({"seed": -1}, ValueError, r"seed: expected an integer in \[0, 2\*\*64\)"),
+        ({"on_missing": "skip"}, ValueError, "on_missing: expected 'error' or 'leave'; got 'skip'"),
+        ({"rules": ["a"]}, TypeError, "rules: expected a mapping"),
+        (
+            {"rules": {3: "zeros"}},
+            TypeError,
+            "rules: expected a name, a compiled regular expression or a type",
+        ),
+        ({"rules": {"*": {"bias": "zeros"}}}, TypeError, r"expected one initializer for the name '\*'"),
+        ({"rules": {"*": 3}}, TypeError, "expected an initializer, the name of one or None"),
+        ({"rules": {"*": "he"}}, ValueError, "expected the name of an initializer of Keras"),
+        ({"rules": {"*": "orthogonal"}}, ValueError, "expected an initializer that has a law for 'lstm/"),
+        ({"rules": {"*bias": ff.he_normal()}}, ValueError, "weight 'lstm/lstm_cell/bias': expected a shape"),
+        ({"rules": {"*": "zeros", "tail/*": "zeros"}}, ValueError, "got 'tail/\\*', which fits none"),
+    ],
+)
+def test_init_model_refuses_before_it_writes(
+    arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    made = model()
+    before = keras_checks.digest(made.weights)
+    with pytest.raises(kind, match=message):
+        fk.init_model(made, **{"seed": 0, **arguments})
+    assert keras_checks.digest(made.weights) == before
+
+
+def test_what_is_no_model_or_has_no_weights() -> None:
+    with pytest.raises(TypeError, match="model: expected a keras.Model or a layer; got 3"):
+        fk.init_model(3, 0)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="model: expected one that has weights; got 'late' without any"):
+        fk.init_model(layers.Dense(3, name="late"), 0)
+
+
+def test_rules_of_types_and_what_is_left() -> None:
+    made = model()
+    old = {v.path.split("/", 1)[1]: keras_checks.bytes_of(v) for v in made.weights}
+    fk.init_model(
+        made, 0, {layers.LSTM: {"kernel": ff.normal()}, layers.Dense: "lecun_uniform"}, on_missing="leave"
+    )
+    new = {v.path.split("/", 1)[1]: keras_checks.bytes_of(v) for v in made.weights}
+    changed = {name.partition("/")[2] for name in new if new[name] != old[name]}
+    assert changed == {"lstm_cell/kernel", "kernel"}
+    assert keras_checks.equals(made.layers[1].kernel, (2, 2), ff.lecun_uniform(), 0, name="head/kernel")
+
+
+def test_einsum_axes_are_given_to_laws_too() -> None:
+    made = keras.Sequential([keras.Input((5, 6)), layers.EinsumDense("abc,cde->abde", (None, 8, 4))])
+    fk.init_model(made, 0, {"*": ff.he_uniform()})
+    law = ff.he_uniform(in_axis=0, out_axis=(1, 2))
+    kernel = made.layers[0].kernel
+    assert keras_checks.equals(kernel, (6, 8, 4), law, 0, name="einsum_dense/kernel")
+
+
+def test_no_keras_or_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.2.1")
+    with pytest.raises(ImportError, match=r"expected Keras 3.10 or newer; got 3.2.1; pip install 'fanfill"):
+        available.assert_available()
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ImportError, match="got none that can be imported"):
+        available.assert_available()
