@@ -17,6 +17,7 @@ HEAVY = (
     "torch",
     "ml_dtypes",
     "jax",
+    "keras",
     "fanfill_kernels.lanes",
     "logging",
     "concurrent.futures",

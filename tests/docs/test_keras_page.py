@@ -16,6 +16,9 @@ pytest.importorskip("keras", reason="Keras is not installed")
 
 import fanfill.keras as fk
 
+# NumPy's, of how Keras' torch backend makes arrays of tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 PAGE = Path(__file__).parents[2] / "docs/keras.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
