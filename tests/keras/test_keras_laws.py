@@ -50,7 +50,9 @@ def test_another_law_is_found_out() -> None:
         theirs = keras.initializers.HeNormal(seed=1)
         for wrong in (fk.LecunNormal(seed=1), fk.HeUniform(seed=1)):
             assert not alike(wrong, theirs, shape)
-        assert not alike(fk.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=1), theirs, shape)
+    # Of one variance: 4,096 values are too few to tell these two.
+    uncut = fk.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=1)
+    assert not alike(uncut, keras.initializers.HeNormal(seed=1), SHAPES[0])
 
 
 def test_parameters_may_be_scalar_tensors_and_equal_ends_are_a_constant() -> None:
