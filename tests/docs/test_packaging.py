@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Where each optional or heavy package may be imported; everywhere else it may not.
-FRAMEWORKS = ("torch", "jax", "keras", "dask")
+FRAMEWORKS = ("torch", "jax", "keras", "dask", "tensorflow")
 ALLOWED = {
     "typer": ("src/fanfill/cli/",),
     "rich": ("src/fanfill/cli/",),
@@ -34,7 +34,14 @@ ALLOWED = {
     "PyInstaller": ("src/fanfill/_pyinstaller/",),
     "numba": ("kernels/fanfill_kernels/compile/numba_internals.py",),
     "fanfill": ("src/",),
-    **{framework: (f"src/fanfill/{framework}.py", f"src/fanfill/{framework}/") for framework in FRAMEWORKS},
+    **{
+        # Keras' backends have a module each.
+        framework: tuple(
+            f"src/fanfill/{place}"
+            for place in (f"{framework}.py", f"{framework}/", f"keras/on_{framework}.py")
+        )
+        for framework in FRAMEWORKS
+    },
 }
 # What the kernels may import beside the standard library.
 KERNELS_MAY = {"numpy", "numba", "llvmlite", "fanfill_kernels"}
