@@ -6,6 +6,7 @@ the first word high; each draw moves its counter by one, as each of Keras' own d
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -22,10 +23,8 @@ def words_of(seed: int | keras.random.SeedGenerator) -> Any:
         return np.array([seed >> 32 & _WORD, seed & _WORD], np.uint32)
     if keras.config.backend() != "jax":
         return _unsigned(keras.ops.convert_to_numpy(seed.next()))
-    import jax
-
     state = seed.state.value
-    if isinstance(state, jax.core.Tracer):
+    if isinstance(state, sys.modules["jax"].core.Tracer):
         return seed.next().astype(np.uint32)
     # What next() does, on the host: its own addition fails under the mesh that Keras sets for a layout.
     known = np.asarray(state)
