@@ -53,7 +53,7 @@ def test_many_tensors_go_where_each_lies(gpu):
     assert not gpu.host(there).any()
     gpu.launches.clear()
     for wrong in (Foreign(cupy.empty(3, np.int32)), here[:0].astype(np.int32)):
-        with pytest.raises(TypeError, match="^item 'b': expected one of the dtypes"):
+        with pytest.raises(TypeError, match=r"^item 'b': expected one of the dtypes"):
             ff.fill_many({"a": (there, "ones"), "b": (wrong, law)}, seed=4)
     with pytest.raises(ValueError, match="do not share memory; got 'a' and 'b'"):
         ff.fill_many({"a": (there, "ones"), "b": (there[:3], law)}, seed=4)
@@ -102,8 +102,8 @@ def tensor(gpu, monkeypatch):
     class OnDevice(torch.Tensor):
         device = torch.device("cuda", 1)
 
-    def current_stream(device):
-        assert device == torch.device("cuda", 1)
+    def current_stream(number):
+        assert number == 1
         return SimpleNamespace(cuda_stream=0xB00)
 
     gpu.streams[1].add(0xB00)

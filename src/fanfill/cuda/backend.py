@@ -3,8 +3,7 @@
 Requirements this module answers:
 
 * CuPy is imported here and nowhere else, when a device is first asked for. Everything that is used of it is
-in
-  one record, `fanfill.cuda.driver.Driver`.
+  in one record, `fanfill.cuda.driver.Driver`.
 * NVRTC compiles the kernels without CuPy's help. CuPy's own way appends ``-ftz=true`` to every compilation,
   needs CUDA's headers, and its names change between its versions, so nothing could be cached.
 * Once a kernel has been launched on a device, launching it again allocates nothing, loads nothing and waits
@@ -14,8 +13,10 @@ in
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +28,17 @@ from fanfill.cuda.driver import INSTALL, Driver, find, one_line
 from fanfill.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
-    from fanfill.backends import Launch
+    import numpy as np
+
     from fanfill.cuda.buffers import Target
 
+_ALIGNMENT = 16  # of a parameter in memory
 
-# By device: its kernels, by entry point, and the modules that they are of, by family. By architecture and
-# family: what was compiled.
-_functions: dict[int, dict[str, Any]] = {}
+# By device: handles of its kernels, by entry point, and the modules that they are of, by family. By
+# architecture and family: what was compiled.
+_functions: dict[int, dict[str, int]] = {}
 _modules: dict[tuple[int, str], Any] = {}
 _images: dict[tuple[int, str], bytes] = {}
 _lock = threading.RLock()  # a signal handler may launch while its own thread loads
@@ -61,8 +63,36 @@ def _unusable() -> str | None:
     return None
 
 
+class Queue:
+    """A stream of the device that is current: `fanfill.backends.Queue`."""
+
+    def __init__(self, gpu: Driver, number: int, stream: int) -> None:
+        self.number, self.stream, self.context = number, stream, gpu.context()
+        self._gpu, self._functions = gpu, _functions.setdefault(number, {})
+
+    def function(self, name: str) -> int:
+        """The handle of a kernel, which is loaded if it is not there yet."""
+        function = self._functions.get(name)
+        if function is None:
+            # Two threads may both ask; either answer serves.
+            module = _module(self._gpu, self.number, name)
+            function = self._functions[name] = int(module.get_function(name).ptr)
+        return function
+
+    def launch(self, name: str, blocks: int, threads: int, arguments: Sequence[bytes]) -> int:
+        """Start a kernel; return its handle."""
+        function = self.function(name)
+        padded = [argument + bytes(-len(argument) % _ALIGNMENT) for argument in arguments]
+        memory = ctypes.create_string_buffer(b"".join(padded))
+        places = itertools.accumulate(map(len, padded[:-1]), initial=ctypes.addressof(memory))
+        pointers = (ctypes.c_void_p * len(padded))(*places)
+        address = ctypes.addressof(pointers)
+        self._gpu.launch(function, blocks, 1, 1, threads, 1, 1, 0, self.stream, address, 0)
+        return function
+
+
 @contextmanager
-def _launcher(target: Target) -> Iterator[Launch]:
+def _launcher(target: Target) -> Iterator[Queue]:
     gpu = driver()
     number = gpu.locate(target.pointer) if target.device is None else target.device
     if number is None:
@@ -71,17 +101,7 @@ def _launcher(target: Target) -> Iterator[Launch]:
             "knows; allocate the buffer with CuPy, torch or another CUDA library"
         )
     with gpu.use(number):
-        functions = _functions.setdefault(number, {})
-        stream = gpu.stream(number) if target.stream is None else target.stream
-
-        def launch(name: str, blocks: int, threads: int, arguments: tuple[NDArray[Any], ...]) -> None:
-            function = functions.get(name)
-            if function is None:
-                # Two threads may both ask; either answer serves.
-                function = functions[name] = _module(gpu, number, name).get_function(name)
-            gpu.launch(function, blocks, threads, arguments, stream)
-
-        yield launch
+        yield Queue(gpu, number, gpu.stream(number) if target.stream is None else target.stream)
 
 
 def _module(gpu: Driver, number: int, name: str) -> Any:

@@ -7,9 +7,7 @@ depends.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanfill.tiling import Axis, merge
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from fanfill.cuda.buffers import Target
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
+    from fanfill_kernels.cuda.geometry import Launch
     from fanfill_kernels.philox import Key
 
     Progress = Callable[[int, int], object]
@@ -31,6 +30,14 @@ if TYPE_CHECKING:
 _ROW = 1 << 23
 
 
+class Single(NamedTuple):
+    """A launch: the context it was made in, the handle of its kernel, and what was asked for."""
+
+    context: int
+    function: int
+    launch: Launch
+
+
 def fill_target(
     target: Target,
     region: Region,
@@ -38,7 +45,7 @@ def fill_target(
     key: Key,
     backend: DeviceBackend,
     progress: Progress | None = None,
-) -> None:
+) -> Single | None:
     """Put the work of a fill on the target's stream; it may still be under way when this returns.
 
     Parameters
@@ -55,19 +62,23 @@ def fill_target(
         Whose kernels draw.
     progress
         Called once, when all has been handed over, as ``progress(values in all, values in all)``.
+
+    Returns
+    -------
+    What was launched, if it was one kernel for runs.
     """
     total = prod(target.shape)
+    made: list[Single] = []
     if total:
         from fanfill_kernels.cuda.geometry import launches
 
-        with backend.launcher(target) as launch:
+        with backend.launcher(target) as queue:
             for address, start, axes in parts(target, region, recipe.form):
-                for kernel, blocks, threads, arguments in launches(
-                    recipe.form, recipe.dtype, address, start, axes, key, recipe.params
-                ):
-                    launch(kernel, blocks, threads, tuple(map(np.asarray, arguments)))
+                asked = launches(recipe.form, recipe.dtype, address, start, axes, key, recipe.params)
+                made += [Single(queue.context, queue.launch(*one), one) for one in asked]
     if progress is not None:
         progress(total, total)
+    return made[0] if len(made) == 1 and made[0].launch.entry.startswith("run_") else None
 
 
 def parts(target: Target, region: Region, form: str) -> Iterator[Part]:

@@ -8,6 +8,7 @@ runs on the CPU (`cuda_on_cpu.machine`). All of it stands behind `fanfill.cuda.d
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 import time
@@ -85,10 +86,12 @@ ready: set[tuple[int, str]] = set()
 
 
 class Function:
-    """A kernel of a module that was loaded on one device."""
+    """A kernel of a module that was loaded on one device, and its handle."""
 
     def __init__(self, loaded: Loaded, name: str) -> None:
         self.loaded, self.name = loaded, name
+        self.ptr = id(self)
+        loaded.machine.functions[self.ptr] = self  # which lives as long as its module
 
 
 class Loaded:
@@ -138,6 +141,7 @@ class Machine:
         self.streams: dict[int, set[int]] = {number: {0, 1, 2} for number in range(len(architectures))}
         self._thread = threading.local()
         self._lock = threading.Lock()
+        self.functions: dict[int, Function] = {}
         self.latest: Allocation | None = None
         self.driver = Driver(
             devices=lambda: len(self.architectures),
@@ -147,6 +151,7 @@ class Machine:
             locate=self.locate,
             stream=self.stream,
             use=self.use,
+            context=self.context,
             load=self.load,
             launch=self.launch,
             empty=self.empty,
@@ -167,10 +172,16 @@ class Machine:
     def use(self, number: int) -> Iterator[None]:
         before = self.current
         self._thread.device = number
+        self._thread.contexts = {number, *getattr(self._thread, "contexts", ())}
         try:
             yield
         finally:
             self._thread.device = before
+
+    def context(self) -> int:
+        """A thread has a device's context from when it first used the device."""
+        known = getattr(self._thread, "contexts", ())
+        return 0xC0 + self.current if self.current in known else 0
 
     def stream(self, number: int) -> int:
         return getattr(self._thread, "streams", {}).get(number, 0)
@@ -272,21 +283,36 @@ class Machine:
             return Loaded(self, module(self.source(), architecture), image, self.current)
         return Loaded(self, Module(image), None, self.current)
 
-    def launch(self, function: Function, blocks: int, threads: int, arguments: Any, stream: int) -> None:
+    def launch(
+        self,
+        handle: int,
+        blocks: int,
+        y: int,
+        z: int,
+        threads: int,
+        thread_y: int,
+        thread_z: int,
+        shared: int,
+        stream: int,
+        pointers: int,
+        extra: int,
+    ) -> None:
+        """``cuLaunchKernel``: all parameters are read here, at the call."""
+        function = self.functions[handle]
         loaded, name = function.loaded, function.name
+        assert self.context(), "a launch on a thread without a context"
         assert loaded.device == self.current, (
             f"a kernel of device {loaded.device}, launched on {self.current}"
         )
         assert stream in self.streams[self.current], f"stream {stream:#x} is not of device {self.current}"
+        assert (y, z, thread_y, thread_z, shared, extra) == (1, 1, 1, 1, 0, 0)
         parameters = loaded.module.entries[name].parameters
-        for number, (argument, parameter) in enumerate(zip(arguments, parameters, strict=True)):
-            # CuPy passes the bytes of an array of one element as they are: their number is checked below.
-            assert isinstance(argument, np.ndarray), f"argument {number} of {name}: {argument!r}"
-            assert argument.size == 1
-            wants = {"bytes": "V", "value": "u"}[parameter.kind]
-            assert argument.dtype.kind in (wants, "u"), f"argument {number} of {name}: {argument.dtype}"
+        places = (ctypes.c_uint64 * len(parameters)).from_address(pointers)
+        assert not any(place % 8 for place in places)
+        passed = [
+            ctypes.string_at(p, parameter.size) for p, parameter in zip(places, parameters, strict=True)
+        ]
         memory = [(a.pointer, a.size) for a in self.allocations if a.device == self.current]
-        passed = [argument.tobytes() for argument in arguments]
         if (id(loaded.module), name) not in ready:
             loaded.module.compile([name], optimize=False)  # launches here are short, compiling takes longer
             ready.add((id(loaded.module), name))
