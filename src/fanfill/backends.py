@@ -109,6 +109,9 @@ class Queue(Protocol):
     stream: int
     context: int
 
+    def parameters(self) -> int:
+        """How many bytes of parameters a kernel may have."""
+
     def function(self, name: str, /) -> int:
         """The handle of a kernel, which is compiled and loaded if it is not there yet."""
 

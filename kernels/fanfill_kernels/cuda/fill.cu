@@ -3,6 +3,8 @@
 // run_<form>_<dtype>   consecutive elements in consecutive memory, by 16-byte stores
 // box_<form>_<dtype>   a box of a tensor, in memory of any strides and alignment
 //
+// or, where GROUPED is defined, those of grouped.cuh.
+//
 // The values depend on the elements' indices alone; a thread makes all the values of whole Philox blocks. The
 // dtypes are stored as unsigned integers of their width, lanes. geometry.py launches the kernels.
 
@@ -257,6 +259,9 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   }
 }
 
+#ifdef GROUPED
+#include "grouped.cuh"
+#else
 // Both kernels of a form and dtype. The recipe's parameters are one struct.
 #define KERNELS(name, ...)                                                                                  \
   typedef __VA_ARGS__ Values_##name;                                                                        \
@@ -269,6 +274,7 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
                  const Values_##name make) {                                                                \
     box(out, region, keys, make);                                                                           \
   }
+#endif
 
 // A form for all dtypes: that of float32, of the narrow types, and of float64.
 #define FORMS(name, Form, NarrowForm, Form64)                                          \

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanfill_kernels.cuda import entry
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
 
@@ -152,30 +151,41 @@ def launches(
     size = FORMATS[dtype].itemsize
     if any(n == 0 for n, _, _ in axes):
         return
-    axes = [axis for axis in axes if axis[0] != 1]
-    constant = form == "constant"
-    name = str(8 * size) if constant else dtype
-    if constant:
-        # Any numbering will do: one that goes with the addresses, so that stores are wide.
-        axes = [(n, int(stride == size), stride) for n, _, stride in axes]
-        start = address // size % STORE
-    count = axes[0][0] if axes else 1
-    given = packed(form, dtype, params)
-    if is_run(size, address, start, axes):
-        yield from _runs(entry("run", form, name), form, dtype, address, start, count, key, given)
+    name, given = prepared(form, dtype, params)
+    found = run_of(form, size, address, start, axes)
+    if found is not None:
+        yield from _runs(f"run_{name}", form, dtype, address, *found, key, given)
         return
-    if constant:
-        start = 0
     # The last axis is the fastest of the thread numbers: neighbours in memory belong to neighbours.
-    axes = sorted(axes, key=lambda axis: -abs(axis[2]))
-    yield from _boxes(entry("box", form, name), form, dtype, address, start, axes, key, given)
+    axes = sorted(_longer(axes), key=lambda axis: -abs(axis[2]))
+    if form == "constant":
+        start, axes = 0, [(n, int(stride == size), stride) for n, _, stride in axes]
+    yield from _boxes(f"box_{name}", form, dtype, address, start, axes, key, given)
 
 
-def is_run(size: int, address: int, start: int, axes: Axes) -> bool:
-    """Whether these axes are consecutive elements in consecutive memory, whose groups lie on 16 bytes."""
-    if len(axes) > 1 or (axes and axes[0][1:] != (1, size)):
-        return False
-    return (address - start * size) % STORE == 0
+def prepared(form: str, dtype: str, params: Sequence[Any]) -> tuple[str, bytes]:
+    """Which family of kernels draws a recipe, as "normal_float32", and the recipe's parameters for them."""
+    name = str(8 * FORMATS[dtype].itemsize) if form == "constant" else dtype
+    return f"{form}_{name}", packed(form, dtype, params)
+
+
+def run_of(form: str, size: int, address: int, start: int, axes: Axes) -> tuple[int, int] | None:
+    """(start, length) of what is consecutive elements in consecutive memory, whose groups lie on 16 bytes;
+    None for all else.
+    """
+    axes = _longer(axes)
+    length, pitch, stride = axes[0] if axes else (1, 1, size)
+    if form == "constant":
+        # Any numbering will do: one that goes with the addresses, so that stores are wide.
+        start, pitch = address // size % STORE, 1
+    if len(axes) > 1 or (pitch, stride) != (1, size) or (address - start * size) % STORE:
+        return None
+    return start, length
+
+
+def _longer(axes: Axes) -> Axes:
+    """The axes that have more than one place."""
+    return [axis for axis in axes if axis[0] != 1]
 
 
 def spans(form: str, dtype: str, address: int, start: int, count: int) -> Iterator[Span]:

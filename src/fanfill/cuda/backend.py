@@ -70,6 +70,10 @@ class Queue:
         self.number, self.stream, self.context = number, stream, gpu.context()
         self._gpu, self._functions = gpu, _functions.setdefault(number, {})
 
+    def parameters(self) -> int:
+        """How many bytes of parameters a kernel may have here."""
+        return _parameters_of(self._gpu, self._gpu.architecture(self.number))
+
     def function(self, name: str) -> int:
         """The handle of a kernel, which is loaded if it is not there yet."""
         function = self._functions.get(name)
@@ -130,7 +134,17 @@ def _module(gpu: Driver, number: int, name: str) -> Any:
 
 def _image(gpu: Driver, architecture: int, which: str) -> bytes:
     """A family of kernels for an architecture: a cubin, from the cache on disk or from NVRTC."""
+    if which.startswith("grouped_"):
+        which = which.replace("_", f"_{_parameters_of(gpu, architecture)}_", 1)
     return kept(compiler_for(gpu.version() // 1000, architecture), architecture, which)[1]
+
+
+def _parameters_of(gpu: Driver, architecture: int) -> int:
+    """How many bytes of parameters a kernel may have for an architecture here."""
+    from fanfill_kernels.cuda.groups import parameters
+
+    major, minor = divmod(gpu.version() // 10, 100)
+    return parameters(min((major, minor), compiler_for(major, architecture).version), architecture)
 
 
 def compiler_for(newest: int, architecture: int) -> nvrtc.Compiler:

@@ -7,12 +7,12 @@ depends.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanfill.tiling import Axis, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from fanfill.backends import DeviceBackend
     from fanfill.cuda.buffers import Target
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fanfill_kernels.cuda.geometry import Launch
     from fanfill_kernels.philox import Key
 
+    Fill = tuple[Target, Region, Recipe, Key]
     Progress = Callable[[int, int], object]
     Part = tuple[int, int, tuple[Axis, ...]]  # address and global index of the first element, axes from there
 
@@ -79,6 +80,65 @@ def fill_target(
     if progress is not None:
         progress(total, total)
     return made[0] if len(made) == 1 and made[0].launch.entry.startswith("run_") else None
+
+
+def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
+    """Fill many targets, which share no memory, with as few launches as can be: those of one device, stream,
+    seed, form and dtype together.
+
+    What is no run of consecutive elements in aligned memory, and what has nobody to go with, is filled by
+    `fill_target`. Nothing is allocated on the device or waited for, once the kernels are loaded.
+    """
+    from fanfill_kernels.cuda import groups
+    from fanfill_kernels.cuda.geometry import THREADS, prepared, run_of, spans
+
+    together: dict[tuple[Any, ...], list[tuple[Fill, list[groups.Item]]]] = {}
+    known: dict[int, tuple[str, bytes]] = {}
+    alone: list[Fill] = []
+    for fill in fills:
+        target, region, recipe, key = fill
+        if not prod(target.shape):
+            continue
+        where = _whole(target, region) or _only(parts(target, region, recipe.form))
+        found = where and run_of(recipe.form, target.itemsize, *where)
+        if found is None or where is None or target.device is None:
+            alone.append(fill)
+            continue
+        family, make = known.get(id(recipe)) or known.setdefault(
+            id(recipe), prepared(recipe.form, recipe.dtype, recipe.params)
+        )
+        items = [
+            groups.Item(span, key[2], key[3], make)
+            for span in spans(recipe.form, recipe.dtype, where[0], *found)
+        ]
+        named = target.device, target.stream, family, key[:2], recipe.form, recipe.dtype
+        together.setdefault(named, []).append((fill, items))
+    for (_, _, family, seed, form, dtype), members in together.items():
+        if len(members) == 1:
+            alone.append(members[0][0])
+            continue
+        with backend.launcher(members[0][0][0]) as queue:
+            items = [item for _, some in members for item in some]
+            for table in groups.tables(dtype, form, seed, items, queue.parameters()):
+                queue.launch(f"grouped_{family}", table.blocks, THREADS, (table.parameter,))
+    for fill in alone:
+        fill_target(*fill, backend)
+
+
+def _whole(target: Target, region: Region) -> Part | None:
+    """A whole tensor in C order, which most are, without the search for the fewest axes."""
+    size = target.itemsize
+    if region.start or region.shape != target.shape:
+        return None
+    if target.strides != tuple([pitch * size for pitch in region.pitches]):
+        return None
+    return target.pointer, 0, (Axis(prod(target.shape), 1, size),)
+
+
+def _only(found: Iterator[Part]) -> Part | None:
+    """The one part that there is, or None."""
+    first = next(found, None)
+    return first if first is None or next(found, None) is None else None
 
 
 def parts(target: Target, region: Region, form: str) -> Iterator[Part]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import threading
 import time
 import weakref
@@ -22,6 +23,7 @@ import numpy as np
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
+from fanfill_kernels.cuda.choice import source_of
 
 CANARY = 0xA5
 GUARD = 4096  # bytes of canary on both sides of an allocation
@@ -126,6 +128,8 @@ class Machine:
         The device of each module that was loaded.
     most : int or None
         Allocations of more bytes fail.
+    parameters : int
+        Bytes that the parameters of a grouped kernel may have.
     """
 
     def __init__(self, architectures: tuple[int, ...], source: Callable[[], str]) -> None:
@@ -135,6 +139,7 @@ class Machine:
         self.launches: list[Launch] = []
         self.loads: list[int] = []
         self.most: int | None = None
+        self.parameters = 32764
         self.capturing = False
         self.out_of_memory: Callable[[int], Exception] = OutOfMemory
         self.refuse_load: Exception | None = None
@@ -280,7 +285,11 @@ class Machine:
         self.loads.append(self.current)
         if image.startswith(b"\x7fELF"):
             architecture = self.architectures[self.current]
-            return Loaded(self, module(self.source(), architecture), image, self.current)
+            grouped = re.search(rb"\0grouped_(\w+)\0", image)  # a family of its own
+            source = (
+                source_of(f"grouped_{self.parameters}_{grouped[1].decode()}") if grouped else self.source()
+            )
+            return Loaded(self, module(source, architecture), image, self.current)
         return Loaded(self, Module(image), None, self.current)
 
     def launch(
