@@ -22,7 +22,7 @@ from fanfill.errors import BackendUnavailableError
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -111,6 +111,9 @@ class Queue(Protocol):
 
     def parameters(self) -> int:
         """How many bytes of parameters a kernel may have."""
+
+    def prepare(self, names: Iterable[str], /) -> None:
+        """Compile what these kernels lack, side by side; they are loaded when they are started."""
 
     def function(self, name: str, /) -> int:
         """The handle of a kernel, which is compiled and loaded if it is not there yet."""

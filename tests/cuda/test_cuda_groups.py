@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import cupy
 import numpy as np
 import pytest
 from cuda_on_cpu.arrays import LAWS, on_host
-from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
+from cuda_on_cpu.fixtures import cubins, emulated, gpu, no_cubins  # noqa: F401
 
 import fanfill as ff
 from fanfill.cuda import backend as cuda_backend
@@ -147,6 +148,29 @@ def test_a_warm_call_can_be_captured(gpu):
         ff.fill_many(items, seed=2)
     for array, law, name in items:
         assert gpu.host(array).tobytes() == on_host(array.shape, law, seed=2, name=name).tobytes()
+
+
+def test_what_many_tensors_need_is_compiled_side_by_side(gpu, no_cubins, monkeypatch):
+    """Each compilation waits for the two others."""
+    together, compile = threading.Barrier(3), nvrtc.Compiler.compile
+
+    def waiting(self: Any, source: str, name: str, arch: int, ptx: bool = False) -> bytes:
+        if not ptx:  # which the emulation compiles, one by one
+            together.wait(60)
+        return compile(self, source, name, arch, ptx)
+
+    monkeypatch.setattr(nvrtc.Compiler, "compile", waiting)
+    laws = (LAW, LAW, ff.uniform(-1, 1), ff.constant(0.5), ff.constant(1.5))
+    items = [(cupy.empty(9 + k, np.float32), law, k) for k, law in enumerate(laws)]
+    ff.fill_many(items, seed=3)
+    assert together.broken is False
+    assert {one.kernel for one in gpu.launches} == {
+        "grouped_normal_float32",
+        "run_uniform_float32",
+        "grouped_constant_32",
+    }
+    for array, law, name in items:
+        assert gpu.host(array).tobytes() == on_host(array.shape, law, seed=3, name=name).tobytes()
 
 
 @pytest.mark.parametrize("cuda", [12000, 12010])

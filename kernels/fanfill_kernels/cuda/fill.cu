@@ -287,7 +287,9 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   KERNELS(name##_float8_e5m2fnuz, Made<NarrowForm, narrow::Float8E5m2fnuz, f32, WORDS>) \
   KERNELS(name##_float64, Made<Form64, narrow::Float64, f64, 2>)
 
+#ifndef GROUPED
 KERNELS(words_uint32, Made<Words, narrow::Uint32, u32, WORDS>)
+#endif
 KERNELS(uniform_float32, Made<Uniform, narrow::Float32, f32, WORDS>)
 KERNELS(uniform_float64, Made<Uniform64, narrow::Float64, f64, 2>)
 FORMS(uniform_clamped, UniformClamped, UniformClamped, UniformClamped64)

@@ -113,16 +113,33 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
         ]
         named = target.device, target.stream, family, key[:2], recipe.form, recipe.dtype
         together.setdefault(named, []).append((fill, items))
+    single = [named for named, members in together.items() if len(members) == 1]
+    alone += [together.pop(named)[0][0] for named in single]
+    _prepare(together, alone, backend)
     for (_, _, family, seed, form, dtype), members in together.items():
-        if len(members) == 1:
-            alone.append(members[0][0])
-            continue
         with backend.launcher(members[0][0][0]) as queue:
             items = [item for _, some in members for item in some]
             for table in groups.tables(dtype, form, seed, items, queue.parameters()):
                 queue.launch(f"grouped_{family}", table.blocks, THREADS, (table.parameter,))
     for fill in alone:
         fill_target(*fill, backend)
+
+
+def _prepare(
+    together: dict[tuple[Any, ...], list[tuple[Fill, Any]]], alone: list[Fill], backend: DeviceBackend
+) -> None:
+    """Let each device compile all that it will need, side by side."""
+    from fanfill_kernels.cuda.geometry import prepared
+
+    needed: dict[int | None, tuple[Target, dict[str, None]]] = {}
+    for (device, _, family, *_), members in together.items():
+        needed.setdefault(device, (members[0][0][0], {}))[1][f"grouped_{family}"] = None
+    for target, _, recipe, _ in alone:
+        family = f"run_{prepared(recipe.form, recipe.dtype, recipe.params)[0]}"
+        needed.setdefault(target.device, (target, {}))[1][family] = None
+    for target, names in needed.values():
+        with backend.launcher(target) as queue:
+            queue.prepare(names)
 
 
 def _whole(target: Target, region: Region) -> Part | None:
