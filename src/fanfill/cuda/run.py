@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], object]
     Part = tuple[int, int, tuple[Axis, ...]]  # address and global index of the first element, axes from there
 
-# Contiguous rows of at least this many values get a launch each, of the kernel for runs. These are 15 us of an
+# Contiguous rows of at least this many values get a launch each, of the kernel for runs. They are 15 us of an
 # H200's work (507 to 562 G normals/s, measured), and the driver's call takes the host 3.9 us there: launches
 # hide behind work.
 _ROW = 1 << 23
