@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
 
 from fanfill import imports
 from fanfill.arguments import number_of
@@ -22,7 +22,7 @@ from fanfill.errors import BackendUnavailableError
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     # What copies values to a part of one target: put(where, values).
     Put = Callable[[tuple[slice, ...], NDArray[Any]], None]
-    # What starts a kernel: launch(its name, thread blocks, threads in each, arguments), the last of its
-    # exact types, each an array of one element.
-    Launch = Callable[[str, int, int, tuple[NDArray[Any], ...]], None]
 
 _HOST = {"numba": "fanfill.cpu.numba", "numpy": "fanfill.cpu.numpy"}
 _DEVICE = {"cuda": "fanfill.cuda.backend"}
@@ -102,6 +99,32 @@ class Backend(NamedTuple):
     note: Callable[[], str | None] = lambda: None
 
 
+class Queue(Protocol):
+    """A stream of a device, where kernels can be started.
+
+    Attributes
+    ----------
+    number, stream, context
+        The device, and handles of the stream and of the context, which is current.
+    """
+
+    number: int
+    stream: int
+    context: int
+
+    def parameters(self) -> int:
+        """How many bytes of parameters a kernel may have."""
+
+    def prepare(self, names: Iterable[str], /) -> None:
+        """Compile what these kernels lack, side by side; they are loaded when they are started."""
+
+    def function(self, name: str, /) -> int:
+        """The handle of a kernel, which is compiled and loaded if it is not there yet."""
+
+    def launch(self, name: str, blocks: int, threads: int, arguments: Sequence[bytes], /) -> int:
+        """Start a kernel, by its name and the bytes of its parameters; return its handle."""
+
+
 class DeviceBackend(NamedTuple):
     """One way to fill a device's memory.
 
@@ -110,7 +133,7 @@ class DeviceBackend(NamedTuple):
     name, device, unusable
         As of `Backend`; the device is "cuda".
     launcher
-        ``with launcher(target) as launch`` makes the target's device current and yields what starts kernels
+        ``with launcher(target) as queue`` makes the target's device current and yields what starts kernels
         there, on the target's stream.
     empty
         ``empty(number, shape, dtype)`` returns an uninitialised array on device ``number`` (None: the current
@@ -122,7 +145,7 @@ class DeviceBackend(NamedTuple):
     name: str
     device: Device
     unusable: Callable[[], str | None]
-    launcher: Callable[[Target], AbstractContextManager[Launch]]
+    launcher: Callable[[Target], AbstractContextManager[Queue]]
     empty: Callable[[int | None, tuple[int, ...], np.dtype[Any]], Any]
     note: Callable[[], str | None] = lambda: None
 

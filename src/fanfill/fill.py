@@ -54,6 +54,9 @@ class Plan(NamedTuple):
 plans: dict[tuple[object, tuple[int, ...], object], Plan] = {}
 _MOST_PLANS = 4096
 
+# By type: what fills a buffer on a device by its plan, as soon as there is one; see `fanfill.cuda.plans`.
+on_devices: dict[type, Callable[[Any, Initializer, int, int, int], bool]] = {}
+
 
 def fill(
     buffer: Buffer,
@@ -132,6 +135,21 @@ def fill(
     True
     """
     array: Any = buffer
+    by_plan = on_devices.get(type(array))
+    if (
+        by_plan is not None
+        and type(initializer) is Initializer
+        and (type(name) is int or type(name) is str)
+        and type(seed) is int
+        and 0 <= seed < _SEEDS
+        and backend is None
+        and global_shape is None
+        and offset is None
+        and threads is None
+        and progress is None
+        and by_plan(array, initializer, seed, *halves(name))
+    ):
+        return buffer
     plain = (
         type(array) is np.ndarray
         and backend is None
@@ -154,7 +172,7 @@ def fill(
                 array = array.reshape(-1)
             if array.dtype is not plan.lanes:
                 array = array.view(plan.lanes)
-            low, high = _halves(name)
+            low, high = halves(name)
             plan.run(array, 0, (seed & _WORD, seed >> 32, low, high), plan.params)
             return buffer
 
@@ -247,7 +265,11 @@ def fill_storage(
         made = recipe(law, region.shape, memory.dtype)
         if written is not None:
             written()
-        cuda_run.fill_target(memory, region, made, key, device_engine, progress)
+        single = cuda_run.fill_target(memory, region, made, key, device_engine, progress)
+        if single is not None and global_shape is None and offset is None and backend is None:
+            device_plans = imports.module("fanfill.cuda.plans")
+            device_plans.remember(law, memory, single)
+            on_devices.update(device_plans.kinds())
         return None
     view, storage = memory.view, memory.storage
     small = 0 < view.size <= cpu_run.SMALL
@@ -384,8 +406,8 @@ def substream(name: str | int) -> int:
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
-def _halves(name: str | int) -> tuple[int, int]:
-    """A name's substream as the last two words of a key."""
+def halves(name: str | int) -> tuple[int, int]:
+    """A name's substream as the last two words of a key; TypeError or ValueError as `fill`."""
     number = substream(name)
     return number & _WORD, number >> 32
 

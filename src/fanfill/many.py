@@ -352,9 +352,8 @@ class Job:
         on_devices = sum(prod(fill.target.shape) for fill in self.device_fills)
         for tensor in self.written:
             buffers.mark_written(tensor)
-        for target, region, made, key in self.device_fills:
-            assert self.device is not None
-            cuda_run.fill_target(target, region, made, key, self.device)
+        if self.device is not None:
+            cuda_run.fill_all(self.device_fills, self.device)
         follow = progress
         if progress is not None and on_devices:
             follow = functools.partial(_shifted, progress, on_devices)

@@ -158,6 +158,32 @@ def test_machine_code(major: int, arch: int) -> None:
             assert_run(name, kernel, operations)
 
 
+@pytest.mark.parametrize(
+    ("major", "arch"),
+    [pytest.param(*t, marks=() if t == (13, 90) else pytest.mark.slow) for t in TARGETS if t[1] != 70],
+)
+def test_grouped_kernels(major: int, arch: int) -> None:
+    """The same audits, for kernels that are compiled one by one where they are used."""
+    text, code = compiled.grouped(major, arch)
+    bodies = ptx_bodies(text)
+    found = cuda_instructions.kernels(code)
+    assert (
+        found.keys()
+        == bodies.keys()
+        == {f"{cuda.GROUPED}_{name}" for name in NAMES if name != "words_uint32"}
+    )
+    assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
+    assert not [
+        (name, i, fault(i)) for name, body in bodies.items() for i in without_sequences(body) if fault(i)
+    ]
+    for name, kernel in found.items():
+        assert (kernel.stack, kernel.local) == (0, 0), name
+        assert kernel.registers <= most_registers(name, arch), (name, kernel.registers)
+        width = re.search(r"(float|uint|constant_)(8|16|32|64)", name)
+        assert width is not None
+        assert sum(map(is_wide, kernel.code)) == STORES[width[2]], name
+
+
 def most_registers(name: str, arch: int) -> int:
     held = 64 * 1024 // THREADS_HELD.get(arch, 2048) // 8 * 8
     return max(40 if name.endswith("64") else 32, held)

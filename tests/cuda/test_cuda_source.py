@@ -14,7 +14,18 @@ from fanfill.distributions import recipe
 from fanfill_kernels import cuda
 from fanfill_kernels.arithmetic import clamp, scaled
 from fanfill_kernels.blocks import replay as blocks
-from fanfill_kernels.cuda.geometry import AXES, GRID, HALF_LINE, THREADS, launches, resident, taken
+from fanfill_kernels.cuda.geometry import (
+    AXES,
+    AXIS,
+    BOX,
+    GRID,
+    HALF_LINE,
+    RUN,
+    THREADS,
+    launches,
+    resident,
+    taken,
+)
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import form_of
 from fanfill_kernels.narrow import store_of
@@ -251,22 +262,24 @@ def test_launches_of_huge_tensors() -> None:
     made = list(
         launches("normal", "float32", address - 400, start, [(8 * HALF_LINE + 200, 1, 4)], KEY, params)
     )
-    assert [int(one.arguments[1]["count"]) for one in made] == [100, 4 * HALF_LINE, 4 * HALF_LINE, 100]
-    assert [int(one.arguments[0]) for one in made] == [
+    spans = [RUN.unpack(one.arguments[1]) for one in made]
+    assert [count for count, *_ in spans] == [100, 4 * HALF_LINE, 4 * HALF_LINE, 100]
+    assert [int.from_bytes(one.arguments[0], "little") for one in made] == [
         address - 400,
         *(16 * HALF_LINE * n for n in (1, 2, 3)),
     ]
-    assert [int(one.arguments[1]["block"]) for one in made] == [HALF_LINE - 25, 0, 0, 0]
+    assert [block for _, block, *_ in spans] == [HALF_LINE - 25, 0, 0, 0]
     assert all(one.blocks <= GRID and one.threads == THREADS for one in made)
     # One thread for each element that has no neighbour in the tensor.
     made = list(launches("normal", "float32", 0, 0, [(2**41, 2, 4)], KEY, params))
-    assert [int(one.arguments[1]["first"]) for one in made] == [n * GRID * THREADS for n in range(5)]
+    assert [BOX.unpack(one.arguments[1])[1] for one in made] == [n * GRID * THREADS for n in range(5)]
     assert sum(one.blocks for one in made) * THREADS == 2**41
 
 
 def division(n: int, axis: Any) -> int:
     """The kernels' quotient of a thread number and an axis' length."""
-    return (4 * n * int(axis["magic"]) >> 64) >> int(axis["shift"])
+    _, magic, _, _, shift, _ = axis
+    return (4 * n * magic >> 64) >> shift
 
 
 def test_division_by_multiplication() -> None:
@@ -275,7 +288,7 @@ def test_division_by_multiplication() -> None:
     lengths = [2, 3, 5, 7, 641, 2**31, 2**32 - 1, 2**32 + 1, 2**40 + 3, 2**61 + 1]
     for length in lengths + [int(x) for x in rng.integers(1, 2**45, 200)]:
         one = next(launches("words", "uint32", 0, 0, [(length, 5, 8), (2, 5, 4)], KEY, ()))
-        axis = one.arguments[1]["axis"][0]
+        axis = AXIS.unpack_from(BOX.unpack(one.arguments[1])[-1])
         largest = (2**62 - 1) // length
         for q in {0, 1, 2, largest - 1, largest, int(rng.integers(0, largest + 1))}:
             for n in (q * length, q * length + length - 1):

@@ -9,8 +9,17 @@ import functools
 import re
 from importlib.resources import files
 
-FILES = ("philox.cuh", "arithmetic.cuh", "arithmetic64.cuh", "narrow.cuh", "fill.cu", "exact.cu")
+FILES = (
+    "philox.cuh",
+    "arithmetic.cuh",
+    "arithmetic64.cuh",
+    "narrow.cuh",
+    "grouped.cuh",
+    "fill.cu",
+    "exact.cu",
+)
 KINDS = ("run", "box")
+GROUPED = "grouped"
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 

@@ -7,26 +7,35 @@ form and dtype.
 import functools
 import re
 
-from fanfill_kernels.cuda import source
+from fanfill_kernels.cuda import GROUPED, source
 
 _FORMS = re.compile(r"^(FORMS|KERNELS)\((\w+),")
+_GROUPED = re.compile(rf"{GROUPED}_(\d+)_(\w+)")
 _DTYPE = re.compile(r"^ +KERNELS\(name##_(\w+),")
 
 
 def family(entry: str) -> str:
-    """What the entry points of a form and dtype have in common: "normal_float32" of "run_normal_float32"."""
-    return entry.partition("_")[2]
+    """What the entry points of a form and dtype have in common: "normal_float32" of "run_normal_float32".
+
+    A grouped kernel is a family of its own: most programs never need it.
+    """
+    return entry if entry.startswith(f"{GROUPED}_") else entry.partition("_")[2]
 
 
 @functools.cache
 def source_of(name: str) -> str:
     """The source without the kernels of other families than ``name``; its lines keep their numbers.
 
+    "grouped_4096_normal_float32" names the grouped kernel whose parameters may have 4,096 bytes.
+
     Raises
     ------
     ValueError
         If the source has no such kernels.
     """
+    grouped = _GROUPED.fullmatch(name)
+    if grouped:
+        return f"#define GROUPED\n#define PARAMETERS {grouped[1]}\n{source_of(grouped[2])}"
     lines, found = [], 0
     for line in source().split("\n"):
         of_form, of_dtype = _FORMS.match(line), _DTYPE.match(line)

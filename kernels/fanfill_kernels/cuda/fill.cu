@@ -3,6 +3,8 @@
 // run_<form>_<dtype>   consecutive elements in consecutive memory, by 16-byte stores
 // box_<form>_<dtype>   a box of a tensor, in memory of any strides and alignment
 //
+// or, where GROUPED is defined, those of grouped.cuh.
+//
 // The values depend on the elements' indices alone; a thread makes all the values of whole Philox blocks. The
 // dtypes are stored as unsigned integers of their width, lanes. geometry.py launches the kernels.
 
@@ -343,6 +345,9 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   }
 }
 
+#ifdef GROUPED
+#include "grouped.cuh"
+#else
 // Both kernels of a form and dtype. The recipe's parameters are one struct.
 #define KERNELS(name, ...)                                                                                  \
   typedef __VA_ARGS__ Values_##name;                                                                        \
@@ -355,6 +360,7 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
                  const Values_##name make) {                                                                \
     box(out, region, keys, make);                                                                           \
   }
+#endif
 
 // A form for all dtypes: that of float32, of the narrow types, and of float64.
 #define FORMS(name, Form, NarrowForm, Form64)                                          \
@@ -367,7 +373,9 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   KERNELS(name##_float8_e5m2fnuz, Made<NarrowForm, narrow::Float8E5m2fnuz, f32, WORDS>) \
   KERNELS(name##_float64, Made<Form64, narrow::Float64, f64, 2>)
 
+#ifndef GROUPED
 KERNELS(words_uint32, Made<Words, narrow::Uint32, u32, WORDS>)
+#endif
 KERNELS(uniform_float32, Made<Uniform, narrow::Float32, f32, WORDS>)
 KERNELS(uniform_float64, Made<Uniform64, narrow::Float64, f64, 2>)
 FORMS(uniform_clamped, UniformClamped, UniformClamped, UniformClamped64)

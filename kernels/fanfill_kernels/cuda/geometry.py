@@ -6,11 +6,11 @@ What is decided here never enters a value. The layouts are those of the structs 
 
 import functools
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanfill_kernels.cuda import entry
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import forms_of
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
@@ -27,68 +27,50 @@ COSTLY = ("normal", "normal_centred", "truncated_central", "truncated")
 # were within 1 % of one another; one chunk a thread block was 6 % slower.
 FEWEST, MOST, CHUNKS = 16, 64, 4
 
-KEYS = np.dtype(
-    {
-        "names": ["round", "sub", "second_c2", "third_c0", "third_c2", "fourth_c2"],
-        "formats": [("<u4", 2 * ROUNDS), ("<u4", 2), "<u4", "<u4", "<u4", "<u4"],
-    }
-)
-RUN = np.dtype([("count", "<u8"), ("block", "<u4"), ("head", "<u4"), ("lead", "<u4"), ("whole", "<u4")])
-AXIS = np.dtype(
-    [
-        ("count", "<u8"),
-        ("magic", "<u8"),
-        ("pitch", "<u8"),
-        ("stride", "<i8"),
-        ("shift", "<u4"),
-        ("unused", "<u4"),
-    ]
-)
-BOX = np.dtype(
-    [
-        ("threads", "<u8"),
-        ("first", "<u8"),
-        ("start", "<u8"),
-        ("length", "<u8"),
-        ("step", "<i8"),
-        ("rank", "<u4"),
-        ("row", "<u4"),
-        ("axis", AXIS, AXES),
-    ]
-)
-NOTHING = np.uint8(0)  # the parameters of a form that has none: an empty struct has one byte
+# Structured NumPy arrays in place of these took a fill 23 us.
+POINTER = Struct("<Q")
+KEYS = Struct(f"<{8 * ROUNDS}s6I")  # round keys, substream, second_c2, third_c0, third_c2, fourth_c2
+RUN = Struct("<Q4I")  # count, block, head, lead, whole
+AXIS = Struct("<3QqII")  # count, magic, pitch, stride, shift, unused
+BOX = Struct(f"<4QqII{AXES * AXIS.size}s")  # threads, first, start, length, step, rank, row, axes
+
+_WORD, _HALF, _M0, _M1 = int(MASK), int(HALF), int(M0), int(M1)
+_NUMBERS: dict[type, str] = {np.uint64: "Q", np.uint32: "I", np.float64: "d", np.float32: "f"}
 
 Axes = Sequence[tuple[int, int, int]]
 
 
 class Launch(NamedTuple):
-    """One launch: the entry point, thread blocks, threads in each, and arguments of the parameters' sizes. A
+    """One launch: the entry point, thread blocks, threads in each, and arguments: the parameters' bytes. A
     strided kernel is best launched with as many of the thread blocks as `resident` says.
     """
 
     entry: str
     blocks: int
     threads: int
-    arguments: tuple[Any, ...]
+    arguments: tuple[bytes, ...]
 
 
-def keys(key: Key, high: int) -> Any:
-    """The struct Keys of a launch: round keys, and two rounds of the words of the counter that are constants
-    where ``high`` is the upper half of all block numbers. ``key``: seed and substream, low word first.
+class Span(NamedTuple):
+    """Consecutive elements that a kernel for runs makes in one launch; the other fields are as in ``Run``.
+
+    Attributes
+    ----------
+    address : int
+        Of group 0, a multiple of STORE.
+    high : int
+        Upper half of the numbers of all its Philox blocks.
+    length, groups : int
+        How many elements, and groups that they lie in.
     """
-    mask, half, m0, m1 = int(MASK), int(HALF), int(M0), int(M1)
-    seed, (s0, s1) = key[:2], key[2:]
-    made = np.zeros((), KEYS)
-    k = [[(part + r * int(w)) & mask for part, w in zip(seed, (W0, W1), strict=True)] for r in range(ROUNDS)]
-    made["round"] = np.ravel(k)
-    made["sub"] = s0, s1
-    first = m1 * s0
-    second = m0 * ((first >> half) ^ high ^ k[0][0])
-    made["second_c2"] = s1 ^ k[0][1]
-    made["third_c0"] = (first & mask) ^ k[1][0]
-    made["third_c2"] = (second >> half) ^ k[1][1]
-    made["fourth_c2"] = (second & mask) ^ k[2][1]
-    return made[()]
+
+    address: int
+    high: int
+    length: int
+    block: int
+    head: int
+    lead: int
+    groups: int
 
 
 def taken(form: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
@@ -135,7 +117,7 @@ def resident(name: str, blocks: int, multiprocessors: int) -> int:
 def _strided() -> frozenset[str]:
     """The entry points of strided kernels."""
     return frozenset(
-        entry("run", of_kernel, dtype)
+        f"run_{of_kernel}_{dtype}"
         for dtype in FORMATS
         for form in forms_of(dtype)
         if strided(form, dtype)
@@ -143,14 +125,65 @@ def _strided() -> frozenset[str]:
     )
 
 
-def packed(form: str, dtype: str, params: Sequence[Any]) -> Any:
-    """The parameters of a kernel's form as one argument: a struct in their order, or a constant's bits."""
+class Rounds(NamedTuple):
+    """The round keys of a seed as bytes, and those that are mixed into the counter's constant words."""
+
+    packed: bytes
+    k00: int
+    k01: int
+    k10: int
+    k11: int
+    k21: int
+
+
+@functools.lru_cache(maxsize=64)
+def rounds_of(low: int, high: int) -> Rounds:
+    """The round keys of a seed's halves: a model has one."""
+    k = [((low + r * int(W0)) & _WORD, (high + r * int(W1)) & _WORD) for r in range(ROUNDS)]
+    packed = Struct(f"<{2 * ROUNDS}I").pack(*(word for pair in k for word in pair))
+    return Rounds(packed, *k[0], *k[1], k[2][1])
+
+
+def key_words(rounds: Rounds, low: int, high: int, above: int) -> tuple[int, int, int, int, int, int]:
+    """What ``Keys`` holds beside the round keys: a substream's halves, and two rounds of the words of the
+    counter that are constants where ``above`` is the upper half of all block numbers.
+    """
+    first = _M1 * low
+    second = _M0 * ((first >> _HALF) ^ above ^ rounds.k00)
+    return (
+        low,
+        high,
+        high ^ rounds.k01,
+        (first & _WORD) ^ rounds.k10,
+        (second >> _HALF) ^ rounds.k11,
+        (second & _WORD) ^ rounds.k21,
+    )
+
+
+def keys(key: Key, high: int) -> bytes:
+    """The struct Keys of a launch whose block numbers have the upper half ``high``; see `key_words`.
+    ``key``: seed and substream, low word first.
+    """
+    rounds = rounds_of(key[0], key[1])
+    return KEYS.pack(rounds.packed, *key_words(rounds, key[2], key[3], high))
+
+
+def packed(form: str, dtype: str, params: Sequence[Any]) -> bytes:
+    """The parameters of a kernel's form as one argument: a struct in their order, or a constant's bits. That
+    of a form without parameters has one byte, like any empty struct.
+    """
     if form == "constant":
-        return np.dtype(f"<u{FORMATS[dtype].itemsize}").type(params[0])
+        return int(params[0]).to_bytes(FORMATS[dtype].itemsize, "little")
     if not params:
-        return NOTHING
-    layout = np.dtype([(f"p{n}", np.asarray(p).dtype) for n, p in enumerate(params)], align=True)
-    return np.array(tuple(params), layout)[()]
+        return b"\0"
+    return _layout("".join([_NUMBERS[type(p)] for p in params])).pack(*params)
+
+
+@functools.cache
+def _layout(numbers: str) -> Struct:
+    """A struct as C lays it out, whose size is a multiple of its widest member's."""
+    widest = "Q" if {"Q", "d"} & {*numbers} else "I"
+    return Struct(f"@{numbers}0{widest}")
 
 
 def values_in_block(form: str, dtype: str) -> int:
@@ -179,62 +212,92 @@ def launches(
     size = FORMATS[dtype].itemsize
     if any(n == 0 for n, _, _ in axes):
         return
-    axes = [axis for axis in axes if axis[0] != 1]
-    constant = form == "constant"
-    name = str(8 * size) if constant else dtype
-    if constant:
-        # Any numbering will do: one that goes with the addresses, so that stores are wide.
-        axes = [(n, int(stride == size), stride) for n, _, stride in axes]
-        start = address // size % STORE
-    count, pitch, stride = axes[0] if axes else (1, 1, size)
-    of_kernel, values = taken(form, params)
-    given = packed(form, dtype, values)
-    if len(axes) <= 1 and (pitch, stride) == (1, size) and (address - start * size) % STORE == 0:
-        kernel = entry("run", of_kernel, name)
-        yield from _runs(kernel, form, dtype, address, start, count, key, given)
+    name, given = prepared(form, dtype, params)
+    found = run_of(form, size, address, start, axes)
+    if found is not None:
+        yield from _runs(f"run_{name}", form, dtype, address, *found, key, given)
         return
-    if constant:
-        start = 0
     # The last axis is the fastest of the thread numbers: neighbours in memory belong to neighbours.
-    axes = sorted(axes, key=lambda axis: -abs(axis[2]))
-    yield from _boxes(entry("box", of_kernel, name), form, dtype, address, start, axes, key, given)
+    axes = sorted(_longer(axes), key=lambda axis: -abs(axis[2]))
+    if form == "constant":
+        start, axes = 0, [(n, int(stride == size), stride) for n, _, stride in axes]
+    yield from _boxes(f"box_{name}", form, dtype, address, start, axes, key, given)
 
 
-def _runs(
-    kernel: str, form: str, dtype: str, address: int, start: int, count: int, key: Key, given: Any
-) -> Iterator[Launch]:
-    """Consecutive elements, in launches whose Philox blocks share the upper half of their number."""
+def prepared(form: str, dtype: str, params: Sequence[Any]) -> tuple[str, bytes]:
+    """Which family of kernels draws a recipe, as "normal_float32", and its parameters: see `taken`."""
+    of_kernel, values = taken(form, params)
+    name = str(8 * FORMATS[dtype].itemsize) if form == "constant" else dtype
+    return f"{of_kernel}_{name}", packed(form, dtype, values)
+
+
+def run_of(form: str, size: int, address: int, start: int, axes: Axes) -> tuple[int, int] | None:
+    """(start, length) of what is consecutive elements in consecutive memory, whose groups lie on 16 bytes;
+    None for all else.
+    """
+    axes = _longer(axes)
+    length, pitch, stride = axes[0] if axes else (1, 1, size)
+    if form == "constant":
+        # Any numbering will do: one that goes with the addresses, so that stores are wide.
+        start, pitch = address // size % STORE, 1
+    if len(axes) > 1 or (pitch, stride) != (1, size) or (address - start * size) % STORE:
+        return None
+    return start, length
+
+
+def _longer(axes: Axes) -> Axes:
+    """The axes that have more than one place."""
+    return [axis for axis in axes if axis[0] != 1]
+
+
+def spans(form: str, dtype: str, address: int, start: int, count: int) -> Iterator[Span]:
+    """Consecutive elements, in spans whose Philox blocks share the upper half of their number."""
     size = FORMATS[dtype].itemsize
     group = STORE // size
     blocks = group // values_in_block(form, dtype)
-    side_by_side = 2 if blocks == 1 else 1
-    chunk = THREADS * side_by_side
     end = start + count
     while start < end:
         high, low = divmod(start // group * blocks, HALF_LINE)
         stop = min(end, (high + 1) * HALF_LINE // blocks * group)
         head = start % group
-        lead = int(head > 0)
-        last = head + stop - start  # behind the last element, counted from the first group's beginning
-        whole = last // group - lead
-        if strided(form, dtype):
-            whole = max(0, whole) // chunk
-            thread_blocks = whole + lead + ((lead + whole * chunk) * group < last)
-        else:
-            # Of a thread's groups the last one lies THREADS * (side_by_side - 1) behind the first.
-            whole = max(0, whole - THREADS * (side_by_side - 1))
-            thread_blocks = -(-last // (group * chunk))
-        run = np.zeros((), RUN)
-        for field, value in zip(RUN.names or (), (stop - start, low, head, lead, whole), strict=True):
-            run[field] = value
-        arguments = (np.uint64(address - head * size), run[()], keys(key, high), given)
-        yield Launch(kernel, thread_blocks, THREADS, arguments)
+        groups = -(-(head + stop - start) // group)
+        yield Span(address - head * size, high, stop - start, low, head, int(head > 0), groups)
         address += (stop - start) * size
         start = stop
 
 
+def _runs(
+    kernel: str, form: str, dtype: str, address: int, start: int, count: int, key: Key, given: bytes
+) -> Iterator[Launch]:
+    """Consecutive elements, a launch for each span."""
+    group = STORE // FORMATS[dtype].itemsize
+    side_by_side = 2 if group == values_in_block(form, dtype) else 1
+    chunk = THREADS * side_by_side
+    for span in spans(form, dtype, address, start, count):
+        last = span.head + span.length  # behind the last element, counted from the first group's beginning
+        whole = last // group - span.lead
+        if strided(form, dtype):
+            whole = max(0, whole) // chunk
+            thread_blocks = whole + span.lead + ((span.lead + whole * chunk) * group < last)
+        else:
+            # Of a thread's groups the last one lies THREADS * (side_by_side - 1) behind the first.
+            whole = max(0, whole - THREADS * (side_by_side - 1))
+            thread_blocks = -(-span.groups // chunk)
+        yield Launch(
+            kernel,
+            thread_blocks,
+            THREADS,
+            (
+                POINTER.pack(span.address),
+                RUN.pack(span.length, span.block, span.head, span.lead, whole),
+                keys(key, span.high),
+                given,
+            ),
+        )
+
+
 def _boxes(
-    kernel: str, form: str, dtype: str, address: int, start: int, axes: Axes, key: Key, given: Any
+    kernel: str, form: str, dtype: str, address: int, start: int, axes: Axes, key: Key, given: bytes
 ) -> Iterator[Launch]:
     """A box; one with more axes than a launch takes as several, place by place of its first axis."""
     if len(axes) > AXES:
@@ -244,26 +307,19 @@ def _boxes(
             yield from _boxes(kernel, form, dtype, *part, axes[1:], key, given)
         return
     values = values_in_block(form, dtype)
-    row = next((k for k, (_, pitch, _) in enumerate(axes) if pitch == 1), None)
-    box = np.zeros((), BOX)
-    box["start"], box["rank"] = start, len(axes)
-    box["length"], box["step"], box["row"] = 1, 0, AXES
-    threads = 1
+    row = next((k for k, (_, pitch, _) in enumerate(axes) if pitch == 1), AXES)
+    length, step = (axes[row][0], axes[row][2]) if row < AXES else (1, 0)
+    packed_axes, threads = b"", 1
     for k, (n, pitch, stride) in enumerate(axes):
-        axis = box["axis"][k]
         if k == row:
-            box["length"], box["step"], box["row"] = n, stride, k
             # Rows that all begin at the same place of a block touch as many blocks as the first.
             alike = all(p % values == 0 for j, (_, p, _) in enumerate(axes) if j != row)
             n = -(-((start % values if alike else values - 1) + n) // values)
-        else:
-            axis["pitch"], axis["stride"] = pitch, stride
-        axis["count"] = n
-        axis["shift"] = (n - 1).bit_length()
-        axis["magic"] = (1 << 62 + (n - 1).bit_length()) // n + 1
+            pitch = stride = 0
+        shift = (n - 1).bit_length()
+        packed_axes += AXIS.pack(n, (1 << 62 + shift) // n + 1, pitch, stride, shift, 0)
         threads *= n
-    box["threads"] = threads
     for first in range(0, threads, GRID * THREADS):
-        box["first"] = first
         blocks = min(GRID, -(-(threads - first) // THREADS))
-        yield Launch(kernel, blocks, THREADS, (np.uint64(address), box[()].copy(), keys(key, 0), given))
+        box = BOX.pack(threads, first, start, length, step, len(axes), row, packed_axes)
+        yield Launch(kernel, blocks, THREADS, (POINTER.pack(address), box, keys(key, 0), given))

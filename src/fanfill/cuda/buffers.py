@@ -7,6 +7,7 @@ any other object through ``__cuda_array_interface__``; frameworks are recognised
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from fanfill.cpu.exchange import assert_unmasked
 from fanfill.dtypes import STORAGES, storage_of
 from fanfill.messages import shown, type_name
 
-__all__ = ["DeviceBuffer", "Target", "as_storage", "as_target", "assert_fillable"]
+__all__ = ["DeviceBuffer", "Target", "as_storage", "as_target", "assert_fillable", "torch_stream"]
 
 
 class Target(NamedTuple):
@@ -160,9 +161,21 @@ def _torch_target(tensor: Any, torch: Any) -> Target:
         str(tensor.dtype).removeprefix("torch."),
         size,
         tensor.device.index,
-        torch.cuda.current_stream(tensor.device).cuda_stream,
+        torch_stream(torch)(tensor.device.index),
         is_torch=True,
     )
+
+
+def torch_stream(torch: Any) -> Callable[[int], int]:
+    """What returns the handle of torch's current stream of a device, by its number.
+
+    The public function makes an object of torch's first, and takes 3.1 us, this one 0.07.
+    """
+    try:
+        raw: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+    except AttributeError:  # a torch that was built without it
+        return lambda number: int(torch.cuda.current_stream(number).cuda_stream)
+    return raw
 
 
 def _interface_target(buffer: object, interface: Any) -> Target:

@@ -7,28 +7,36 @@ depends.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanfill.tiling import Axis, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from fanfill.backends import DeviceBackend
     from fanfill.cuda.buffers import Target
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
+    from fanfill_kernels.cuda.geometry import Launch
     from fanfill_kernels.philox import Key
 
+    Fill = tuple[Target, Region, Recipe, Key]
     Progress = Callable[[int, int], object]
     Part = tuple[int, int, tuple[Axis, ...]]  # address and global index of the first element, axes from there
 
-# Contiguous rows of at least this many values get a launch each, of the kernel for runs. A launch costs the
-# caller about 10 us, in which an H200 makes 5 Mi normals (507 to 562 G values/s, measured): from here on
-# launches hide behind work.
+# Contiguous rows of at least this many values get a launch each, of the kernel for runs. They are 15 us of an
+# H200's work (507 to 562 G normals/s, measured), and the driver's call takes the host 3.9 us there: launches
+# hide behind work.
 _ROW = 1 << 23
+
+
+class Single(NamedTuple):
+    """A launch: the context it was made in, the handle of its kernel, and what was asked for."""
+
+    context: int
+    function: int
+    launch: Launch
 
 
 def fill_target(
@@ -38,7 +46,7 @@ def fill_target(
     key: Key,
     backend: DeviceBackend,
     progress: Progress | None = None,
-) -> None:
+) -> Single | None:
     """Put the work of a fill on the target's stream; it may still be under way when this returns.
 
     Parameters
@@ -55,19 +63,99 @@ def fill_target(
         Whose kernels draw.
     progress
         Called once, when all has been handed over, as ``progress(values in all, values in all)``.
+
+    Returns
+    -------
+    What was launched, if it was one kernel for runs.
     """
     total = prod(target.shape)
+    made: list[Single] = []
     if total:
         from fanfill_kernels.cuda.geometry import launches
 
-        with backend.launcher(target) as launch:
+        with backend.launcher(target) as queue:
             for address, start, axes in parts(target, region, recipe.form):
-                for kernel, blocks, threads, arguments in launches(
-                    recipe.form, recipe.dtype, address, start, axes, key, recipe.params
-                ):
-                    launch(kernel, blocks, threads, tuple(map(np.asarray, arguments)))
+                asked = launches(recipe.form, recipe.dtype, address, start, axes, key, recipe.params)
+                made += [Single(queue.context, queue.launch(*one), one) for one in asked]
     if progress is not None:
         progress(total, total)
+    return made[0] if len(made) == 1 and made[0].launch.entry.startswith("run_") else None
+
+
+def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
+    """Fill many targets, which share no memory, with as few launches as can be: those of one device, stream,
+    seed, form and dtype together.
+
+    What is no run of consecutive elements in aligned memory, and what has nobody to go with, is filled by
+    `fill_target`. Nothing is allocated on the device or waited for, once the kernels are loaded.
+    """
+    from fanfill_kernels.cuda import groups
+    from fanfill_kernels.cuda.geometry import THREADS, prepared, run_of, spans
+
+    together: dict[tuple[Any, ...], list[tuple[Fill, list[groups.Item]]]] = {}
+    known: dict[int, tuple[str, bytes]] = {}
+    alone: list[Fill] = []
+    for fill in fills:
+        target, region, recipe, key = fill
+        if not prod(target.shape):
+            continue
+        where = _whole(target, region) or _only(parts(target, region, recipe.form))
+        found = where and run_of(recipe.form, target.itemsize, *where)
+        if found is None or where is None or target.device is None:
+            alone.append(fill)
+            continue
+        family, make = known.get(id(recipe)) or known.setdefault(
+            id(recipe), prepared(recipe.form, recipe.dtype, recipe.params)
+        )
+        items = [
+            groups.Item(span, key[2], key[3], make)
+            for span in spans(recipe.form, recipe.dtype, where[0], *found)
+        ]
+        named = target.device, target.stream, family, key[:2], recipe.form, recipe.dtype
+        together.setdefault(named, []).append((fill, items))
+    single = [named for named, members in together.items() if len(members) == 1]
+    alone += [together.pop(named)[0][0] for named in single]
+    _prepare(together, alone, backend)
+    for (_, _, family, seed, form, dtype), members in together.items():
+        with backend.launcher(members[0][0][0]) as queue:
+            items = [item for _, some in members for item in some]
+            for table in groups.tables(dtype, form, seed, items, queue.parameters()):
+                queue.launch(f"grouped_{family}", table.blocks, THREADS, (table.parameter,))
+    for fill in alone:
+        fill_target(*fill, backend)
+
+
+def _prepare(
+    together: dict[tuple[Any, ...], list[tuple[Fill, Any]]], alone: list[Fill], backend: DeviceBackend
+) -> None:
+    """Let each device compile all that it will need, side by side."""
+    from fanfill_kernels.cuda.geometry import prepared
+
+    needed: dict[int | None, tuple[Target, dict[str, None]]] = {}
+    for (device, _, family, *_), members in together.items():
+        needed.setdefault(device, (members[0][0][0], {}))[1][f"grouped_{family}"] = None
+    for target, _, recipe, _ in alone:
+        family = f"run_{prepared(recipe.form, recipe.dtype, recipe.params)[0]}"
+        needed.setdefault(target.device, (target, {}))[1][family] = None
+    for target, names in needed.values():
+        with backend.launcher(target) as queue:
+            queue.prepare(names)
+
+
+def _whole(target: Target, region: Region) -> Part | None:
+    """A whole tensor in C order, which most are, without the search for the fewest axes."""
+    size = target.itemsize
+    if region.start or region.shape != target.shape:
+        return None
+    if target.strides != tuple([pitch * size for pitch in region.pitches]):
+        return None
+    return target.pointer, 0, (Axis(prod(target.shape), 1, size),)
+
+
+def _only(found: Iterator[Part]) -> Part | None:
+    """The one part that there is, or None."""
+    first = next(found, None)
+    return first if first is None or next(found, None) is None else None
 
 
 def parts(target: Target, region: Region, form: str) -> Iterator[Part]:

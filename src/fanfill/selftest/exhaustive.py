@@ -55,13 +55,10 @@ def run(subject: Subject) -> Iterator[Tried]:
         found = gpu.allocate(4 * blocks * THREADS)
         for operation, (least, beyond) in RANGES.items():
             first, stop = (int(np.float32(end).view(np.uint32)) for end in (least, beyond))
-            arguments = np.uint64(found.ptr), np.uint32(first), np.uint32(stop - first)
-            gpu.launch(
-                module.get_function(operation),
-                blocks,
-                THREADS,
-                tuple(map(np.asarray, arguments)),
-                gpu.stream(subject.number),
-            )
+            arguments = [found.ptr.to_bytes(8, "little"), first.to_bytes(4, "little")]
+            arguments.append((stop - first).to_bytes(4, "little"))
+            function = int(module.get_function(operation).ptr)
+            stream = gpu.stream(subject.number)
+            cuda_backend.start(gpu, function, blocks, THREADS, stream, arguments)
             tallies = np.frombuffer(gpu.read(found.ptr, 4 * blocks * THREADS), np.uint32)
             yield Tried(subject, operation, stop - first, int(tallies.sum(dtype=np.uint64)))

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from fanfill.backends import get as backend_named
 from fanfill.distributions import recipe
 from fanfill.torch import laws
-from fanfill.torch.drawing import draw_placed, locate
+from fanfill.torch.drawing import draw_placed, draw_planned, locate, plan_for
 from fanfill.torch.seeding import Stream, from_generator, seed_of
 from fanfill.torch.tensors import STORAGE_NAMES
 
@@ -131,13 +131,18 @@ def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwa
         tensor, generator, law = law_of(*args, **kwargs)
         if law is None or not (generator is None or isinstance(generator, torch.Generator)):
             return False
-        where = locate(tensor)
-        if where is None or (where.local.is_cuda and backend_named("cuda").unusable() is not None):
-            return False
-        recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])
+        plan = plan_for(tensor, law)
+        where = locate(tensor) if plan is None else None
+        if plan is None:
+            if where is None or (where.local.is_cuda and backend_named("cuda").unusable() is not None):
+                return False
+            recipe(law, where.global_shape, STORAGE_NAMES[tensor.dtype])
     except (ArithmeticError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
-    draw_placed(tensor, where, law, *calls.next(generator))
+    if plan is not None:
+        draw_planned(tensor, plan, *calls.next(generator))
+    elif where is not None:
+        draw_placed(tensor, where, law, *calls.next(generator))
     return True
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from fanfill.cpu.buffers import mark_written
 from fanfill.distributions import recipe
-from fanfill.fill import key_of
+from fanfill.fill import halves, key_of
 from fanfill.imports import module
 from fanfill.regions import region
 from fanfill.torch.laws import PLAIN
@@ -19,10 +21,11 @@ from fanfill.torch.tensors import STORAGE_NAMES, Shape, assert_fillable, fill_me
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fanfill.cuda.plans import Plan
     from fanfill.initializers import Initializer
     from fanfill_kernels.philox import Key
 
-__all__ = ["How", "again", "draw", "draw_placed", "locate", "whole_shape"]
+__all__ = ["How", "again", "draw", "draw_placed", "draw_planned", "locate", "plan_for", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -137,7 +140,12 @@ def draw(
         `whole_shape`.
     """
     if type(tensor) in _PLAIN:
-        if not tensor.is_meta:
+        plan = plan_for(tensor, law) if how.global_shape is None and how.offset is None else None
+        if plan is not None:
+            draw_planned(
+                tensor, plan, *stream(_generator(how.generator, law.distribution), how.seed, how.name)
+            )
+        elif not tensor.is_meta:
             assert_fillable(tensor)
             recipe(law, whole_shape(tensor, how), STORAGE_NAMES[tensor.dtype])
             seed, name = stream(_generator(how.generator, law.distribution), how.seed, how.name)
@@ -205,6 +213,21 @@ def draw_placed(tensor: torch.Tensor, where: Placed, law: Initializer, seed: int
     for part in parts(where):
         fill_memory(part.tensor, law, seed, name, where.global_shape, part.offset)
     torch.autograd.graph.increment_version(tensor)
+
+
+def plan_for(tensor: torch.Tensor, law: Initializer) -> Plan | None:
+    """The plan of a whole tensor on a device, if it can be filled without any of the checks here."""
+    plans = sys.modules.get("fanfill.cuda.plans")
+    if plans is None or type(tensor) not in _PLAIN:
+        return None
+    plan: Plan | None = plans.plan_of_torch(tensor, law)
+    return plan
+
+
+def draw_planned(tensor: torch.Tensor, plan: Plan, seed: int, name: str | int) -> None:
+    """Fill a tensor by its plan."""
+    mark_written(tensor)
+    sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, *halves(name))
 
 
 def _generator(generator: torch.Generator | None, distribution: str) -> torch.Generator | None:

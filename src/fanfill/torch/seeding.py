@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fanfill.arguments import integer
-from fanfill.fill import substream
+from fanfill.fill import halves, substream
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def stream(generator: torch.Generator | None, seed: int | None, name: str | int 
     number = seed_of(seed)
     if name is None:
         return number, 0
-    substream(name)  # refuses an invalid name
+    # Refuses an invalid name, and keeps what the fill will ask for.
+    _ = halves(name) if type(name) is str or type(name) is int else substream(name)
     return number, name
 
 

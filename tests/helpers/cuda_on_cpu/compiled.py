@@ -69,6 +69,15 @@ def _compile(major: int, arch: int, ptx: bool) -> tuple[bytes, bytes]:
     return _shared(compiler, cuda.source(), arch, ptx=ptx)
 
 
+@functools.cache
+def grouped(major: int, arch: int) -> tuple[str, bytes]:
+    """PTX and machine code of the grouped kernels, which stand in place of the others."""
+    compiler = next(c for c in nvrtc.compilers() if c.version[0] == major)
+    keeps = _Keeps(compiler.path)
+    code = keeps.compile(f"#define GROUPED\n#define PARAMETERS 32764\n{cuda.source()}", "fill.cu", arch)
+    return keeps.ptx.decode(), code
+
+
 _begun: dict[tuple[int, int, bool], Future[tuple[bytes, bytes]]] = {}
 
 

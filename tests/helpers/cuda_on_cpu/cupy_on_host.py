@@ -8,7 +8,9 @@ runs on the CPU (`cuda_on_cpu.machine`). All of it stands behind `fanfill.cuda.d
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import re
 import threading
 import time
 import weakref
@@ -22,6 +24,7 @@ from cuda_on_cpu.compiled import shared_ptx
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
+from fanfill_kernels.cuda.choice import source_of
 
 CANARY = 0xA5
 GUARD = 4096  # bytes of canary on both sides of an allocation
@@ -86,10 +89,12 @@ ready: set[tuple[int, str]] = set()
 
 
 class Function:
-    """A kernel of a module that was loaded on one device."""
+    """A kernel of a module that was loaded on one device, and its handle."""
 
     def __init__(self, loaded: Loaded, name: str) -> None:
         self.loaded, self.name = loaded, name
+        self.ptr = id(self)
+        loaded.machine.functions[self.ptr] = self  # which lives as long as its module
 
 
 class Loaded:
@@ -124,6 +129,8 @@ class Machine:
         The device of each module that was loaded.
     most : int or None
         Allocations of more bytes fail.
+    parameters : int
+        Bytes that the parameters of a grouped kernel may have.
     """
 
     def __init__(self, architectures: tuple[int, ...], source: Callable[[], str]) -> None:
@@ -133,12 +140,14 @@ class Machine:
         self.launches: list[Launch] = []
         self.loads: list[int] = []
         self.most: int | None = None
+        self.parameters = 32764
         self.capturing = False
         self.out_of_memory: Callable[[int], Exception] = OutOfMemory
         self.refuse_load: Exception | None = None
         self.streams: dict[int, set[int]] = {number: {0, 1, 2} for number in range(len(architectures))}
         self._thread = threading.local()
         self._lock = threading.Lock()
+        self.functions: dict[int, Function] = {}
         self.latest: Allocation | None = None
         self.driver = Driver(
             devices=lambda: len(self.architectures),
@@ -149,6 +158,7 @@ class Machine:
             locate=self.locate,
             stream=self.stream,
             use=self.use,
+            context=self.context,
             load=self.load,
             launch=self.launch,
             empty=self.empty,
@@ -169,10 +179,16 @@ class Machine:
     def use(self, number: int) -> Iterator[None]:
         before = self.current
         self._thread.device = number
+        self._thread.contexts = {number, *getattr(self._thread, "contexts", ())}
         try:
             yield
         finally:
             self._thread.device = before
+
+    def context(self) -> int:
+        """A thread has a device's context from when it first used the device."""
+        known = getattr(self._thread, "contexts", ())
+        return 0xC0 + self.current if self.current in known else 0
 
     def stream(self, number: int) -> int:
         return getattr(self._thread, "streams", {}).get(number, 0)
@@ -271,24 +287,43 @@ class Machine:
         self.loads.append(self.current)
         if image.startswith(b"\x7fELF"):
             architecture = self.architectures[self.current]
-            return Loaded(self, module(self.source(), architecture), image, self.current)
+            grouped = re.search(rb"\0grouped_(\w+)\0", image)  # a family of its own
+            source = (
+                source_of(f"grouped_{self.parameters}_{grouped[1].decode()}") if grouped else self.source()
+            )
+            return Loaded(self, module(source, architecture), image, self.current)
         return Loaded(self, Module(image), None, self.current)
 
-    def launch(self, function: Function, blocks: int, threads: int, arguments: Any, stream: int) -> None:
+    def launch(
+        self,
+        handle: int,
+        blocks: int,
+        y: int,
+        z: int,
+        threads: int,
+        thread_y: int,
+        thread_z: int,
+        shared: int,
+        stream: int,
+        pointers: int,
+        extra: int,
+    ) -> None:
+        """``cuLaunchKernel``: all parameters are read here, at the call."""
+        function = self.functions[handle]
         loaded, name = function.loaded, function.name
+        assert self.context(), "a launch on a thread without a context"
         assert loaded.device == self.current, (
             f"a kernel of device {loaded.device}, launched on {self.current}"
         )
         assert stream in self.streams[self.current], f"stream {stream:#x} is not of device {self.current}"
+        assert (y, z, thread_y, thread_z, shared, extra) == (1, 1, 1, 1, 0, 0)
         parameters = loaded.module.entries[name].parameters
-        for number, (argument, parameter) in enumerate(zip(arguments, parameters, strict=True)):
-            # CuPy passes the bytes of an array of one element as they are: their number is checked below.
-            assert isinstance(argument, np.ndarray), f"argument {number} of {name}: {argument!r}"
-            assert argument.size == 1
-            wants = {"bytes": "V", "value": "u"}[parameter.kind]
-            assert argument.dtype.kind in (wants, "u"), f"argument {number} of {name}: {argument.dtype}"
+        places = (ctypes.c_uint64 * len(parameters)).from_address(pointers)
+        assert not any(place % 8 for place in places)
+        passed = [
+            ctypes.string_at(p, parameter.size) for p, parameter in zip(places, parameters, strict=True)
+        ]
         memory = [(a.pointer, a.size) for a in self.allocations if a.device == self.current]
-        passed = [argument.tobytes() for argument in arguments]
         if (id(loaded.module), name) not in ready:
             loaded.module.compile([name], optimize=False)  # launches here are short, compiling takes longer
             ready.add((id(loaded.module), name))

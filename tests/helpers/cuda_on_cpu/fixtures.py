@@ -17,7 +17,7 @@ import shared
 
 from cuda_on_cpu.cupy_on_host import Machine
 from fanfill.cuda import backend as cuda_backend
-from fanfill.cuda import nvrtc
+from fanfill.cuda import nvrtc, plans
 from fanfill_kernels.cuda import source
 
 
@@ -39,6 +39,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch, cubins: Path) -> Iterator[Callable
         monkeypatch.setattr(cuda_backend, "_found", lambda: machine.driver)
         for cached in ("_functions", "_modules", "_images"):
             monkeypatch.setattr(cuda_backend, cached, {})
+        for cached in ("_of_torch", "_of_cupy"):
+            monkeypatch.setattr(plans, cached, {})
         cupy.cuda.set_allocator(machine.allocate)
         machines.append(machine)
         return machine

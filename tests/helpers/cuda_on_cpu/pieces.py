@@ -155,13 +155,12 @@ def drawn(
     axes = [(n, p, s * size) for n, p, s in region.axes]
     for launch in geometry.launches(made.form, made.dtype, address, region.start, axes, KEY, made.params):
         assert launch.entry == name
-        arguments = [argument.tobytes() for argument in launch.arguments]
         inside = [(address + low, high - low)]
         module.launch(
             kernel_of(module, name),
             (min(launch.blocks + surplus, most or geometry.GRID),),
             (launch.threads,),
-            arguments,
+            launch.arguments,
             memory=inside,
             **how,
         )

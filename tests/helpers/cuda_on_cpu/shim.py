@@ -24,7 +24,7 @@ NAMES = [
 
 def pointers(arguments: Any) -> Any:
     """What cuLaunchKernel takes for arguments: an array of their addresses. Keep it as long as it is used."""
-    kept = [ctypes.create_string_buffer(np.asarray(a).tobytes(), np.asarray(a).nbytes) for a in arguments]
+    kept = [ctypes.create_string_buffer(argument, len(argument)) for argument in arguments]
     made = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
     made.kept = kept  # type: ignore[attr-defined]
     return made
