@@ -60,6 +60,7 @@ def install() -> None:
         "context": lambda: CONTEXT,
         "use": lambda number: Used(),
         "stream": lambda number: 0,
+        "multiprocessors": lambda number: 132,
     }
     found = Driver(**stubs)
     backend._found = lambda: found  # type: ignore[assignment]

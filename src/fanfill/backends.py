@@ -14,6 +14,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, overload
 
+import numpy as np
+
 from fanfill import imports
 from fanfill.arguments import number_of
 from fanfill.cpu import buffers
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from fanfill.cuda.buffers import Target
@@ -63,6 +64,11 @@ class HostKernels(NamedTuple):
     nontemporal: Callable[[NDArray[Any], int, Key, tuple[Any, ...]], None]
 
 
+def addresses_by_numpy(arrays: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
+    """Where arrays begin; 1.5 us for each."""
+    return np.array([array.ctypes.data for array in arrays], np.uint64)
+
+
 class Backend(NamedTuple):
     """One way to fill host memory.
 
@@ -95,8 +101,8 @@ class Backend(NamedTuple):
     scatter: Callable[[NDArray[Any]], Put]
     chunk: Callable[[int, int], int]
     tile: Callable[[int, int], int]
-    addresses: Callable[[Sequence[NDArray[Any]]], NDArray[np.uint64]]
     note: Callable[[], str | None] = lambda: None
+    addresses: Callable[[Sequence[NDArray[Any]]], NDArray[np.uint64]] = addresses_by_numpy
 
 
 class Queue(Protocol):

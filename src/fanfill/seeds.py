@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 from typing import Any
 
@@ -44,7 +44,7 @@ def seed_from(source: Any = None) -> int:
     True
     """
     if source is None:
-        return secrets.randbits(64)
+        return int.from_bytes(os.urandom(8), "little")
     number = integer_of(source)
     if number is not None:
         return number % _SEEDS

@@ -74,7 +74,7 @@ def test_a_family_is_compiled_alone_and_to_the_same_code():
             assert choice.family(f"{kind}_{name}") == name
             assert body(text, f"{kind}_{name}") == body(whole, f"{kind}_{name}")
     families = {choice.family(entry) for entry in re.findall(r"\.entry (\w+)", whole)}
-    assert len(families) == 47
+    assert len(families) == 55
     assert all(choice.source_of(name).count("\n") == source().count("\n") for name in families)
     for name in ("normal_float31", "normal", "float32", ""):
         with pytest.raises(ValueError, match=f"expected kernels of a form and dtype, .*; got '{name}'"):

@@ -112,10 +112,10 @@ def test_what_a_group_cannot_take_goes_alone_and_empty_tensors_go_nowhere(gpu, f
     ]
     kernels = filled("float32", items)
     assert sorted(kernels) == [
-        "box_normal_float32",
-        "box_normal_float32",
+        "box_normal_centred_float32",
+        "box_normal_centred_float32",
         "grouped_constant_32",
-        "grouped_normal_float32",
+        "grouped_normal_centred_float32",
         "run_uniform_float32",
     ]
 
@@ -128,10 +128,10 @@ def test_devices_streams_and_dtypes_have_groups_of_their_own(gpu):
     with gpu.on_stream(0x700, 1):
         ff.fill_many([(array, LAW, k) for k, array in enumerate(made)], seed=2)
     assert sorted((one.device, one.stream, one.kernel) for one in gpu.launches) == [
-        (0, 0, "grouped_normal_float16"),
-        (0, 0, "grouped_normal_float32"),
-        (1, 0x700, "grouped_normal_float16"),
-        (1, 0x700, "grouped_normal_float32"),
+        (0, 0, "grouped_normal_centred_float16"),
+        (0, 0, "grouped_normal_centred_float32"),
+        (1, 0x700, "grouped_normal_centred_float16"),
+        (1, 0x700, "grouped_normal_centred_float32"),
     ]
     for k, array in enumerate(made):
         expected = on_host(array.shape, LAW, str(array.dtype), seed=2, name=k)
@@ -165,7 +165,7 @@ def test_what_many_tensors_need_is_compiled_side_by_side(gpu, no_cubins, monkeyp
     ff.fill_many(items, seed=3)
     assert together.broken is False
     assert {one.kernel for one in gpu.launches} == {
-        "grouped_normal_float32",
+        "grouped_normal_centred_float32",
         "run_uniform_float32",
         "grouped_constant_32",
     }

@@ -93,7 +93,7 @@ def test_an_initializer_is_a_value() -> None:
     copy = pickle.loads(pickle.dumps(init))
     assert copy == init
     assert copy.theirs.func is init.theirs.func
-    assert repr(init) == "JaxInitializer(variance_scaling(2.0, 'fan_in', 'truncated_normal'), 'bfloat16')"
+    assert repr(init) == "JaxInitializer(he_normal(truncated=True), 'bfloat16')"
     assert repr(fj.normal(1.0)) == "JaxInitializer(normal(0.0, 1.0))"
     with pytest.raises(AttributeError, match="expected no assignment to a JaxInitializer"):
         init.dtype = None

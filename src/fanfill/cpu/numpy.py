@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
 from fanfill.backends import Backend, HostKernels, put_by_numpy
 from fanfill_kernels.blocks import replay as blocks
 
@@ -33,5 +31,4 @@ BACKEND = Backend(
     scatter=put_by_numpy,
     chunk=_block,
     tile=_block,
-    addresses=lambda arrays: np.array([array.ctypes.data for array in arrays], np.uint64),
 )
