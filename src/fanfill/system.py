@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import io
 import os
 import platform
@@ -14,7 +15,7 @@ import stat
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +164,7 @@ def open_partial(path: str | os.PathLike[str]) -> io.FileIO:
 def lock(descriptor: int) -> bool:
     """Lock a file until it is closed, if nobody else has; True where the system has no such locks."""
     try:
-        import fcntl
+        fcntl: Any = importlib.import_module("fcntl")
     except ImportError:  # Windows
         return True
     try:
@@ -192,7 +193,8 @@ def write_at(descriptor: int, data: memoryview, position: int) -> None:
 def read_at(descriptor: int, buffer: memoryview, position: int) -> int:
     """Read into `buffer` from a position of a file, whatever other threads do; how many bytes were there."""
     if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], position)
+        count: int = os.preadv(descriptor, [buffer], position)
+        return count
     with _seek:  # macOS before 11, Windows
         os.lseek(descriptor, position, os.SEEK_SET)
         data = os.read(descriptor, len(buffer))
