@@ -27,12 +27,12 @@ from fanfill.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from fanfill.many import fill_many
-from fanfill.seeds import seed_from
 from fanfill_kernels import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:
     from fanfill.bitgenerator import Philox
+    from fanfill.many import fill_many
+    from fanfill.seeds import seed_from
 
 __all__ = [
     "STREAM_VERSION",
@@ -69,8 +69,9 @@ __all__ = [
     "xavier_uniform",
 ]
 
-# Names of modules that need more than `import fanfill` may load: they are imported when first asked for.
-_LATER = {"Philox": "fanfill.bitgenerator"}
+# Names of modules that need more than `import fanfill` may load, or that most programs never ask for: they
+# are imported when first asked for.
+_LATER = {"Philox": "fanfill.bitgenerator", "fill_many": "fanfill.many", "seed_from": "fanfill.seeds"}
 
 
 def __getattr__(name: str) -> object:
