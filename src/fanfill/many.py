@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -50,6 +51,7 @@ Items = TypeVar("Items", bound=Mapping[Any, Any] | Iterable[Any])
 
 _FORM = "(buffer, initializer, name), or with global_shape and offset behind the name"
 _NAMED_FORM = "(buffer, initializer), or with global_shape and offset behind it"
+_SEARCH = 10_000  # of NumPy's search for a byte that two items share: a refusal is the safe answer
 _CONSTANTS = {"zeros": constant(0.0), "ones": constant(1.0)}
 
 
@@ -74,6 +76,42 @@ class _Alike(NamedTuple):
     dtype: str
     plan: Plan
     numbers: list[int]
+
+
+class _Memory(NamedTuple):
+    """Where an item lies: the address of its first element, as `ndarray` has it."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The first byte and the one behind the last; equal if there is none."""
+        if 0 in self.shape:
+            return self.address, self.address
+        steps = [step * (n - 1) for step, n in zip(self.strides, self.shape, strict=True)]
+        first = self.address + sum(min(0, step) for step in steps)
+        return first, first + sum(map(abs, steps)) + self.itemsize
+
+    @property
+    def has_gaps(self) -> bool:
+        first, end = self.ends
+        return end - first > prod(self.shape) * self.itemsize
+
+    def meets(self, other: _Memory) -> bool:
+        """Whether they share a byte; True if finding out takes too long."""
+        try:
+            return bool(np.shares_memory(self._seen(), other._seen(), max_work=_SEARCH))  # type: ignore[arg-type]
+        except np.exceptions.TooHardError:
+            return True
+
+    def _seen(self) -> NDArray[Any]:
+        """An array there, of which only the place is looked at: it may be a device's memory."""
+        interface = {"data": (self.address, True), "shape": self.shape, "strides": self.strides}
+        typestr = f"|V{self.itemsize}"
+        return np.asarray(SimpleNamespace(__array_interface__=interface | {"typestr": typestr, "version": 3}))
 
 
 class _OnDevice(NamedTuple):
@@ -182,7 +220,7 @@ class Job:
         self.alike: dict[int, _Alike] = {}  # by the identity of their plans
         self.planned: dict[tuple[Initializer, tuple[int, ...], str], _Alike] = {}  # by this job alone
         self.parts: dict[int, _Part] = {}  # all that are in none of these,
-        self.spans: dict[int, tuple[int, int]] = {}  # and the first byte and size of their memory (0: gaps)
+        self.spans: dict[int, _Memory] = {}  # and their memory
         self.located: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None = None
         self.fills: list[cpu_run.Fill] = []
         self.device_fills: list[_OnDevice] = []
@@ -233,9 +271,6 @@ class Job:
         made = recipe(law, region.shape, dtype)
         if memory.is_torch:
             self.written.append(array)
-        size, steps = prod(shape) * itemsize, [step * (n - 1) for step, n in zip(strides, shape, strict=True)]
-        packed = size and sum(map(abs, steps)) + itemsize == size  # in whatever order
-        first = address + sum(min(0, step) for step in steps)
         here = len(self.names)
         self.names.append(name)
         self.substreams.append(number)
@@ -251,7 +286,7 @@ class Job:
         self.arrays.append(array)
         part = None if global_shape is None else region
         self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
-        self.spans[here] = first, size if packed else 0
+        self.spans[here] = _Memory(address, shape, strides, itemsize)
         key = (*self.seed, number & 0xFFFFFFFF, number >> 32)
         if isinstance(memory, device_buffers.Target):
             self.device = self.device or resolve("cuda", self.backend)
@@ -291,33 +326,50 @@ class Job:
             shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
         for numbers in shared.values():
             _assert_parts([self._part(number) for number in numbers])
-        firsts, sizes = self._located()
+        firsts, ends = self._located()
+        gaps = {number for number, memory in self.spans.items() if memory.has_gaps}
+        solid = ends > firsts
+        solid[list(gaps)] = False
         order = np.argsort(firsts, kind="stable")
-        order = order[sizes[order] > 0]
-        ends = np.maximum.accumulate(firsts[order] + sizes[order])
-        crossed = np.flatnonzero(firsts[order][1:] < ends[:-1])
+        order = order[solid[order]]
+        crossed = np.flatnonzero(firsts[order][1:] < np.maximum.accumulate(ends[order])[:-1])
         if crossed.size:
-            one, other = (self._part(int(order[crossed[0] + k])) for k in (0, 1))
-            raise ValueError(
-                f"items: expected buffers that do not share memory; got {one} and {other}, which do; fill a "
-                "tied tensor once"
-            )
+            self._refuse_shared(*order[crossed[0] :][:2].tolist())
+        for number in sorted(gaps):
+            near = np.flatnonzero((firsts < ends[number]) & (ends > firsts[number])).tolist()
+            for other in near:
+                if (other not in gaps or other > number) and self._memory(number).meets(self._memory(other)):
+                    self._refuse_shared(number, other)
+
+    def _refuse_shared(self, *numbers: int) -> NoReturn:
+        one, other = (self._part(number) for number in sorted(numbers))
+        raise ValueError(
+            f"items: expected buffers that do not share memory; got {one} and {other}, which do; fill a "
+            "tied tensor once"
+        )
+
+    def _memory(self, number: int) -> _Memory:
+        found = self.spans.get(number)
+        if found is not None:
+            return found
+        seen = self.arrays[number]
+        return _Memory(seen.ctypes.data, seen.shape, seen.strides, seen.itemsize)
 
     def _located(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """The first byte and the size of each item's memory; size 0 for memory with gaps."""
+        """The first byte of each item's memory, and the one behind its last."""
         if self.located is not None and len(self.located[0]) == len(self.names):
             return self.located
-        sizes, small = np.zeros(len(self.names), np.uint64), []
+        firsts, sizes, small = np.zeros(len(self.names), np.uint64), np.zeros(len(self.names), np.uint64), []
         for alike in self.alike.values():
             sizes[alike.numbers] = self.arrays[alike.numbers[0]].nbytes
             small += alike.numbers
-        firsts = np.zeros_like(sizes)
         if small:
             self.host = self.host or resolve("cpu", self.backend)
             firsts[small] = self.host.addresses([self.arrays[number] for number in small])
-        for number, span in self.spans.items():
-            firsts[number], sizes[number] = span
-        self.located = firsts, sizes
+        ends = firsts + sizes
+        for number, memory in self.spans.items():
+            firsts[number], ends[number] = memory.ends
+        self.located = firsts, ends
         return self.located
 
     def values(self) -> int:

@@ -225,11 +225,29 @@ def test_parts_that_touch_but_do_not_overlap_are_filled() -> None:
         assert_same_bits(buffer, np.ascontiguousarray(whole[row : row + 3, column : column + 5]))
 
 
+@pytest.mark.parametrize(
+    "views",
+    [
+        lambda memory: (memory, memory[::2]),
+        lambda memory: (memory[::2], memory),
+        lambda memory: (memory[::3], memory[1::2]),
+        lambda memory: (memory[6:8], memory[::-2]),
+        lambda memory: (memory.reshape(4, 5)[:, 1:3], memory.reshape(4, 5)[2:, ::2]),
+    ],
+)
+def test_views_with_gaps_that_share_an_element_are_refused(views: Callable[..., Any]) -> None:
+    memory = np.full(20, 7, np.float32)
+    one, other = views(memory)
+    with pytest.raises(ValueError, match=r"do not share memory; got 0 \('a'\) and 1 \('b'\), which do"):
+        ff.fill_many([(one, ff.normal(), "a"), (other, ff.normal(), "b")], seed=1)
+    assert (memory == 7).all()
+
+
 def test_views_that_interleave_but_share_no_element_are_filled() -> None:
     memory = np.zeros(20, np.float32)
-    ff.fill_many([(memory[::2], ff.normal(), "even"), (memory[1::2], ff.normal(), "odd")], seed=2)
+    ff.fill_many([(memory[::2], ff.normal(), "even"), (memory[:0:-2], ff.normal(), "odd")], seed=2)
     assert_same_bits(np.ascontiguousarray(memory[::2]), ff.draw(10, ff.normal(), seed=2, name="even"))
-    assert_same_bits(np.ascontiguousarray(memory[1::2]), ff.draw(10, ff.normal(), seed=2, name="odd"))
+    assert_same_bits(np.ascontiguousarray(memory[:0:-2]), ff.draw(10, ff.normal(), seed=2, name="odd"))
 
 
 def test_torch_tensors_are_filled_and_their_versions_move() -> None:
