@@ -203,12 +203,19 @@ def test_buffers_get_the_boxes_copies_and_values_of_the_recipe() -> None:
 
 
 def test_wrong_buffers_are_refused_before_any_is_written() -> None:
-    recipe = ModelRecipe({"w": drawn((2,), "float32", ff.normal())})
-    first = np.zeros(2, np.float32)
+    recipe = ModelRecipe(
+        {"w": drawn((2,), "float32", ff.normal()), "v": drawn((2,), "float32", ff.normal())}
+        | {"b": drawn((2,), "float32", 1.0)}
+    )
+    first, frozen = np.zeros(2, np.float32), np.zeros(2, np.float32)
+    frozen.flags.writeable = False
     for buffers, error, message in (
         ({"w": first, "x": first}, ValueError, "expected names of the recipe; got 'x', which it lacks"),
         ({"w": np.zeros(3)}, ValueError, r"expected shape \(2,\) for 'w'; got \(3,\)"),
         ({"w": [1, 2]}, TypeError, "expected arrays or torch tensors; got list for 'w'"),
+        ({"w": first, "v": frozen}, ValueError, "^buffers: 'v': expected a writable buffer"),
+        ({"w": first, "b": frozen}, ValueError, "^buffers: 'b': expected a writable buffer"),
+        ({"w": first, "v": np.zeros(2, np.int32)}, TypeError, "^buffers: 'v': expected one of the dtypes"),
     ):
         with pytest.raises(error, match=message):
             recipe.fill(buffers, 0)

@@ -1,6 +1,6 @@
 """Loops over many small tensors: what would take Python microseconds a turn is machine code, by LLVM alone.
 
-Of 10,000 tensors, each costs 0.15 us here to find and another 0.1 to hand to its kernel.
+To find 10,000 arrays takes a third of the time here that their ``ctypes.data`` takes.
 """
 
 import ctypes
@@ -111,7 +111,7 @@ def rows_caller(address: int, rows: NDArray[np.uint64]) -> Callable[[int, int], 
 
 
 def addresses_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
-    """Where writable, C-contiguous arrays begin: 0.15 us for each, where ``ctypes.data`` takes 1.5."""
+    """Where writable, C-contiguous arrays begin."""
     call = _loop("addresses")
     pointers = (ctypes.py_object * len(arrays))(*arrays)  # type: ignore[misc]
     found = np.empty(len(arrays), np.uint64)

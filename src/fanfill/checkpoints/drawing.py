@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanfill.checkpoints.recipe import ModelRecipe, Number, TensorRecipe, names_of
-from fanfill.fill import fill, key_of
+from fanfill.cpu.buffers import assert_fillable
+from fanfill.fill import as_memory, fill, key_of
 from fanfill.initializers import Initializer
 from fanfill.messages import shown, type_name
 
@@ -137,6 +138,25 @@ def assign(view: Any, values: Values) -> None:
     view.copy_(given)
 
 
+def _assert_fillable(tensor: TensorRecipe, name: str, buffer: Any) -> None:
+    """Raise as `fill` would, naming the buffer; where nothing is drawn, it need only be writable."""
+    law = next(_drawn(tensor), None)
+    try:
+        if law is not None:
+            as_memory(buffer.detach() if hasattr(buffer, "detach") else buffer, law, None)
+        elif isinstance(buffer, np.ndarray):
+            assert_fillable(buffer)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"buffers: {shown(name)}: {error}") from error
+
+
+def _drawn(tensor: TensorRecipe) -> Iterator[Initializer]:
+    """The initializers that a tensor's values are drawn by."""
+    yield from (law for law, *_ in tensor.parts if isinstance(law, Initializer))
+    for each in tensor.joined.tensors if tensor.joined is not None else ():
+        yield from _drawn(each)
+
+
 def fill_buffers(
     recipe: ModelRecipe,
     buffers: Mapping[str, Any],
@@ -160,6 +180,7 @@ def fill_buffers(
             raise ValueError(
                 f"buffers: expected shape {recipe.tensors[known[name]].shape} for {shown(name)}; got {shape}"
             )
+        _assert_fillable(recipe.tensors[known[name]], name, buffer)
     total = sum(recipe.tensors[known[name]].size for name in buffers)
     done = 0
     for name, buffer in buffers.items():
