@@ -15,7 +15,6 @@ from fanfill.initializers import (
     glorot_uniform,
     he_normal,
     he_uniform,
-    initializer,
     kaiming_normal,
     kaiming_uniform,
     lecun_normal,
@@ -27,6 +26,7 @@ from fanfill.initializers import (
     xavier_normal,
     xavier_uniform,
 )
+from fanfill.named import initializer
 from fanfill_kernels import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:

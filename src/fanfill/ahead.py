@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanfill import initializers
 from fanfill.backends import get
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
 from fanfill.errors import BackendUnavailableError
+from fanfill.named import NAMES, initializer
 
 if TYPE_CHECKING:
     from fanfill_kernels.store.keys import Target
@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
 def known_initializers() -> tuple[str, ...]:
     """The names of initializers, and "words"."""
-    return (*initializers.NAMES, "words")
+    return (*NAMES, "words")
 
 
 def job(
@@ -188,7 +188,7 @@ def _forms(name: str, dtype: str) -> set[tuple[str, str]]:
     arguments = _ARGUMENTS.get(name)
     if arguments is None:
         arguments = ({}, {"truncated": True}) if name.endswith("normal") else ({},)
-    laws = [initializers.initializer(name, **given) for given in arguments]
+    laws = [initializer(name, **given) for given in arguments]
     return {(recipe(law, (64, 64), dtype).form, dtype) for law in laws}
 
 

@@ -24,8 +24,9 @@ from fanfill.arguments import shape_of
 from fanfill.distributions import recipe
 from fanfill.dtypes import dtype_of, storage_of
 from fanfill.fill import fill, key_of
-from fanfill.initializers import Initializer, initializer_of
+from fanfill.initializers import Initializer
 from fanfill.messages import shown, type_name
+from fanfill.named import initializer_of
 from fanfill_kernels import STREAM_VERSION
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import ast
 import inspect
 from typing import Any
 
-from fanfill import initializers
 from fanfill.fans import Scaling
-from fanfill.initializers import NAMES, Initializer, initializer
+from fanfill.initializers import Initializer
 from fanfill.messages import shown
+from fanfill.named import CONSTANTS, NAMED, initializer
 
 __all__ = ["initializer_from", "with_torch_axes"]
 
@@ -39,9 +39,7 @@ def initializer_from(text: str) -> Initializer:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise _refused(text) from None
     if isinstance(node, ast.Name):
-        if node.id in ("zeros", "ones"):
-            return initializer("constant", value=float(node.id == "ones"))
-        return initializer(node.id)
+        return CONSTANTS.get(node.id) or initializer(node.id)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise _refused(text)
     name = node.func.id
@@ -68,9 +66,9 @@ def with_torch_axes(law: Initializer) -> Initializer:
 
 def _positional(name: str) -> list[str]:
     """The arguments that an initializer's function takes by position; none for a name that is not known."""
-    if name not in NAMES:
+    if name not in NAMED:
         initializer(name)  # raises
-    signature = inspect.signature(getattr(initializers, name))
+    signature = inspect.signature(NAMED[name])
     return [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 

@@ -23,8 +23,9 @@ from fanfill.cuda import buffers as device_buffers
 from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
 from fanfill.dtypes import dtype_of
-from fanfill.initializers import Initializer, initializer_of
+from fanfill.initializers import Initializer
 from fanfill.messages import shown
+from fanfill.named import initializer_of
 from fanfill.recipes import Recipe
 
 if TYPE_CHECKING:

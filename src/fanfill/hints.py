@@ -1,12 +1,12 @@
-"""What a caller meant: other libraries' names for the arguments of initializers."""
+"""What a caller meant: other libraries' names for initializers and their arguments."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["arguments_error", "arguments_of", "hinted"]
+__all__ = ["arguments_error", "arguments_of", "hinted", "spelling_hint"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -83,3 +83,31 @@ def arguments_error(
         f"expected {'' if missing else 'some of '}the arguments {', '.join(known)} for {name}; "
         f"got {', '.join(sorted(given)) or 'none'}; {'; '.join(remedies)}"
     )
+
+
+# What other libraries call initializers, without their marks; and families, whose members are meant.
+_OTHERS: dict[str, tuple[str, ...]] = {
+    "full": ("constant",),
+    "gaussian": ("normal",),
+    "ones": ("constant",),
+    "trunc_normal": ("truncated_normal",),
+    "zeros": ("constant",),
+    **{
+        family: (f"{family}_uniform", f"{family}_normal")
+        for family in ("glorot", "he", "kaiming", "lecun", "xavier")
+    },
+}
+
+
+def spelling_hint(name: object, known: Iterable[str]) -> str:
+    """Which initializer was meant, if one is near: Keras writes HeNormal, torch kaiming_normal_."""
+    if not isinstance(name, str):
+        return ""
+    import re  # only ever wanted on the way to an error
+    from difflib import get_close_matches
+
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    spelled = re.sub(r"[^a-z0-9]+", "_", words).strip("_").removeprefix("random_")
+    # A name is nearest to itself.
+    meant = _OTHERS.get(spelled) or get_close_matches(spelled, list(known), n=1)
+    return f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""

@@ -13,15 +13,15 @@ torch and the papers do not, and neither do these names unless told ``truncated=
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fanfill.arguments import extended, real
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.distributions import distribution as distribution_named
 from fanfill.dtypes import storage_named
 from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
-from fanfill.hints import arguments_error, arguments_of, hinted
+from fanfill.hints import hinted
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ __all__ = [
     "glorot_uniform",
     "he_normal",
     "he_uniform",
-    "initializer",
-    "initializer_of",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
@@ -548,93 +546,6 @@ def constant(value: float) -> Initializer:
     """
     number = real("value", value)
     return Initializer("constant", (number or math.copysign(0.0, value),))
-
-
-_NAMED: Final[dict[str, Callable[..., Initializer]]] = {
-    "constant": constant,
-    "glorot_normal": glorot_normal,
-    "glorot_uniform": glorot_uniform,
-    "he_normal": he_normal,
-    "he_uniform": he_uniform,
-    "kaiming_normal": kaiming_normal,
-    "kaiming_uniform": kaiming_uniform,
-    "lecun_normal": lecun_normal,
-    "lecun_uniform": lecun_uniform,
-    "normal": normal,
-    "truncated_normal": truncated_normal,
-    "uniform": uniform,
-    "variance_scaling": variance_scaling,
-    "xavier_normal": xavier_normal,
-    "xavier_uniform": xavier_uniform,
-}
-
-NAMES: Final = tuple(_NAMED)
-
-
-def initializer(name: str, **kwargs: Any) -> Initializer:
-    """The initializer of that name, with the keyword arguments that its function takes.
-
-    Raises
-    ------
-    ValueError
-        An unknown name: the message lists the known ones. Whatever the function refuses.
-    TypeError
-        An argument that the function does not have, or lacks.
-
-    Examples
-    --------
-    >>> initializer("he_normal", mode="fan_out")
-    he_normal('fan_out')
-    """
-    given: object = name
-    function = _NAMED.get(given) if isinstance(given, str) else None
-    if function is None:
-        raise ValueError(
-            f"expected the name of an initializer; got {shown(name)}{_hint(name)}; "
-            f"the names are {', '.join(_NAMED)}"
-        )
-    known, required = arguments_of(function)
-    if not set(required) <= set(kwargs) <= set(known):
-        raise arguments_error(name, known, kwargs, set(required) - set(kwargs))
-    return function(**kwargs)
-
-
-def initializer_of(given: object) -> Initializer:
-    """An initializer, or the one of a name."""
-    if isinstance(given, Initializer):
-        return given
-    if isinstance(given, str):
-        return initializer(given)
-    raise TypeError(
-        f"initializer: expected an Initializer, such as he_normal(), or its name; got {shown(given)}"
-    )
-
-
-# What other libraries call them, without their marks; and families, whose members are meant.
-_OTHERS: dict[str, tuple[str, ...]] = {
-    "full": ("constant",),
-    "gaussian": ("normal",),
-    "ones": ("constant",),
-    "trunc_normal": ("truncated_normal",),
-    "zeros": ("constant",),
-    **{
-        family: (f"{family}_uniform", f"{family}_normal")
-        for family in ("glorot", "he", "kaiming", "lecun", "xavier")
-    },
-}
-
-
-def _hint(name: object) -> str:
-    """Which initializer was meant, if one is near: Keras writes HeNormal, torch kaiming_normal_."""
-    if not isinstance(name, str):
-        return ""
-    import re  # only ever wanted on the way to an error
-    from difflib import get_close_matches
-
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    spelled = re.sub(r"[^a-z0-9]+", "_", words).strip("_").removeprefix("random_")
-    meant = _OTHERS.get(spelled) or get_close_matches(spelled, _NAMED, n=1)  # a name is nearest to itself
-    return f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""
 
 
 def _cut(truncated: bool) -> str:

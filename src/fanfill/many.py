@@ -34,8 +34,9 @@ from fanfill.fill import (
     remember,
     substream,
 )
-from fanfill.initializers import Initializer, constant, initializer_of
+from fanfill.initializers import Initializer
 from fanfill.messages import shown
+from fanfill.named import CONSTANTS, initializer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,6 @@ Items = TypeVar("Items", bound=Mapping[Any, Any] | Iterable[Any])
 _FORM = "(buffer, initializer, name), or with global_shape and offset behind the name"
 _NAMED_FORM = "(buffer, initializer), or with global_shape and offset behind it"
 _SEARCH = 10_000  # of NumPy's search for a byte that two items share: a refusal is the safe answer
-_CONSTANTS = {"zeros": constant(0.0), "ones": constant(1.0)}
 
 
 class _Part(NamedTuple):
@@ -242,7 +242,7 @@ class Job:
             if type(entry) is tuple and len(entry) == 2 + numbered:
                 array, law, name = entry if numbered else (*entry, at)
                 if type(law) is str:
-                    law = _CONSTANTS.get(law)
+                    law = CONSTANTS.get(law)
                 if type(array) is np.ndarray and type(law) is Initializer:
                     plan = plans.get((law, array.shape, array.dtype))
                     if plan is not None and type(name) is str and name.isascii() and array.flags.carray:
@@ -259,7 +259,7 @@ class Job:
     def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
         """Check and add any item; raise as `fill` would."""
         number = substream(name)
-        law = _CONSTANTS[law] if type(law) is str and law in _CONSTANTS else initializer_of(law)
+        law = CONSTANTS[law] if type(law) is str and law in CONSTANTS else initializer_of(law)
         memory = as_memory(array, law, self.backend)
         if isinstance(memory, device_buffers.Target):
             shape, strides, itemsize, dtype = memory.shape, memory.strides, memory.itemsize, memory.dtype

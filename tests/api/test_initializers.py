@@ -14,7 +14,7 @@ from cases import FIXED, INITIALIZERS
 from scipy import stats
 
 import fanfill as ff
-from fanfill import initializers
+from fanfill import initializers, named
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.fans import gain
@@ -25,7 +25,6 @@ from fanfill.initializers import (
     glorot_uniform,
     he_normal,
     he_uniform,
-    initializer,
     kaiming_normal,
     kaiming_uniform,
     lecun_normal,
@@ -37,6 +36,7 @@ from fanfill.initializers import (
     xavier_normal,
     xavier_uniform,
 )
+from fanfill.named import initializer
 
 INF = math.inf
 SHAPE = (3, 3, 64, 128)
@@ -122,7 +122,7 @@ def test_a_named_initializer_is_one_call_of_the_primitive(named: Initializer, pr
 
 
 @pytest.mark.parametrize(
-    "function", [f for f in initializers._NAMED.values() if "in_axis" in inspect.signature(f).parameters]
+    "function", [f for f in named.NAMED.values() if "in_axis" in inspect.signature(f).parameters]
 )
 def test_every_fan_scaled_name_takes_the_axes_as_keywords(function: object) -> None:
     init = function(in_axis=1, out_axis=0, batch_axis=2)
@@ -399,7 +399,7 @@ def test_an_initializer_is_found_by_name() -> None:
     assert initializer("glorot_uniform") == xavier_uniform()
     assert initializer("he_normal", mode="fan_out", truncated=True) == he_normal("fan_out", truncated=True)
     assert initializer("constant", value=2) == constant(2)
-    for name, function in initializers._NAMED.items():
+    for name, function in named.NAMED.items():
         assert getattr(initializers, name) is function
 
 
@@ -429,7 +429,7 @@ def test_an_initializer_is_found_by_name() -> None:
 def test_an_unknown_name_is_refused_with_a_hint_and_the_list(name: object, hint: str) -> None:
     with pytest.raises(ValueError, match=rf"expected the name of an initializer; got .*{hint}") as caught:
         initializer(name)
-    assert all(known in str(caught.value) for known in initializers._NAMED)
+    assert all(known in str(caught.value) for known in named.NAMED)
 
 
 @pytest.mark.parametrize(

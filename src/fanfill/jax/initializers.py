@@ -26,6 +26,7 @@ from fanfill.initializers import Initializer
 from fanfill.jax.drawing import draw_staged
 from fanfill.jax.keys import words_of
 from fanfill.messages import shown
+from fanfill.named import initializer_of
 
 __all__ = [
     "JaxInitializer",
@@ -77,7 +78,7 @@ class JaxInitializer:
         self, law: Initializer | str, dtype: Any = None, theirs: Callable[[], Any] | None = None
     ) -> None:
         put = object.__setattr__
-        put(self, "law", initializers.initializer_of(law))
+        put(self, "law", initializer_of(law))
         put(self, "dtype", None if dtype is None else np.dtype(dtype))
         put(self, "theirs", theirs)
 

@@ -13,19 +13,18 @@ from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
 from fanfill.fill import key_of
 from fanfill.initializers import Initializer
-from fanfill.initializers import constant as constant_law
 from fanfill.jax import initializers
 from fanfill.jax.initializers import JaxInitializer
 from fanfill.jax.keys import seed_of, words_of
 from fanfill.jax.memory import draw_shards
 from fanfill.jax.shardings import known
 from fanfill.messages import shown
+from fanfill.named import CONSTANTS
 
 __all__ = ["materialize", "name_of"]
 
 Rules = Mapping[str, JaxInitializer | Initializer | str | None]
 
-_CONSTANTS = {"zeros": 0.0, "ones": 1.0}
 # Those that need no argument.
 _NAMED = tuple(
     f"{prefix}_{kind}"
@@ -138,12 +137,12 @@ def _laws(rules: Any) -> dict[str, Initializer | None]:
 
 def _law(pattern: str, value: Any) -> Initializer | None:
     if isinstance(value, str):
-        if value in _CONSTANTS:
-            return constant_law(_CONSTANTS[value])
+        if value in CONSTANTS:
+            return CONSTANTS[value]
         if value not in _NAMED:
             raise ValueError(
                 f"rules: expected the name of an initializer for {pattern!r}; got {shown(value)}; the names "
-                f"are {', '.join([*_CONSTANTS, *_NAMED])}"
+                f"are {', '.join([*CONSTANTS, *_NAMED])}"
             )
         value = getattr(initializers, value)()
     if isinstance(value, JaxInitializer):

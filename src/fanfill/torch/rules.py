@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from fanfill import initializers
 from fanfill.expressions import with_torch_axes
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
+from fanfill.named import CONSTANTS, initializer
 from fanfill.torch.defaults import Draw, norm_draws
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ Function = Callable[[str, tuple[int, ...], nn.Module], Any]
 Value = Law | Boxes | Function
 Rules = Mapping[str | re.Pattern[str] | type[nn.Module], Value | Mapping[str, Value]] | Function
 
-_NAMED = {"zeros": initializers.constant(0.0), "ones": initializers.constant(1.0)}
 _LEFT: list[Draw] = []
 
 
@@ -150,8 +149,8 @@ def _boxed(key: object, value: Any, shape: tuple[int, ...] | None) -> list[Draw]
 
 def _law(value: Any) -> Initializer:
     """An initializer; with torch's layout, if its axes are the default ones."""
-    made = value if isinstance(value, Initializer) else _NAMED.get(value)
-    return with_torch_axes(initializers.initializer(value) if made is None else made)
+    made = value if isinstance(value, Initializer) else CONSTANTS.get(value)
+    return with_torch_axes(initializer(value) if made is None else made)
 
 
 def _of_box(law: Initializer, shape: tuple[int, ...]) -> Initializer:
