@@ -194,7 +194,7 @@ def fill(
         written=functools.partial(buffers.mark_written, buffer) if memory.is_torch else None,
     )
     if plain and plan is not None:
-        remember((initializer, array.shape, array.dtype), plan)
+        remember(plans, (initializer, array.shape, array.dtype), plan)
     return buffer
 
 
@@ -286,7 +286,7 @@ def fill_storage(
         plan = plans.get(named)
         if plan is None:
             plan = planned(law, view.shape, storage)
-            remember(named, plan)
+            remember(plans, named, plan)
         if written is not None:
             written()
         plan.run(view.reshape(-1), 0, key, plan.params)
@@ -452,8 +452,8 @@ def planned(
     return Plan(run, made.params, storage.lanes)
 
 
-def remember(named: tuple[object, tuple[int, ...], object], plan: Plan) -> None:
-    """Keep a plan for the next fill of the same initializer, shape and dtype."""
-    if len(plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
-        plans.clear()
-    plans[named] = plan
+def remember(kept: dict[Any, Any], named: object, plan: object) -> None:
+    """Keep a plan for the next call like this one, in one of the dictionaries that plans lie in."""
+    if len(kept) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
+        kept.clear()
+    kept[named] = plan

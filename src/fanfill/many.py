@@ -279,7 +279,7 @@ class Job:
             if region.shape == shape and 0 < view.size <= cpu_run.SMALL and view.flags.carray:
                 alike = self._alike(law, shape, memory.storage, self.host)
                 if type(array) is np.ndarray and self.backend is None:
-                    remember((law, shape, array.dtype), alike.plan)
+                    remember(plans, (law, shape, array.dtype), alike.plan)
                 alike.numbers.append(here)
                 self.arrays.append(view)
                 return

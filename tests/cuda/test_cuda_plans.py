@@ -199,7 +199,7 @@ def test_a_fill_in_the_middle_of_a_fill_has_memory_of_its_own(gpu, monkeypatch):
 
 
 def test_plans_are_forgotten_before_they_fill_the_memory(gpu, monkeypatch):
-    monkeypatch.setattr(plans, "_MOST_PLANS", 2)
+    monkeypatch.setattr(sys.modules["fanfill.fill"], "_MOST_PLANS", 2)
     with gpu.use(0):
         for size in (16, 32, 48):
             ff.fill(cupy.empty(size, np.float32), LAW, seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -180,7 +181,7 @@ def test_threads_draw_from_the_generator_by_their_own_memory() -> None:
 
 
 def test_the_plans_are_let_go_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_MOST_PLANS", 3)
+    monkeypatch.setattr(sys.modules["fanfill.fill"], "_MOST_PLANS", 3)
     for n in range(1, 9):
         ft.normal_(torch.zeros(n, 2), seed=0)
         assert len(drawing._plans) <= 3

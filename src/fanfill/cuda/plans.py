@@ -20,6 +20,7 @@ from fanfill.cpu.buffers import mark_written
 from fanfill.cuda import backend
 from fanfill.cuda.buffers import torch_stream
 from fanfill.dtypes import STORAGES, dtype_of
+from fanfill.fill import remember as keep
 from fanfill_kernels.cuda.geometry import KEYS, POINTER, RUN, STORE, key_words, resident, rounds_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "fill_cupy", "fill_torch", "kinds", "launch", "plan_of_cupy", "plan_of_torch", "remember"]
 
 _WORD, _HALF = 2**32 - 1, 32
-_MOST_PLANS = 4096
 # Where the parameters of a kernel for runs lie in a slot: the pointer, Run, Keys, those of the form.
 _RUN = POINTER.size
 _KEYS = _RUN + RUN.size
@@ -191,9 +191,7 @@ def remember(law: Initializer, target: Target, single: Single) -> None:
     )
     plans = _of_cupy if torch is None else _of_torch
     dtype = dtype_of(target.dtype) if torch is None else getattr(torch, target.dtype)
-    if len(plans) >= _MOST_PLANS:  # more shapes than a model has: start over rather than keep an order
-        plans.clear()
-    plans[law, target.shape, dtype, target.device] = plan
+    keep(plans, (law, target.shape, dtype, target.device), plan)
 
 
 def kinds() -> dict[type, Callable[[Any, Initializer, int, int, int], bool]]:

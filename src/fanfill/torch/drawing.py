@@ -10,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill.cpu.buffers import mark_written
 from fanfill.distributions import recipe
-from fanfill.fill import halves, key_of
+from fanfill.fill import halves, key_of, remember
 from fanfill.imports import module
 from fanfill.regions import region
 from fanfill.torch.laws import PLAIN
@@ -39,7 +39,6 @@ class _Plan(NamedTuple):
 
 # By function, arguments and their types (2 and 2.0 are equal, and True is 1), shape and dtype.
 _plans: dict[Any, _Plan] = {}
-_MOST_PLANS = 4096
 
 
 class How(NamedTuple):
@@ -116,12 +115,10 @@ def _remember(tensor: torch.Tensor, call: tuple[Any, ...], plan: Any) -> None:
     address = getattr(plan.run, "loaded", None)
     if address is None or not {*map(type, call)} <= PLAIN:
         return
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()
     by_address = module("fanfill_kernels.store.objects").by_address
     fill = by_address(address, plan.run.layout, tensor.numel(), plan.params)
     named = call, (*map(type, call),), tensor.shape, tensor.dtype
-    _plans[named] = _Plan(fill, tensor.numel() * tensor.element_size())
+    remember(_plans, named, _Plan(fill, tensor.numel() * tensor.element_size()))
 
 
 def draw(
