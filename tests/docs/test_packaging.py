@@ -259,8 +259,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("document", "example"), EXAMPLES)
 def test_the_examples_of_a_document_run(document: str, example: str) -> None:
-    if "import torch" in example:
-        pytest.importorskip("torch")
+    for framework in FRAMEWORKS:
+        if f"import {framework}" in example:
+            pytest.importorskip(framework)
     exec(compile(example, document, "exec"), {})
 
 

@@ -177,13 +177,14 @@ def test_the_text_of_a_spec_is_a_format() -> None:
 def test_no_jax_or_an_old_one_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(jax, "__version__", "0.7.2")
-        patch.setattr(jax, "__version_info__", (0, 7, 2))
         with pytest.raises(
             ImportError, match=r"expected jax 0.8 or newer; got 0.7.2; pip install 'fanfill\[jax\]'"
         ):
             available.assert_available()
         patch.setitem(sys.modules, "jax", None)
-        with pytest.raises(ImportError, match=r"expected jax 0.8 or newer; got none \(.*\); pip install"):
+        with pytest.raises(
+            ImportError, match=r"expected jax 0.8 or newer; got none that .* \(.*\); pip install"
+        ):
             available.assert_available()
     available.assert_available()
 

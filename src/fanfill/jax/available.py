@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-OLDEST = (0, 8)
+from fanfill.imports import require
+
+__all__ = ["assert_available"]
 
 
 def assert_available() -> None:
-    """Raise an ImportError that says what to install, unless JAX is there and new enough."""
+    """Raise ImportError unless there is."""
     remedy = "pip install 'fanfill[jax]', or the jax for your accelerator"
-    oldest = ".".join(map(str, OLDEST))
-    try:
-        import jax
-    except ImportError as error:
-        raise ImportError(
-            f"fanfill.jax: expected jax {oldest} or newer; got none ({error}); {remedy}"
-        ) from error
-    if jax.__version_info__[:2] < OLDEST:
-        raise ImportError(f"fanfill.jax: expected jax {oldest} or newer; got {jax.__version__}; {remedy}")
+    require("fanfill.jax", "jax", "jax", (0, 8), remedy)
 
 
 assert_available()
