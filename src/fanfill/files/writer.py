@@ -7,7 +7,7 @@ This module meets these requirements:
 * One writer a file: the partial file is locked. What a killed process left is written over.
 * Memory: a unit of 8 MiB for each thread. The page cache does not fill up with what was written, since Linux
   is told to write each unit back at once and to drop the one before. On two cores that is four times as fast
-  as leaving it to the system (2.7 against 0.6 GB/s): fresh pages of the cache are what costs.
+  as leaving it to the system (2.7 against 0.6 GB/s in a prototype): fresh pages of the cache are what costs.
 """
 
 from __future__ import annotations
