@@ -5,13 +5,15 @@ hosts.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -227,8 +229,72 @@ def test_dcp_folders_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     wanted = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     recipe.fill(wanted, 3)
     assert all(torch.equal(state[name], wanted[name]) for name in state)
-    with pytest.raises(ValueError, match="part: expected 1/1 with dcp"):
-        recipe.write(tmp_path, 3, format="dcp", part=(1, 2))
+    assert recipe.write(tmp_path, 3, format="dcp") == []
+    # Two shares, in any order: the same files; the index comes with the last.
+    shares = tmp_path / "shares"
+    assert ".metadata" not in recipe.write(shares, 3, format="dcp", part=(2, 2))
+    assert ".metadata" in recipe.write(shares, 3, format="dcp", part=(1, 2))
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {path.name for path in shares.iterdir()} == names
+    assert all((shares / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+    with pytest.raises(ValueError, match="another's; name another folder"):
+        recipe.write(tmp_path, 4, format="dcp")
+
+
+def with_another_entry(archive: bytes, name: str) -> bytes:
+    """A zip archive with a bit of an entry flipped, and the entry's checksum left."""
+    at = zipfile.ZipFile(io.BytesIO(archive)).getinfo(name).header_offset
+    behind = at + 30 + sum(int.from_bytes(archive[at + k : at + k + 2], "little") for k in (26, 28))
+    return archive[:behind] + bytes([archive[behind] ^ 1]) + archive[behind + 1 :]
+
+
+def test_dcp_folders_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from fanfill.torch import dcp
+
+    monkeypatch.setattr(dcp, "PIECE", 3000)
+    recipe = ModelRecipe({"w": drawn((50, 70), "float32", ff.normal()), "b": drawn((9,), "float32", 1.0)})
+    recipe.write(tmp_path, 3, format="dcp")
+
+    def found() -> str:
+        checked = checking.planned(tmp_path)
+        return "; ".join(map(str, [*checked.differences, *writing.verify(checked.files, tmp_path)]))
+
+    assert found() == ""
+    piece, index = tmp_path / "__1_0.distcp", tmp_path / ".metadata"
+    kept, described = piece.read_bytes(), index.read_bytes()
+    values = torch.load(piece)
+    step = values.shape[0]
+
+    def wrong(change: Callable[[Any], Any]) -> str:
+        with open(piece, "wb") as file:  # as the writer does: a path's name would stand in the file
+            torch.save(change(values.clone()), file)
+        return found()
+
+    def flipped(tensor: Any) -> Any:
+        tensor[2, 5] *= -1
+        return tensor
+
+    place = f"tensor w, element {(step + 2) * 70 + 5}"
+    assert wrong(flipped) == f"__1_0.distcp: {place}: expected another value; it differs"
+    assert "expected torch.float32 of shape" in wrong(lambda tensor: tensor.double())
+    for changed, message in (
+        (kept[:1000], "expected a tensor as torch.save writes it"),
+        (with_another_entry(kept, "archive/.format_version"), "expected another checksum of its entry"),
+    ):
+        piece.write_bytes(changed)
+        assert message in found()
+    piece.unlink()
+    assert found() == "__1_0.distcp: expected a file; there is none"
+    piece.write_bytes(kept)
+    for changed, message in (
+        (described.replace(b"__1_0", b"__0_0"), ".metadata: expected the tensors and files of the recipe"),
+        (b"other", ".metadata: expected an index of DCP"),
+    ):
+        index.write_bytes(changed)
+        assert message in found()
+    index.unlink()
+    assert found() == ".metadata: expected a file; there is none"
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
@@ -276,17 +342,17 @@ def test_a_second_call_writes_nothing_and_another_seed_all(tmp_path: Path) -> No
 # It stops for good in the middle of a shard, at the unit of the number that it is given, and says so.
 KILLED = """
 import itertools, sys, time
-from fanfill.checkpoints import ModelRecipe, writing
+from fanfill.checkpoints import ModelRecipe, planning
 from fanfill.files import writer
 writer.UNIT = 1 << 14
-calls, real = itertools.count(), writing.content
+calls, real = itertools.count(), planning.content
 def content(*arguments):
     if next(calls) >= int(sys.argv[3]):
         sys.stdout.write("stopped\\n")
         sys.stdout.flush()
         time.sleep(1000)
     real(*arguments)
-writing.content = content
+planning.content = content
 ModelRecipe.load(sys.argv[1]).write(sys.argv[2], 7, max_shard_size="600KB", threads=2)
 """
 
@@ -363,7 +429,7 @@ def test_a_full_disk_is_an_error_before_the_first_value(
         raise AssertionError("a value was made")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(writing, "content", drawn_too_soon)
+    monkeypatch.setattr(planning, "content", drawn_too_soon)
     with pytest.raises(
         OSError, match=r"No space left on device; [\d,]+ bytes are needed: .*model.safetensors"
     ):
@@ -394,7 +460,7 @@ def test_an_error_in_a_unit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def broken(*arguments: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "content", broken)
+    monkeypatch.setattr(planning, "content", broken)
     with pytest.raises(KeyboardInterrupt):
         layers().write(tmp_path / "out", 0)
     assert os.listdir(tmp_path / "out") == []

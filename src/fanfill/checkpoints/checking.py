@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fanfill.checkpoints import safetensors, writing
-from fanfill.checkpoints.planning import File
+from fanfill.checkpoints.planning import Difference, Planned
 from fanfill.checkpoints.recipe import ModelRecipe
-from fanfill.checkpoints.writing import RECIPE_NAME, STAMP_NAME, Difference
+from fanfill.checkpoints.writing import RECIPE_NAME, STAMP_NAME
 from fanfill_kernels import STREAM_VERSION
 
 __all__ = ["Checked", "planned"]
@@ -23,7 +23,7 @@ _MADE = re.compile(r"seed=([0-9]+) stream=([0-9]+) recipe=([0-9a-f]+)")
 class Checked(NamedTuple):
     """The files that a folder should hold, and what is known to be wrong before any byte is made."""
 
-    files: Sequence[File]
+    files: Sequence[Planned]
     differences: Sequence[Difference]
     seed: int
 
@@ -50,8 +50,9 @@ def planned(path: str | os.PathLike[str]) -> Checked:
             f"seed={stamp['seed']} stream={stamp['stream']} recipe={stamp['recipe']}", recipe, STAMP_NAME
         )
         job = writing.plan(recipe, stamp["seed"], format=stamp["format"])
-        return Checked(job.files, (), stamp["seed"])
-    files: list[File] = []
+        wrong = None if job.index_file is None else job.index_file.compare(folder)
+        return Checked(job.files, () if wrong is None else (wrong,), stamp["seed"])
+    files: list[Planned] = []
     differences: list[Difference] = []
     seen: set[str] = set()
     seeds: set[int] = set()

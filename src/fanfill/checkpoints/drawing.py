@@ -11,8 +11,10 @@ import numpy as np
 
 from fanfill.checkpoints.recipe import ModelRecipe, Number, TensorRecipe, names_of
 from fanfill.cpu.buffers import assert_fillable
-from fanfill.fill import as_memory, fill, key_of
+from fanfill.cpu.threads import get_threads
+from fanfill.fill import as_memory, fill
 from fanfill.initializers import Initializer
+from fanfill.many import Job
 from fanfill.messages import shown, type_name
 
 if TYPE_CHECKING:
@@ -112,19 +114,24 @@ def draw_law(
     if not isinstance(law, Initializer):
         view[...] = law
         return
+    view, name, whole, offset = _located(tensor, name, view, start)
+    fill(view, law, seed=seed, name=name, global_shape=whole, offset=offset, threads=threads)
+
+
+def _located(tensor: TensorRecipe, name: str, view: Any, start: Shape) -> tuple[Any, str, Shape, Shape]:
+    """The box of the tensor that begins at `start`, as one of what is drawn: view, name, shape and offset."""
     source = tensor.source
-    whole = tensor.shape
-    if source is not None:
-        # The view with the parameter's axes, in the parameter's order; those that it lacks have length 1.
-        offset = list(source.start)
-        for axis, at in zip(source.axes, start, strict=True):
-            offset[axis] += at
-        lengths = dict(zip(source.axes, range(len(start)), strict=True))
-        order = [lengths[axis] for axis in sorted(source.axes)]
-        view = view.permute(order) if hasattr(view, "permute") else view.transpose(order)
-        view = view[tuple(slice(None) if axis in lengths else None for axis in range(len(source.shape)))]
-        name, whole, start = source.name, source.shape, tuple(offset)
-    fill(view, law, seed=seed, name=name, global_shape=whole, offset=start, threads=threads)
+    if source is None:
+        return view, name, tensor.shape, start
+    # The view with the parameter's axes, in the parameter's order; those that it lacks have length 1.
+    offset = list(source.start)
+    for axis, at in zip(source.axes, start, strict=True):
+        offset[axis] += at
+    lengths = dict(zip(source.axes, range(len(start)), strict=True))
+    order = [lengths[axis] for axis in sorted(source.axes)]
+    view = view.permute(order) if hasattr(view, "permute") else view.transpose(order)
+    view = view[tuple(slice(None) if axis in lengths else None for axis in range(len(source.shape)))]
+    return view, source.name, source.shape, tuple(offset)
 
 
 def assign(view: Any, values: Values) -> None:
@@ -138,16 +145,13 @@ def assign(view: Any, values: Values) -> None:
     view.copy_(given)
 
 
-def _assert_fillable(tensor: TensorRecipe, name: str, buffer: Any) -> None:
-    """Raise as `fill` would, naming the buffer; where nothing is drawn, it need only be writable."""
+def _assert_fillable(tensor: TensorRecipe, view: Any) -> None:
+    """Raise as `fill` would; where nothing is drawn, a buffer need only be writable."""
     law = next(_drawn(tensor), None)
-    try:
-        if law is not None:
-            as_memory(buffer.detach() if hasattr(buffer, "detach") else buffer, law, None)
-        elif isinstance(buffer, np.ndarray):
-            assert_fillable(buffer)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"buffers: {shown(name)}: {error}") from error
+    if law is not None:
+        as_memory(view, law, None)
+    elif isinstance(view, np.ndarray):
+        assert_fillable(view)
 
 
 def _drawn(tensor: TensorRecipe) -> Iterator[Initializer]:
@@ -165,7 +169,8 @@ def fill_buffers(
 ) -> None:
     """`ModelRecipe.fill`."""
     recipe.check()
-    key_of(seed, 0)
+    job = Job(seed, None)
+    rest: list[tuple[TensorRecipe, str, Any, Shape]] = []  # what no single law of an initializer draws
     known = dict(names_of(recipe))
     for name, buffer in buffers.items():
         if name not in known:
@@ -180,13 +185,23 @@ def fill_buffers(
             raise ValueError(
                 f"buffers: expected shape {recipe.tensors[known[name]].shape} for {shown(name)}; got {shape}"
             )
-        _assert_fillable(recipe.tensors[known[name]], name, buffer)
-    total = sum(recipe.tensors[known[name]].size for name in buffers)
-    done = 0
-    for name, buffer in buffers.items():
         tensor = recipe.tensors[known[name]]
         view = buffer.detach() if hasattr(buffer, "detach") else buffer
-        draw_box(tensor, known[name], seed, view, (0,) * len(tensor.shape), None)
+        law, start = tensor.whole_law(), (0,) * len(shape)
+        try:
+            if isinstance(law, Initializer):
+                view, drawn_name, whole, offset = _located(tensor, known[name], view, start)
+                job.add(view, law, drawn_name, whole, offset)
+            else:
+                _assert_fillable(tensor, view)
+                rest.append((tensor, known[name], view, start))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"buffers: {shown(name)}: {error}") from error
+    total = sum(recipe.tensors[known[name]].size for name in buffers)
+    done = total - sum(tensor.size for tensor, *_ in rest)
+    job.run(get_threads(), None if progress is None else lambda now, _: progress(now, total))
+    for tensor, name, view, start in rest:
+        draw_box(tensor, name, seed, view, start, None)
         done += tensor.size
         if progress is not None:
             progress(done, total)

@@ -5,23 +5,81 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
+import os
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from fanfill.checkpoints.drawing import draw_range
 from fanfill.checkpoints.recipe import TensorRecipe
 from fanfill.dtypes import dtype_of
+from fanfill.files import writer
 from fanfill.files.npy import header_bytes, stored_dtype
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
     from fanfill.checkpoints.recipe import ModelRecipe
 
-__all__ = ["File", "Placed", "content", "file_name", "npy"]
+__all__ = ["Difference", "File", "Index", "Placed", "Planned", "content", "file_name", "npy"]
+
+Done = Callable[[int], object]
+
+
+class Difference(NamedTuple):
+    """Where a file first differs from what was planned. The tensor is empty if it is not in one's values."""
+
+    file: str
+    tensor: str
+    element: int
+    what: str
+
+    def __str__(self) -> str:
+        place = f"tensor {self.tensor}, element {self.element}: " if self.tensor else ""
+        return f"{self.file}: {place}{self.what}"
+
+
+class Planned(Protocol):
+    """A file that a checkpoint will have, made whole or not at all."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes, as progress counts them."""
+        ...
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether it was written before."""
+        ...
+
+    def write(self, target: Path, threads: int, done: Done, is_there: Callable[[], bool]) -> bool:
+        """Write it, unless it is there once it can be locked; whether this call wrote it."""
+        ...
+
+    def compare(self, folder: Path, threads: int, done: Done) -> Difference | None:
+        """Make it again, and find the first difference."""
+        ...
+
+
+class Index(Protocol):
+    """A file that says where the others keep what."""
+
+    @property
+    def name(self) -> str: ...
+
+    def write(self, folder: Path) -> bool:
+        """Write it from complete files, unless it is there; whether this call wrote it."""
+        ...
+
+    def compare(self, folder: Path) -> Difference | None: ...
 
 
 class Placed(NamedTuple):
@@ -55,6 +113,56 @@ class File:
             return None
         name, tensor, start = self.tensors[number]
         return name, (byte - start) // dtype_of(tensor.dtype).itemsize
+
+    def is_complete(self, folder: Path) -> bool:
+        """By its size, and by its header, which names seed, stream and recipe.
+
+        A file without such a header is complete if it has the name: no unfinished file ever gets one.
+        """
+        try:
+            with open(folder / self.name, "rb") as found:
+                size = os.fstat(found.fileno()).st_size
+                return size == self.size and found.read(len(self.header)) == self.header
+        except FileNotFoundError:
+            return False
+
+    def write(self, target: Path, threads: int, done: Done, is_there: Callable[[], bool]) -> bool:
+        """As `Planned`; each thread holds a unit of it."""
+        make = functools.partial(content, self)
+        return writer.create(target, self.size, make, threads=threads, done=done, is_there=is_there)
+
+    def compare(self, folder: Path, threads: int, done: Done) -> Difference | None:
+        """As `Planned`: each unit is read once and made once."""
+        try:
+            opened = open(folder / self.name, "rb", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            return Difference(self.name, "", 0, "expected a file; there is none")
+        wrong: list[int] = []
+        with opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size != self.size:
+                return Difference(self.name, "", 0, f"expected {self.size:,} bytes; got {size:,}")
+
+            def worker() -> Callable[[int, int], None]:
+                made, read = (np.frombuffer(mmap.mmap(-1, writer.UNIT), np.uint8) for _ in range(2))
+
+                def compare(first: int, size: int) -> None:
+                    if wrong and min(wrong) < first:
+                        return
+                    content(self, first, made[:size])
+                    writer.read_at(opened.fileno(), read[:size].data, first)
+                    if not np.array_equal(made[:size], read[:size]):
+                        wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
+
+                return compare
+
+            writer.for_units(0, self.size, worker, threads=threads, done=done)
+        if not wrong:
+            return None
+        place = self.at(min(wrong))
+        if place is None:
+            return Difference(self.name, "", 0, f"expected another header; it differs at byte {min(wrong)}")
+        return Difference(self.name, *place, f"expected another value; it differs at byte {min(wrong)}")
 
 
 def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:

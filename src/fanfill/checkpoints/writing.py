@@ -5,20 +5,16 @@ be.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fanfill.checkpoints import planning, safetensors, zarr
-from fanfill.checkpoints.planning import File, content
+from fanfill.checkpoints.planning import Difference, Index, Planned
 from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu import threads as pool
-from fanfill.files import writer
 from fanfill.fill import key_of
 from fanfill.messages import shown
 from fanfill_kernels import STREAM_VERSION
@@ -29,7 +25,6 @@ __all__ = [
     "Difference",
     "Job",
     "carry_out",
-    "is_complete",
     "plan",
     "verify",
     "write",
@@ -47,26 +42,15 @@ Progress = Callable[[int, int], object]
 
 
 class Job(NamedTuple):
-    """A checkpoint to write: files to make; small ones that come last, in this order; and a stamp that
-    must be there first, if the files themselves do not say of which seed they are.
+    """A checkpoint to write: files to make; small ones that come last, in this order; a stamp that must be
+    there first, if the files themselves do not say of which seed they are; and an index that is made from the
+    files, once all of them are there.
     """
 
-    files: Sequence[File]
+    files: Sequence[Planned]
     last: Mapping[str, bytes]
     stamp: bytes = b""
-
-
-class Difference(NamedTuple):
-    """Where a file first differs from what was planned. The tensor is empty if it is not in one's values."""
-
-    file: str
-    tensor: str
-    element: int
-    what: str
-
-    def __str__(self) -> str:
-        place = f"tensor {self.tensor}, element {self.element}: " if self.tensor else ""
-        return f"{self.file}: {place}{self.what}"
+    index_file: Index | None = None
 
 
 def write(
@@ -81,10 +65,6 @@ def write(
     progress: Progress | None = None,
 ) -> list[str]:
     """`ModelRecipe.write`."""
-    if format == "dcp":
-        from fanfill.torch import dcp
-
-        return dcp.write(recipe, path, seed, part=part, progress=progress)
     job = plan(recipe, seed, format=format, max_shard_size=max_shard_size)
     return carry_out(job, path, part=part, threads=threads, progress=progress)
 
@@ -96,11 +76,15 @@ def plan(
     key_of(seed, 0)  # refuses a wrong seed
     recipe.check()
     mark = {RECIPE_NAME: recipe.dumps().encode()}
-    if format in ("npy", "zarr"):
+    if format in ("npy", "zarr", "dcp"):
         facts = {"format": format, "seed": seed, "stream": STREAM_VERSION, "recipe": recipe.digest}
         stamp = (json.dumps(facts) + "\n").encode()
         if format == "npy":
             return Job(planning.npy(recipe, seed), mark, stamp)
+        if format == "dcp":
+            from fanfill.torch import dcp
+
+            return Job(dcp.plan(recipe, seed), mark, stamp, dcp.Index(recipe))
         return Job(zarr.plan(recipe, seed), {**mark, **zarr.described(recipe)}, stamp)
     if format != "safetensors":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {shown(format)}")
@@ -147,7 +131,7 @@ def carry_out(
             )
         _put(folder / STAMP_NAME, job.stamp)
     mine = [file for k, file in enumerate(job.files) if k % of == number - 1]
-    missing = [file for file in mine if not is_complete(folder, file)]
+    missing = [file for file in mine if not file.is_complete(folder)]
     total, before = sum(file.size for file in missing), 0
     written = []
     for file in missing:
@@ -158,38 +142,19 @@ def carry_out(
 
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if writer.create(
-            target,
-            file.size,
-            lambda first, buffer, file=file: content(file, first, buffer),  # type: ignore[misc]
-            threads=count,
-            done=done,
-            is_there=lambda file=file: is_complete(folder, file),  # type: ignore[misc]
-        ):
+        if file.write(target, count, done, lambda file=file: file.is_complete(folder)):  # type: ignore[misc]
             written.append(file.name)
         before += file.size
     if progress is not None:
         progress(total, total)
-    if all(is_complete(folder, file) for file in job.files):
+    if all(file.is_complete(folder) for file in job.files):
+        if job.index_file is not None and job.index_file.write(folder):
+            written.append(job.index_file.name)
         for name, text in job.last.items():
             if not _holds(folder / name, text):
                 _put(folder / name, text)
                 written.append(name)
     return written
-
-
-def is_complete(folder: Path, file: File) -> bool:
-    """Whether a file was written before, by this plan: by its size, and by its header, which names seed,
-    stream and recipe.
-
-    A file without such a header is complete if it has the name: no unfinished file ever gets one.
-    """
-    try:
-        with open(folder / file.name, "rb") as found:
-            size = os.fstat(found.fileno()).st_size
-            return size == file.size and found.read(len(file.header)) == file.header
-    except FileNotFoundError:
-        return False
 
 
 def _holds(path: Path, text: bytes) -> bool:
@@ -217,7 +182,7 @@ def _put(path: Path, text: bytes) -> None:
 
 
 def verify(
-    files: Sequence[File],
+    files: Sequence[Planned],
     path: str | os.PathLike[str],
     *,
     threads: int | None = None,
@@ -235,40 +200,7 @@ def verify(
             if progress is not None:
                 progress(before + bytes_of_file, total)
 
-        found = _compare(folder, file, count, done)
+        found = file.compare(folder, count, done)
         if found is not None:
             yield found
         before += file.size
-
-
-def _compare(folder: Path, file: File, threads: int, done: Callable[[int], None]) -> Difference | None:
-    try:
-        opened = open(folder / file.name, "rb", buffering=0)  # noqa: SIM115
-    except FileNotFoundError:
-        return Difference(file.name, "", 0, "expected a file; there is none")
-    wrong: list[int] = []
-    with opened:
-        size = os.fstat(opened.fileno()).st_size
-        if size != file.size:
-            return Difference(file.name, "", 0, f"expected {file.size:,} bytes; got {size:,}")
-
-        def worker() -> Callable[[int, int], None]:
-            made, read = (np.frombuffer(mmap.mmap(-1, writer.UNIT), np.uint8) for _ in range(2))
-
-            def compare(first: int, size: int) -> None:
-                if wrong and min(wrong) < first:
-                    return
-                content(file, first, made[:size])
-                writer.read_at(opened.fileno(), read[:size].data, first)
-                if not np.array_equal(made[:size], read[:size]):
-                    wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
-
-            return compare
-
-        writer.for_units(0, file.size, worker, threads=threads, done=done)
-    if not wrong:
-        return None
-    place = file.at(min(wrong))
-    if place is None:
-        return Difference(file.name, "", 0, f"expected another header; it differs at byte {min(wrong)}")
-    return Difference(file.name, *place, f"expected another value; it differs at byte {min(wrong)}")

@@ -90,10 +90,8 @@ def init(
         from fanfill.torch import pretrained
 
         job = pretrained.job(planned, seed, max_shard_size)
-    elif format != "dcp":
-        job = writing.plan(made, seed, format=format, max_shard_size=max_shard_size)
     else:
-        job = None
+        job = writing.plan(made, seed, format=format, max_shard_size=max_shard_size)
     planning = perf_counter() - began
     sizes: list[int] = [0]
     with progress_bar(wanted=not as_json and sys.stderr.isatty(), rate=True) as progress:
@@ -102,10 +100,7 @@ def init(
             sizes[0] = total
             progress("writing", done, total)
 
-        if job is None:
-            written = made.write(out, seed, format=format, part=part, threads=threads, progress=follow)
-        else:
-            written = writing.carry_out(job, out, part=part, threads=threads, progress=follow)
+        written = writing.carry_out(job, out, part=part, threads=threads, progress=follow)
     seconds = perf_counter() - began
     report = _Written(
         out=str(out),

@@ -26,7 +26,7 @@ import numpy as np
 from fanfill import system
 from fanfill.cpu import threads as pool
 
-__all__ = ["UNIT", "Busy", "create", "fill_units", "for_units", "partial_name", "read_at"]
+__all__ = ["UNIT", "Busy", "complete", "create", "fill_units", "for_units", "partial_name", "read_at"]
 
 UNIT = 8 << 20
 
@@ -70,22 +70,35 @@ def create(
     OSError
         A full disk and the like; the partial file is removed.
     """
-    with locked(target) as file:
+
+    def write(file: io.FileIO) -> None:
         descriptor = file.fileno()
-        if is_there():
-            partial_name(target).unlink(missing_ok=True)
-            return False
+        try:
+            os.ftruncate(descriptor, size)
+            system.reserve(descriptor, size)
+        except OSError as error:
+            error.strerror = f"{error.strerror}; {size:,} bytes are needed"
+            raise
+        fill_units(descriptor, 0, size, make, threads=threads, done=done)
+
+    return complete(target, write, is_there)
+
+
+def complete(target: Path, write: Callable[[io.FileIO], object], is_there: Callable[[], bool]) -> bool:
+    """Let `write` write a file, unless it is there by the time it can be locked; whether this call wrote it.
+
+    The file gets its name once the disk has all of it. Errors are those of `create`.
+    """
+    with locked(target) as file:
         temporary = partial_name(target)
+        if is_there():
+            temporary.unlink(missing_ok=True)
+            return False
         try:
             with _named(target):
-                try:
-                    os.ftruncate(descriptor, size)
-                    system.reserve(descriptor, size)
-                except OSError as error:
-                    error.strerror = f"{error.strerror}; {size:,} bytes are needed"
-                    raise
-                fill_units(descriptor, 0, size, make, threads=threads, done=done)
-                os.fsync(descriptor)
+                os.ftruncate(file.fileno(), 0)
+                write(file)
+                os.fsync(file.fileno())
                 if not system.RENAMES_MAPPED:
                     file.close()  # Windows does not rename an open file; it has no such lock either
                 os.replace(temporary, target)

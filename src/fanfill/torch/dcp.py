@@ -1,98 +1,183 @@
 """Folders of torch.distributed.checkpoint, as torchtitan's seed checkpoint is one, drawn piece by piece.
 
-The state dict stays on the meta device. The planner cuts its tensors into boxes of rows and draws each when
-the writer asks for it. With ``single_file_per_rank=False`` the writer keeps one piece at a time; otherwise it
-would keep all that go into one file until the file ends.
+A file holds one piece, whole rows of a tensor, as DCP's own writer stores it: by `torch.save`. So pieces are
+written in any order, by any number of hosts, and their index comes last.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.filesystem import (
+    _StorageInfo,
+)  # private; DCP's reader wants this very class
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from fanfill.checkpoints.drawing import draw_box
-from fanfill.checkpoints.recipe import ModelRecipe, names_of
-from fanfill.fill import key_of
+from fanfill.checkpoints.planning import Difference
+from fanfill.checkpoints.recipe import ModelRecipe, TensorRecipe, names_of
+from fanfill.files import writer
 
-__all__ = ["write"]
+__all__ = ["Index", "Piece", "plan"]
 
-PIECE = 64 << 20  # bytes: what is held at a time, by each of the writer's threads
+PIECE = 64 << 20
+"""Bytes of values, and what is held at a time: larger ones save files, and load no faster."""
 
-Progress = Callable[[int, int], object]
+Done = Callable[[int], object]
+Shape = tuple[int, ...]
 
 
-def write(
-    recipe: ModelRecipe,
-    path: str | os.PathLike[str],
-    seed: int,
-    *,
-    part: tuple[int, int] = (1, 1),
-    progress: Progress | None = None,
-) -> list[str]:
-    """Write a folder that `torch.distributed.checkpoint.load` loads into tensors and DTensors of any mesh.
+@dataclass(frozen=True)
+class Piece:
+    """A planned file: the box of a tensor that begins at `start`."""
 
-    Raises
-    ------
-    ValueError
-        As `ModelRecipe.check`; a share, for one process writes all of such a folder.
-    """
-    if part != (1, 1):
-        raise ValueError(f"part: expected 1/1 with dcp, which one process writes; got {part[0]}/{part[1]}")
-    recipe.check()
-    key_of(seed, 0)  # refuses a wrong seed
-    state = {
-        name: torch.empty(
-            recipe.tensors[of].shape, dtype=getattr(torch, recipe.tensors[of].dtype), device="meta"
+    name: str
+    index: MetadataIndex
+    drawn_as: str
+    tensor: TensorRecipe
+    start: Shape
+    shape: Shape
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values: those of the file around them are torch's affair."""
+        return self.tensor.nbytes // max(1, self.tensor.size) * prod(self.shape)
+
+    def is_complete(self, folder: Path) -> bool:
+        """By its name: no unfinished file gets it, and the folder's stamp names recipe and seed."""
+        return (folder / self.name).exists()
+
+    def write(self, target: Path, threads: int, done: Done, is_there: Callable[[], bool]) -> bool:
+        """Draw and save it, unless it is there."""
+
+        def save(file: io.FileIO) -> None:
+            torch.save(self._made(threads), file)
+            done(self.size)
+
+        return writer.complete(target, save, is_there)
+
+    def compare(self, folder: Path, threads: int, done: Done) -> Difference | None:
+        """Draw it again, and find the first element that differs."""
+        path = folder / self.name
+        if not path.exists():
+            return Difference(self.name, "", 0, "expected a file; there is none")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()  # torch does not look at the checksums
+            read = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile) as error:
+            return Difference(self.name, "", 0, f"expected a tensor as torch.save writes it; {error}")
+        made = self._made(threads)
+        done(self.size)
+        if (read.dtype, read.shape) != (made.dtype, made.shape):
+            kinds = [f"{each.dtype} of shape {tuple(each.shape)}" for each in (made, read)]
+            return Difference(self.name, "", 0, f"expected {kinds[0]}; got {kinds[1]}")
+        differ = (_bytes(read) != _bytes(made)).nonzero()
+        if len(differ):
+            within = int(differ[0]) // made.element_size()
+            return Difference(
+                self.name, self.index.fqn, self._element(within), "expected another value; it differs"
+            )
+        if broken is not None:
+            return Difference(self.name, "", 0, f"expected another checksum of its entry {broken}")
+        return None
+
+    def _made(self, threads: int) -> Any:
+        made = torch.empty(self.shape, dtype=getattr(torch, self.tensor.dtype))
+        draw_box(self.tensor, self.drawn_as, self.seed, made, self.start, threads)
+        return made
+
+    def _element(self, within: int) -> int:
+        """The tensor's flat index of the piece's: pieces are whole rows."""
+        return (self.start[0] if self.start else 0) * prod(self.tensor.shape[1:]) + within
+
+
+def _bytes(tensor: Any) -> Any:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def plan(recipe: ModelRecipe, seed: int) -> list[Piece]:
+    """The files that hold a checked recipe's tensors, second names included; the same on every host."""
+    return [
+        Piece(f"__{number}_0.distcp", index, of, recipe.tensors[of], tuple(start), tuple(shape), seed)
+        for number, (index, of, start, shape) in enumerate(_pieces(recipe))
+    ]
+
+
+def _pieces(recipe: ModelRecipe) -> Iterator[tuple[MetadataIndex, str, Shape, Shape]]:
+    for name, of in names_of(recipe):
+        tensor = recipe.tensors[of]
+        if not tensor.shape:
+            yield MetadataIndex(name, ()), of, (), ()
+            continue
+        rows, *row = tensor.shape
+        step = max(1, PIECE // max(1, tensor.nbytes // max(rows, 1)))
+        for first in range(0, max(rows, 1), step):
+            start, shape = (first, *(0,) * len(row)), (min(step, rows - first), *row)
+            yield MetadataIndex(name, start), of, start, shape
+
+
+@dataclass(frozen=True)
+class Index:
+    """The file ``.metadata``, which DCP reads first."""
+
+    recipe: ModelRecipe
+    name: str = ".metadata"
+
+    def _made(self, folder: Path) -> Metadata:
+        """The index of complete files, whose sizes it holds."""
+        pieces = plan(self.recipe, 0)
+        chunks: dict[str, list[ChunkStorageMetadata]] = {}
+        places = {}
+        for piece in pieces:
+            chunk = ChunkStorageMetadata(torch.Size(piece.start), torch.Size(piece.shape))
+            chunks.setdefault(piece.index.fqn, []).append(chunk)
+            places[piece.index] = _StorageInfo(piece.name, 0, (folder / piece.name).stat().st_size)
+        tensors = {
+            name: TensorStorageMetadata(
+                TensorProperties(dtype=getattr(torch, self.recipe.tensors[of].dtype)),
+                torch.Size(self.recipe.tensors[of].shape),
+                chunks[name],
+            )
+            for name, of in names_of(self.recipe)
+        }
+        return Metadata(tensors, planner_data={name: (name,) for name in tensors}, storage_data=places)
+
+    def write(self, folder: Path) -> bool:
+        """Write it, unless it is there."""
+        return writer.complete(
+            folder / self.name,
+            lambda file: file.write(pickle.dumps(self._made(folder))),
+            (folder / self.name).exists,
         )
-        for name, of in names_of(recipe)
-    }
-    planner = _Planner(recipe, seed, progress)
-    writer = dcp.FileSystemWriter(path, single_file_per_rank=False, thread_count=1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is meant
-        dcp.save(state, storage_writer=writer, planner=planner, no_dist=True)
-    return sorted(each.name for each in Path(path).iterdir())
 
-
-class _Planner(DefaultSavePlanner):  # type: ignore[misc]
-    """Cuts tensors into pieces of whole rows, and draws them."""
-
-    def __init__(self, recipe: ModelRecipe, seed: int, progress: Progress | None) -> None:
-        super().__init__()
-        self.recipe, self.seed, self.progress = recipe, seed, progress
-        self.names: Mapping[str, str] = dict(names_of(recipe))
-        self.total = sum(recipe.tensors[of].nbytes for of in self.names.values())
-        self.done = 0
-
-    def create_local_plan(self) -> SavePlan:
-        items = []
-        for name, tensor in self.state_dict.items():
-            rows = tensor.shape[0] if tensor.dim() else 1
-            step = max(1, PIECE // max(1, tensor.nbytes // max(rows, 1)))
-            for first in range(0, max(rows, 1), step):
-                start = torch.Size([first, *(0,) * (tensor.dim() - 1)] if tensor.dim() else ())
-                size = torch.Size([min(step, rows - first), *tensor.shape[1:]] if tensor.dim() else ())
-                chunk = ChunkStorageMetadata(start, size)
-                data = TensorWriteData(chunk, TensorProperties(dtype=tensor.dtype), tensor.shape)
-                items.append(WriteItem(MetadataIndex(name, start), WriteItemType.SHARD, tensor_data=data))
-        self.plan = SavePlan(items, planner_data=self.mappings)
-        return self.plan
-
-    def resolve_data(self, item: WriteItem) -> Any:
-        data = item.tensor_data
-        piece = torch.empty(data.chunk.sizes, dtype=data.properties.dtype)
-        name = self.names[item.index.fqn]
-        draw_box(self.recipe.tensors[name], name, self.seed, piece, tuple(data.chunk.offsets), None)
-        self.done += piece.nbytes
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        return piece
+    def compare(self, folder: Path) -> Difference | None:
+        """Whether it describes the recipe's tensors and their files; a missing one is that file's affair."""
+        try:
+            made = self._made(folder)
+        except FileNotFoundError:
+            return None
+        try:
+            read = dcp.FileSystemReader(folder).read_metadata()
+        except FileNotFoundError:
+            return Difference(self.name, "", 0, "expected a file; there is none")
+        except Exception as error:  # a pickle's bytes may raise anything
+            return Difference(self.name, "", 0, f"expected an index of DCP; {error}")
+        same = read.state_dict_metadata == made.state_dict_metadata and read.storage_data == made.storage_data
+        return None if same else Difference(self.name, "", 0, "expected the tensors and files of the recipe")
