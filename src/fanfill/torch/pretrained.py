@@ -42,8 +42,8 @@ class Pretrained(NamedTuple):
         Of the header.
     files : dict
         Names and bytes of the files beside the tensors: ``config.json`` and the like.
-    parameters : int or None
-        What the index says of the number of parameters; None if this transformers does not write it.
+    parameters : int
+        How many there are, which the index says.
     restated : list of str
         Stored tensors that are no box of a parameter, and are drawn under their stored names.
     """
@@ -51,7 +51,7 @@ class Pretrained(NamedTuple):
     recipe: ModelRecipe
     metadata: dict[str, str]
     files: dict[str, bytes]
-    parameters: int | None
+    parameters: int
     restated: list[str]
 
 
@@ -178,12 +178,7 @@ def _planned(
     planner = _Planner(model, record)
     tensors = {name: planner.stored(name, tensor) for name, tensor in recorded.tensors.items()}
     recipe = ModelRecipe(tensors).with_rules(rules).check()
-    import transformers
-
-    newer = int(transformers.__version__.partition(".")[0]) >= 5
-    return Pretrained(
-        recipe, recorded.metadata, files, model.num_parameters() if newer else None, planner.restated
-    )
+    return Pretrained(recipe, recorded.metadata, files, model.num_parameters(), planner.restated)
 
 
 class _Planner:
