@@ -10,6 +10,7 @@ import cupy
 import numpy as np
 import pytest
 from cuda_on_cpu.arrays import LAWS, on_host
+from cuda_on_cpu.compiled import shared_ptx
 from cuda_on_cpu.fixtures import compilations, cubins, emulated, gpu, no_cubins  # noqa: F401
 from equality import assert_same_bits
 
@@ -60,7 +61,7 @@ def test_cubins_are_kept_between_processes_by_architecture_version_and_source(
 
 
 def test_a_family_is_compiled_alone_and_to_the_same_code():
-    whole = nvrtc.compiler().compile(source(), "fill.cu", 90, ptx=True).decode()
+    whole = shared_ptx(nvrtc.compiler(), source(), 90).decode()
     for name in (
         "normal_float32",
         "truncated_float8_e5m2",
