@@ -145,12 +145,12 @@ def leak_file(k: int) -> None:
 # How many fills, and what is lost at each: nothing first, and what the same look must then see.
 Watch = tuple[int, Callable[[int], None]]
 SMALL: dict[str, Watch] = {
-    "nothing": (100_000, leak_nothing),
-    "object": (40_000, leak_object),
+    "nothing": (50_000, leak_nothing),
+    "object": (20_000, leak_object),
     "thread": (1000, leak_thread),
     "file": (1000, leak_file),
 }
-LARGE: dict[str, Watch] = {"nothing": (200, leak_nothing), "scratch": (40, leak_scratch)}
+LARGE: dict[str, Watch] = {"nothing": (100, leak_nothing), "scratch": (40, leak_scratch)}
 
 
 def growth(seen: list[Seen], spare: int) -> str:
@@ -193,7 +193,7 @@ def small() -> None:
     numbers = itertools.count(warm * KINDS)
     for _ in range(5000):
         fill_small(memory, next(numbers))
-    # Ten bytes a fill are less than any Python object.
+    # 21 bytes a fill are less than the smallest object and what refers to it.
     watch(lambda _: fill_small(memory, next(numbers)), SMALL, MIB)
 
 
@@ -215,7 +215,7 @@ def large() -> None:
     work_on_all_threads()
     for _ in range(3 * 4 * 5 * 7):  # of every kind, not large yet
         fill_large(memory, next(numbers), MIB // 16)
-    # A fiftieth of a thread's least scratch a fill. The programs that NumPy's threads keep bound come and go.
+    # A sixth of a thread's least scratch a fill. The programs that NumPy's threads keep bound come and go.
     watch(lambda _: fill_large(memory, next(numbers)), LARGE, 4 * MIB)
 
 

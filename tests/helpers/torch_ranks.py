@@ -1,9 +1,10 @@
-"""What one rank of a gloo world checks: run by test_torch_sharding.py, once a rank, all checks in one world.
+"""What the ranks of a gloo world check: run by test_torch_sharding.py, once a world, all its checks in it.
 
-    python torch_ranks.py RANK WORLD FILE
+    python torch_ranks.py WORLD FOLDER
 
-Prints the name of each check that has passed; the truth is always the single-process fill of the whole
-tensor.
+The ranks are forks of one process, so that torch is imported once. Each writes the name of each check that
+has passed to its file, and what goes wrong beside it; the truth is always the single-process fill of the
+whole tensor.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -316,7 +320,21 @@ def memory(what: str) -> int:
 
 
 def main() -> None:
-    rank, world, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if not child:
+            for descriptor, ending in ((1, "out"), (2, "err")):
+                file = os.open(folder / f"{rank}.{ending}", os.O_WRONLY | os.O_CREAT, 0o600)
+                os.dup2(file, descriptor)
+            run(rank, world, folder / "rendezvous")
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    sys.exit(next(filter(None, codes), 0))
+
+
+def run(rank: int, world: int, path: Path) -> NoReturn:
     faulthandler.enable()  # a rank that aborts shows where
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -327,15 +345,16 @@ def main() -> None:
         world_size=world,
         timeout=datetime.timedelta(seconds=60),
     )
-    for name, (shape, function) in CHECKS.items():
-        mesh_size = 1
-        for n in shape:
-            mesh_size *= n
-        if mesh_size == world:
-            function(init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)]))
-            sys.stdout.write(f"{name}\n")
-            sys.stdout.flush()
-    dist.destroy_process_group()
+    try:
+        for name, (shape, function) in CHECKS.items():
+            if prod(shape) == world:
+                function(init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)]))
+                sys.stdout.write(f"{name}\n")
+                sys.stdout.flush()
+        dist.destroy_process_group()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     # Once a rank aborted after this ("terminate called without an active exception"). PyTorch knows of gloo
     # threads that drop a collective's tensors while the interpreter is taken down, and abort then
     # (pytorch/pytorch#179291): likely the same, but not shown. All checks are over here.

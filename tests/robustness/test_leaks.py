@@ -1,4 +1,4 @@
-"""A process that fills a hundred thousand times stays as large as it was."""
+"""A process that fills tens of thousands of times stays as large as it was."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def growth(size: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in ended.out.splitlines())
 
 
-def test_a_hundred_thousand_small_fills_leave_memory_threads_and_files_as_they_were() -> None:
+def test_fifty_thousand_small_fills_leave_memory_threads_and_files_as_they_were() -> None:
     """By both backends, of all layouts, under new names and laws, refused ones among them."""
     assert growth("small")["nothing"] == "flat"
 
 
-def test_two_hundred_large_fills_leave_memory_threads_and_files_as_they_were() -> None:
+def test_a_hundred_large_fills_leave_memory_threads_and_files_as_they_were() -> None:
     """8 to 32 MiB each, by both backends, of all layouts, on one to four threads; some end by an error."""
     assert growth("large")["nothing"] == "flat"
 

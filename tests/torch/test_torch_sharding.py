@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from math import prod
@@ -22,8 +23,6 @@ from torch.distributed.tensor import Shard  # noqa: E402
 
 from fanfill.torch import sharding  # noqa: E402
 from fanfill.torch.sharding import Placed, parts, pieces, placed  # noqa: E402
-
-RANKS = Path(torch_ranks.__file__)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 8, 9, 16, 17])
@@ -93,30 +92,24 @@ def test_a_tensor_of_no_mesh_is_the_whole_of_its_own() -> None:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks(world: int, tmp_path: Path) -> None:
     """Each world once; the checks in it are the functions of torch_ranks.py."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(RANKS), str(rank), str(world), str(tmp_path / "rendezvous")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "FANFILL_NUM_THREADS": "2",
-                "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
-        )
-        for rank in range(world)
-    ]
+    environment = {
+        **os.environ,
+        "FANFILL_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    # A group of its own: should a rank hang, none outlives the test.
+    command = [sys.executable, torch_ranks.__file__, str(world), str(tmp_path)]
+    ranks = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        results = [rank.communicate(timeout=240) for rank in ranks]
+        code = ranks.wait(timeout=240)
     finally:
-        for rank in ranks:
-            rank.kill()
+        if ranks.poll() is None:
+            os.killpg(ranks.pid, signal.SIGKILL)
     expected = [name for name, (shape, _) in torch_ranks.CHECKS.items() if prod(shape) == world]
     assert len(expected) >= 2
     # Of a rank that fails the others hear that it is gone: the first failure is in one of these.
-    errors = "\n".join(f"rank {number}:\n{err[-2500:]}" for number, (_, err) in enumerate(results))
-    for rank, (out, _) in zip(ranks, results, strict=True):
-        assert out.split("\n")[:-1] == expected, errors
-        assert rank.returncode == 0, errors
+    errors = "\n".join(f"rank {k}:\n{(tmp_path / f'{k}.err').read_text()[-2500:]}" for k in range(world))
+    for rank in range(world):
+        assert (tmp_path / f"{rank}.out").read_text().split("\n")[:-1] == expected, errors
+    assert code == 0, errors
