@@ -313,12 +313,12 @@ def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     for right, wrong in PERTURBED.values():
         assert source.count(right) == 1
         source = source.replace(right, wrong)
-    return Shim(source, tmp_path_factory.mktemp("perturbed"))
+    return Shim(source, tmp_path_factory.mktemp("perturbed"), "-O0")
 
 
 @pytest.mark.parametrize(("form", "dtype"), PERTURBED)
 def test_a_perturbed_constant_is_found(perturbed: Shim, form: str, dtype: str) -> None:
-    memory, out = aligned(10**6, dtype)
+    memory, out = aligned(10**5, dtype)
     with pytest.raises(AssertionError):
         assert_filled(perturbed, form, dtype, 0, out, memory, (1,), params_of(form, dtype))
 
