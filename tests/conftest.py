@@ -42,10 +42,13 @@ LONGEST = (
     "test_torch_sharding",
 )
 
-# What these run is the tests' own code, the benchmarks' or that of children: measuring their coverage would
-# slow them down by a quarter and find nothing.
+# What these run is the tests' own code, the benchmarks', that of children, or lines that many other tests run:
+# measuring their coverage would slow them down by a quarter and find nothing.
 UNMEASURED = re.compile(
-    r"test_(feeds|instructions|quality\w*|cuda_ptx|cuda_source|ptx_\w+|targets|leaks|load|stacks|forks|reentry)"
+    r"test_(feeds|instructions|quality\w*|cuda_(ptx|source|compile|roots|groups)|ptx_\w+|targets|leaks|load|stacks"
+    r"|forks|reentry|kernels|scatter|lattice|accuracy|bits|boxes|narrow|intervals|fuzz|distributions|torch_layers"
+    r"|torch_distributions|signal_propagation|torch_sharding|threads_stress|flush_to_zero|adding_a_distribution"
+    r"|torch_accelerated_models)"
 )
 
 NO_GPU = "no device; get one"

@@ -154,7 +154,7 @@ def reference(case: str, start: int) -> np.ndarray:
 
 
 @each_recipe
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(boxes(), st.integers(0, 7), st.sampled_from([0, 2**33 - 900, 2**34 - 900, 2**63 - REACH]))
 def test_a_box_holds_the_elements_of_the_run_that_it_names(
     case: str, spec: tuple[tuple[int, ...], tuple[int, ...]], first: int, origin: int
