@@ -1,10 +1,10 @@
-"""What `fanfill.keras` promises beside Keras, on each backend that is installed: time and memory of whole kernels.
+"""What `fanfill.keras` promises beside Keras, on each backend that is installed: time and memory of kernels.
 
-    python benchmarks/keras_targets.py [--backends jax,torch,tensorflow,numpy] [--width 3162] [--layers 10] [--rounds 5]
+    python benchmarks/keras_targets.py [--backends jax,torch] [--width 3162] [--layers 10] [--rounds 5]
 
-A model of Dense layers without biases is made anew by Keras' own initializer and by ours, in turns, in a process for
-each backend: 100 M float32 parameters, first touch of their memory included. Growth of memory is that of a process
-which makes one kernel more, at its highest and over the kernel's own size.
+A model of Dense layers without biases is made anew by Keras' own initializer and by ours, in turns, in a
+process for each backend: 100 M float32 parameters, first touch of their memory included. Growth of memory is
+that of a process which makes one kernel more, at its highest and over the kernel's own size.
 """
 
 import argparse

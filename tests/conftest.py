@@ -42,7 +42,7 @@ LONGEST = (
     "test_torch_sharding",
 )
 
-# What these run is the tests' own code, the benchmarks', that of children, or lines that many other tests run:
+# What these run is the tests' own code, the benchmarks', that of children, or what many other tests run too:
 # measuring their coverage would slow them down by a quarter and find nothing.
 UNMEASURED = re.compile(
     r"test_(feeds|instructions|quality\w*|cuda_(ptx|source|compile|roots|groups)|ptx_\w+|targets|leaks|load|stacks"

@@ -201,6 +201,20 @@ def test_zarr_chunks_hold_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert np.array_equal(group[name][...], array), name
 
 
+def test_tensorstore_reads_what_zarr_python_refuses(tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
+    kinds = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    recipe = ModelRecipe({kind: drawn((7, 5), kind, ff.normal()) for kind in kinds})
+    recipe.write(tmp_path, 2, format="zarr")
+    wanted = {kind: np.empty((7, 5), kind) for kind in kinds}
+    recipe.fill(wanted, 2)
+    for kind, array in wanted.items():
+        spec = {"driver": "zarr3", "kvstore": f"file://{tmp_path / kind}/"}
+        found = np.asarray(tensorstore.open(spec, open=True).result().read().result())
+        assert found.dtype == array.dtype
+        assert found.tobytes() == array.tobytes()
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # torch's own load
 def test_dcp_folders_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
@@ -319,6 +333,25 @@ def test_shares_give_the_bytes_of_one(tmp_path: Path) -> None:
     for part in ((0, 2), (3, 2)):
         with pytest.raises(ValueError, match="part: expected K/N with K from 1 to N"):
             layers().write(many, 1, part=part)
+
+
+def test_two_processes_at_once_write_their_shares(tmp_path: Path) -> None:
+    recipe = layers(8)
+    (tmp_path / "r.json").write_text(recipe.dumps())
+    program = (
+        "import sys; from fanfill.checkpoints import ModelRecipe; r = ModelRecipe.load(sys.argv[1]);"
+        "r.write(sys.argv[2], 1, max_shard_size=13000, part=(int(sys.argv[3]), 2))"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "r.json"), str(tmp_path / "two"), part]
+        )
+        for part in "12"
+    ]
+    assert [child.wait(100) for child in both] == [0, 0]
+    recipe.write(tmp_path / "one", 1, max_shard_size=13000)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert len(contents(tmp_path / "two")) == 10
 
 
 def test_a_second_call_writes_nothing_and_another_seed_all(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """Zarr arrays of version 3, without a zarr library: a group, an array for each tensor, a file for each chunk.
 
 Chunks are cut along the first axis and not compressed, so each is a contiguous part of its tensor, padded
-with
-zeros at the end. zarr-python and tensorstore read them; bfloat16 and float8 have tensorstore's names, which
-zarr-python refuses.
+with zeros at the end. zarr-python and tensorstore read them; bfloat16 and float8 have tensorstore's names,
+which zarr-python refuses.
 """
 
 from __future__ import annotations

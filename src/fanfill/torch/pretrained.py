@@ -2,9 +2,8 @@
 
 The model is traced on the meta device, and ``save_pretrained`` runs on it with the writer of safetensors
 replaced by a recorder. So file names, ties, left-out keys, conversions of experts, configuration files and
-index
-are transformers' own. Each recorded tensor is a box of a parameter, a copy of one, or several joined; its
-values are then those of the parameter, by the name that it has in a running model.
+index are transformers' own. Each recorded tensor is a box of a parameter, a copy of one, or several
+joined; its values are then those of the parameter, by the name that it has in a running model.
 """
 
 from __future__ import annotations

@@ -44,7 +44,17 @@ class Shim:
         defines = [
             f'-D{name}="{folder / file}"' for name, file in (("SOURCE", "fill.cpp"), ("NAMES", "names.h"))
         ]
-        command = ["g++", level, *FLAGS, "-shared", "-fPIC", *defines, str(HERE / "shim.cpp"), "-o", str(library)]
+        command = [
+            "g++",
+            level,
+            *FLAGS,
+            "-shared",
+            "-fPIC",
+            *defines,
+            str(HERE / "shim.cpp"),
+            "-o",
+            str(library),
+        ]
         subprocess.run(command, check=True, capture_output=True, text=True)
         self.library = ctypes.CDLL(str(library))
 
