@@ -39,6 +39,7 @@ class _Plan(NamedTuple):
 
 # By function, arguments and their types (2 and 2.0 are equal, and True is 1), shape and dtype.
 _plans: dict[Any, _Plan] = {}
+_laws: dict[Any, Initializer] = {}  # by the same: what a call drew on a device, whose plans are kept by law
 
 
 class How(NamedTuple):
@@ -84,11 +85,17 @@ def again(
     try:
         if type(tensor) not in _PLAIN or has_torch_function_variadic(tensor) or tensor.is_nested:
             return False
-        plan = _plans.get((call, (*map(type, call),), tensor.shape, tensor.dtype))
+        named = call, (*map(type, call),), tensor.shape, tensor.dtype
+        plan = _plans.get(named)
+        if plan is None or not tensor.is_cpu:
+            law = _laws.get(named)
+            on_device = None if law is None else plan_for(tensor, law)
+            if on_device is None:
+                return False
+            draw_planned(tensor, on_device, *stream(_generator(generator, call[0]), seed, name))
+            return True
         if (
-            plan is None
-            or not tensor.is_cpu
-            or tensor.layout is not torch.strided
+            tensor.layout is not torch.strided
             or not tensor.is_contiguous()
             or not tensor.is_leaf
             or tensor.is_neg()
@@ -111,7 +118,7 @@ def again(
 
 
 def _remember(tensor: torch.Tensor, call: tuple[Any, ...], plan: Any) -> None:
-    """Keep what `again` needs of a call, given the plan of its fill."""
+    """Keep what `again` needs of a call on the CPU, given the plan of its fill."""
     address = getattr(plan.run, "loaded", None)
     if address is None or not {*map(type, call)} <= PLAIN:
         return
@@ -142,6 +149,8 @@ def draw(
             draw_planned(
                 tensor, plan, *stream(_generator(how.generator, law.distribution), how.seed, how.name)
             )
+            if call is not None and {*map(type, call)} <= PLAIN:
+                remember(_laws, (call, (*map(type, call),), tensor.shape, tensor.dtype), law)
         elif not tensor.is_meta:
             assert_fillable(tensor)
             recipe(law, whole_shape(tensor, how), STORAGE_NAMES[tensor.dtype])

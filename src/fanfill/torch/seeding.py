@@ -62,7 +62,7 @@ def default_key() -> Key:
     if words is None:
         words = _make_words()
     words.random_(_LOWEST, None)
-    seed, sub = _own.numbers.tolist()  # an eighth of the time that torch's own tolist takes
+    seed, sub = _own.numbers.tolist()
     return seed & _WORD, seed >> 32, sub & _WORD, sub >> 32
 
 
@@ -80,6 +80,10 @@ def from_generator(generator: torch.Generator | None) -> Stream:
         words = getattr(_own, "words", None)
         if words is None:
             words = _make_words()
+        if not torch._C._len_torch_dispatch_stack():  # no mode changes what torch's calls do
+            words.random_(_LOWEST, None, generator=generator)
+            seed, sub = _own.numbers.tolist()  # an eighth of the time that torch's own tolist takes
+            return seed, sub
     else:
         words = torch.empty(2, dtype=torch.int64, device=generator.device)
     seed, sub = words.random_(_LOWEST, None, generator=generator).tolist()
