@@ -78,9 +78,9 @@ def test_without_native_code_the_host_draws(error: type[Exception], monkeypatch:
         raise error
 
     monkeypatch.setattr(gate, "make_gate", fails)
-    monkeypatch.delattr(jax.ffi, f"_{fj.TARGET}")
+    monkeypatch.delattr(jax.ffi, f"_{fj.TARGET}_cpu")
     assert not ffi.register()
-    assert not hasattr(jax.ffi, f"_{fj.TARGET}")
+    assert not hasattr(jax.ffi, f"_{fj.TARGET}_cpu")
 
 
 def test_a_gate_waits_for_those_inside_and_lets_nobody_in() -> None:
