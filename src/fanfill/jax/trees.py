@@ -22,7 +22,7 @@ from fanfill.jax.shardings import known
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS
 
-__all__ = ["materialize", "name_of"]
+__all__ = ["Task", "materialize", "name_of", "tasks_of"]
 
 Rules = Mapping[str, JaxInitializer | Initializer | str | None]
 
@@ -34,7 +34,9 @@ _NAMED = tuple(
 )
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
+    """A leaf that is to be drawn."""
+
     law: Initializer
     name: str
     shape: tuple[int, ...]
@@ -83,11 +85,11 @@ def materialize(abstract: Any, seed: Any, rules: Rules, *, through_host: bool = 
     number = _seed(seed)
     tasks, tree = _tasks(abstract, _laws(rules))
     if not through_host:
-        _assert_usable({task.sharding for task in tasks if isinstance(task, _Task)})
+        _assert_usable({task.sharding for task in tasks if isinstance(task, Task)})
     return tree.unflatten(
         [
             draw_shards(task.law, number, *task[1:], through_host=through_host)
-            if isinstance(task, _Task)
+            if isinstance(task, Task)
             else task
             for task in tasks
         ]
@@ -121,6 +123,11 @@ def _tasks(abstract: Any, laws: dict[str, Initializer | None]) -> tuple[list[Any
                 "which fits none; correct it, or leave it out"
             )
     return tasks, tree
+
+
+def tasks_of(abstract: Any, rules: Rules) -> list[Task]:
+    """The leaves that `materialize` draws; its errors, but for those of devices."""
+    return [task for task in _tasks(abstract, _laws(rules))[0] if isinstance(task, Task)]
 
 
 def _assert_usable(shardings: set[Any]) -> None:
@@ -184,7 +191,7 @@ def _law(pattern: str, value: Any) -> Initializer | None:
     )
 
 
-def _task(name: str, leaf: Any, law: Initializer) -> _Task:
+def _task(name: str, leaf: Any, law: Initializer) -> Task:
     """Check everything that could fail, with the leaf's name in the error."""
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     if shape is None or dtype is None:
@@ -206,4 +213,4 @@ def _task(name: str, leaf: Any, law: Initializer) -> _Task:
             sharding.shard_shape(tuple(shape))
     except (TypeError, ValueError) as error:
         raise type(error)(f"leaf {name!r}: {error}") from error
-    return _Task(law, name, tuple(shape), dtype, sharding)
+    return Task(law, name, tuple(shape), dtype, sharding)
