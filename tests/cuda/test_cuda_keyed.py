@@ -1,4 +1,4 @@
-"""Kernels that read their seed, and where a part begins, from device memory: emulated, with the bits of `fill`."""
+"""Kernels that read their seed and a part's place from device memory: emulated, with the bits of `fill`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fanfill.dtypes import STORAGES
 from fanfill_kernels.cuda import geometry
 
 SEED, NAME = 0xC0FFEE01_01234567, "decoder.0.wq"
-# A kernel of each kind: a thread block a chunk or strided, of 1, 2, 4 and 8 bytes, with each struct of parameters.
+# Kernels of each kind: a thread block a chunk or strided, of 1, 2, 4 and 8 bytes.
 DRAWN = [
     (ff.uniform(-0.5, 0.5), "float32"),
     (ff.normal(0.0, 0.02), "float32"),
@@ -59,7 +59,7 @@ class Device:
 
 
 @pytest.fixture
-def device(gpu: Machine) -> Device:  # noqa: F811
+def device(gpu: Machine) -> Device:
     return Device(gpu)
 
 
@@ -90,7 +90,7 @@ def test_the_values_are_those_of_a_seed_that_the_host_knows(law: Any, dtype: str
     draw = Draw(law, (5, 7), (5, 7), 0, dtype)
     size = STORAGES[dtype].itemsize
     np.testing.assert_array_equal(device.draw(draw, (), 5, misplaced=size), wanted(draw, (0, 0), 5))
-    assert device.gpu.launches[-1].kernel.startswith("keyed_box_" if size < 16 else "keyed_run_")
+    assert device.gpu.launches[-1].kernel.startswith("keyed_box_")
 
 
 def test_another_key_in_the_same_memory_draws_anew_without_a_call(device: Device) -> None:
@@ -129,7 +129,7 @@ def test_a_whole_tensor_of_more_than_2_34_elements_is_several_launches() -> None
 
 
 def test_a_constant_needs_no_seed() -> None:
-    """It is a run of the kernel that all constants have; no address of words or offsets is among its arguments."""
+    """It is a run of the kernel that all constants have; no address of words is among its arguments."""
     draw = Draw(ff.constant(0.5), (5, 7), (5, 3), NAME, "float16")
     for misplaced in (0, 2):
         (one,) = keyed._launches(draw, misplaced)
@@ -177,6 +177,6 @@ def test_memory_of_no_device_is_refused(device: Device) -> None:
 def test_a_place_has_at_most_16_moving_axes() -> None:
     shape = (2,) * 17
     with pytest.raises(
-        ValueError, match="expected a part that may lie anywhere along at most 16 axes.*got 17"
+        ValueError, match=r"expected a part that may lie anywhere along at most 16 axes.*got 17"
     ):
         keyed._launches(Draw(ff.normal(), shape, (1,) * 17, 0, "float32"), 0)

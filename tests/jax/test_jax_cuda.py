@@ -1,9 +1,9 @@
 """CUDA devices under JAX, as far as a machine without one can show it.
 
-Emulated: the device, its memory and launches (`cuda_on_cpu.fixtures`); XLA's call frame is made here. Real: the
-native gate, the handler, the kernels' PTX run on the CPU, and what JAX lowers for the platform "cuda". Not shown:
-XLA calling the handler, its streams and command buffers, and CuPy's memory in JAX's hands. ``ci/gpu.sh`` runs
-those (`benchmarks/jax_cuda.py`).
+Emulated: the device, its memory and launches (`cuda_on_cpu.fixtures`); XLA's call frame is made here. Real:
+the native gate, the handler, the kernels' PTX run on the CPU, and what JAX lowers for the platform "cuda". Not
+shown: XLA calling the handler, its streams and command buffers, and CuPy's memory in JAX's hands. For those
+``ci/gpu.sh`` runs `benchmarks/jax_cuda.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ jax = pytest.importorskip("jax", reason="jax is not installed")
 pytest.importorskip("fanfill.jax.gate", reason="llvmlite is not installed")
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
+import jax_cuda  # noqa: E402
 from cuda_on_cpu.cupy_on_host import Machine  # noqa: E402
 from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: E402, F401
 from jax.sharding import AxisType, NamedSharding  # noqa: E402
@@ -29,6 +30,8 @@ import fanfill.jax as fj  # noqa: E402
 from fanfill.jax import callframe, ffi, memory, on_cuda, tracing  # noqa: E402
 from fanfill.jax.callframe import Api, Frame  # noqa: E402
 from fanfill.jax.spec import Spec, encode  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("compiling_nothing")
 
 LAW = ff.normal(0.0, 0.02)
 SEED = 0xC0FFEE01_01234567
@@ -358,8 +361,8 @@ def test_devices_that_cannot_draw_are_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fanfill.jax.trees.draw_shards", None)
     with pytest.raises(
         ff.BackendUnavailableError,
-        match="expected CUDA devices that fanfill can draw on; got CuPy cannot be imported; pip install it; or "
-        "draw on the host and send the values: through_host=True",
+        match="expected CUDA devices that fanfill can draw on; got CuPy cannot be imported; pip install it; "
+        "or draw on the host and send the values: through_host=True",
     ):
         fj.materialize({"w": leaf(8, 4)}, 3, {"w": LAW})
 
@@ -377,3 +380,13 @@ def test_an_initializer_draws_in_a_program_or_by_shards(monkeypatch: pytest.Monk
         assert same(draw(KEY, sharding), ff.draw((64, 32), LAW, seed=5))
     finally:
         tracing.traced.clear_cache()
+
+
+def test_the_acceptances_checks_are_right_of_a_cpu() -> None:
+    """`benchmarks/jax_cuda.py` runs them on a GPU: that they are written rightly can be seen here."""
+    found = dict(jax_cuda.checks(jax.devices("cpu")[0]))
+    assert {"eager", "jit", "vmap", "scan", "a key of four words", "materialize, bfloat16"} <= set(found)
+    assert found["jit"]()
+    assert found["a key of four words"]()
+    assert found["materialize, bfloat16"]()
+    assert not jax_cuda.same(np.float32(1), np.ones((), np.float64))

@@ -237,7 +237,7 @@ for draw in (whole, shards):
     right(jax.jit(draw)(key))
     assert "/jax/compilation_cache/cache_hits" in hits, hits
     assert "/jax/compilation_cache/cache_misses" not in hits, hits
-large = jax.jit(lambda key: fj.normal()(key, (1 << 25,)), out_shardings=sharding)
+large = jax.jit(lambda key: fj.he_normal()(key, (1 << 13, 1 << 12)), out_shardings=sharding)
 large.lower(key).compile()
 print("right", flush=True)
 for _ in range(4):

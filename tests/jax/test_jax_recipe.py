@@ -1,4 +1,4 @@
-"""Model recipes of JAX's trees, and start checkpoints of them: what `materialize` draws, by the same names."""
+"""Model recipes of JAX's trees and start checkpoints of them: what `materialize` draws, by the same names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import fanfill as ff  # noqa: E402
 import fanfill.jax as fj  # noqa: E402
 from fanfill.checkpoints import ModelRecipe  # noqa: E402
 from fanfill.cli import main  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("compiling_nothing")
 
 SHAPES = {
     "params": {

@@ -239,7 +239,7 @@ def keyed_launches(
     substream: tuple[int, int],
     params: Sequence[Any],
 ) -> Iterator[Launch]:
-    """The launches that fill memory with a part of a tensor, of a seed and from a place that the device knows.
+    """The launches that fill memory with a part of a tensor; the device knows the seed, and where it begins.
 
     The third argument of each has 0 for the addresses of the seed's words and of the place: see `addressed`.
 
@@ -258,7 +258,8 @@ def keyed_launches(
     size = FORMATS[dtype].itemsize
     if len(moving) > AXES:
         raise ValueError(
-            f"expected a part that may lie anywhere along at most {AXES} axes of its tensor; got {len(moving)}"
+            f"expected a part that may lie anywhere along at most {AXES} axes of its tensor; got "
+            f"{len(moving)}"
         )
     if any(n == 0 for n, _, _ in axes):
         return

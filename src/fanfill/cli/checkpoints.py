@@ -244,7 +244,7 @@ class _NoModule(Exception):
 
 
 def _of_function(function: Callable[[], Any], rules: Rules) -> ModelRecipe:
-    """The recipe of what a function returns: of a torch module, as it is made, or of a tree of JAX's shapes."""
+    """The recipe of what a function returns: a torch module, as it is made, or a tree of JAX's shapes."""
     if "jax" in sys.modules and "torch" not in sys.modules:
         return _of_tree(function(), rules)
     torch_recipes: Any = _needed("fanfill.torch.recipes", "torch", "a module")
@@ -267,8 +267,8 @@ def _of_tree(found: Any, rules: Rules) -> ModelRecipe:
         return found.with_rules(rules)
     if not rules:
         raise ValueError(
-            "SOURCE: expected --rule PATTERN=INITIALIZER for the leaves of a tree of shapes; got none; or let the "
-            "function return fanfill.jax.recipe(tree, rules)"
+            "SOURCE: expected --rule PATTERN=INITIALIZER for the leaves of a tree of shapes; got none; or "
+            "let the function return fanfill.jax.recipe(tree, rules)"
         )
     made: ModelRecipe = _needed("fanfill.jax", "jax", "a tree of shapes").recipe(found, dict(rules))
     return made

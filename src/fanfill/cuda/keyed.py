@@ -81,7 +81,7 @@ def fill_keyed(draw: Draw, places: Sequence[Places], stream: int) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _launches(draw: Draw, misplaced: int) -> tuple[Launch, ...]:
-    """The launches for memory that lies so many bytes behind a multiple of a store's; addresses are missing."""
+    """The launches for memory that lies so many bytes behind a multiple of STORE; addresses are missing."""
     law, shape, part, name, dtype = draw
     made = recipe(law, shape, dtype)
     size = STORAGES[dtype].itemsize

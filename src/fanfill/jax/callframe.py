@@ -37,8 +37,8 @@ _POINTER, _INT, _INT64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, c
 # XLA_FFI_Error_Code_INTERNAL, XLA_FFI_ExecutionStage_EXECUTE, XLA_FFI_Extension_Metadata
 INTERNAL, _EXECUTE, _METADATA = 13, 3, 1
 
-# XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE: XLA may capture what the handler puts on its stream, and run
-# that again without calling the handler.
+# XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE: XLA may capture what the handler puts on its stream, and
+# run that again without calling the handler.
 CAPTURABLE = 1
 
 # XLA_FFI_DataType, of those that are drawn and of words.

@@ -62,8 +62,8 @@ def register(platform: str = "cpu") -> bool:
     """Make the custom call known to XLA, once in a process; whether it is.
 
     It is not where llvmlite is missing or the process may not run code that it makes: there
-    `jax.pure_callback` draws. Nor is it for CUDA unless JAX's plugin is installed. With the plugin, but without
-    a device, XLA never hears of it: JAX keeps the registration for when the plugin finds one.
+    `jax.pure_callback` draws. Nor is it for CUDA unless JAX's plugin is installed. With the plugin, but
+    without a device, XLA never hears of it: JAX keeps the registration for when the plugin finds one.
     """
     mark = f"{_MARK}_{platform}"
     if hasattr(jax.ffi, mark):

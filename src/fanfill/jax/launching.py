@@ -1,4 +1,6 @@
-"""What a compiled program asks of a CUDA device: launches on XLA's stream, of keys that only the device knows."""
+"""What a compiled program asks of a CUDA device: launches on XLA's stream, of keys that the device alone
+knows.
+"""
 
 from __future__ import annotations
 

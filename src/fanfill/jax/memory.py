@@ -42,9 +42,9 @@ def draw_shards(
 ) -> jax.Array:
     """An array of which this process draws its own shards; None: on JAX's default device.
 
-    CUDA devices draw theirs themselves, unless fanfill has no kernels there, or the host is asked to. Else JAX
-    asks for a shard once for each device that holds it. Replicas get the same memory, and CPU devices keep it,
-    so that they share one buffer.
+    CUDA devices draw theirs themselves, unless fanfill has no kernels there, or the host is asked to. Else
+    JAX asks for a shard once for each device that holds it. Replicas get the same memory, and CPU devices
+    keep it, so that they share one buffer.
     """
     if not through_host and on_devices(sharding) and on_cuda.unusable() is None:
         return _draw_on_devices(law, seed, name, shape, np.dtype(dtype), sharding)

@@ -48,8 +48,8 @@ def draw_box(
 ) -> jax.Array:
     """An array on a CUDA device, filled there: the box, from start to stop along each axis, of a tensor.
 
-    Its memory is CuPy's, handed over without a copy, but for dtypes of which CuPy makes no arrays: of these JAX
-    makes a copy on the device.
+    Its memory is CuPy's, handed over without a copy, but for dtypes of which CuPy makes no arrays: of these
+    JAX makes a copy on the device.
     """
     part = tuple(stop - start for start, stop in box)
     if not prod(part):

@@ -36,8 +36,5 @@ def recipe(abstract: Any, rules: Rules) -> ModelRecipe:
     """
     tasks = tasks_of(abstract, rules)
     return ModelRecipe(
-        {
-            task.name: TensorRecipe.drawn(task.shape, storage_of(task.dtype).name, task.law)
-            for task in tasks
-        }
+        {task.name: TensorRecipe.drawn(task.shape, storage_of(task.dtype).name, task.law) for task in tasks}
     ).check()

@@ -1,7 +1,7 @@
 """Draws inside `jax.jit` and other transformations, where the key is not known yet.
 
-On CPUs and on CUDA devices it is the custom call of `fanfill.jax.ffi`, of which XLA's partitioner may give each
-device its part. Elsewhere, and without the custom call, the host draws by `jax.pure_callback`.
+On CPUs and on CUDA devices it is the custom call of `fanfill.jax.ffi`, of which XLA's partitioner may give
+each device its part. Elsewhere, and without the custom call, the host draws by `jax.pure_callback`.
 """
 
 from __future__ import annotations
