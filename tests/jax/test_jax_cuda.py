@@ -1,9 +1,9 @@
 """CUDA devices under JAX, as far as a machine without one can show it.
 
 Emulated: the device, its memory and launches (`cuda_on_cpu.fixtures`); XLA's call frame is made here. Real:
-the native gate, the handler, the kernels' PTX run on the CPU, and what JAX lowers for the platform "cuda". Not
-shown: XLA calling the handler, its streams and command buffers, and CuPy's memory in JAX's hands. For those
-``ci/gpu.sh`` runs `benchmarks/jax_cuda.py`.
+the native gate, the handler, the kernels' PTX run on the CPU, and what JAX lowers for the platform "cuda".
+Not shown: XLA calling the handler, its streams and command buffers, and CuPy's memory in JAX's hands. For
+those ``ci/gpu.sh`` runs `benchmarks/jax_cuda.py`.
 """
 
 from __future__ import annotations
