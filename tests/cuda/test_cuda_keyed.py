@@ -8,6 +8,7 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
+from cases import OF_FORM
 from cuda_on_cpu.arrays import on_host
 from cuda_on_cpu.cupy_on_host import Machine
 from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
@@ -27,7 +28,19 @@ DRAWN = [
     (ff.uniform(-0.5, 1.5), "float8_e5m2"),
     (ff.normal(0.25, 2.0), "float64"),
 ]
-each_drawn = pytest.mark.parametrize(("law", "dtype"), DRAWN, ids=str)
+each_drawn = pytest.mark.parametrize(
+    ("law", "dtype"),
+    [
+        *DRAWN,
+        *(
+            pytest.param(law, dtype, marks=pytest.mark.slow)
+            for law in OF_FORM.values()
+            for dtype in STORAGES
+            if (law, dtype) not in DRAWN
+        ),
+    ],
+    ids=str,
+)
 
 
 class Device:

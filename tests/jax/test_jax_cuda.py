@@ -199,8 +199,10 @@ def test_an_error_in_the_handler_is_xlas(handler: Any, xla: Xla) -> None:
 
 def test_without_jaxs_plugin_nothing_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(jax.ffi, "register_ffi_target", None)
-    assert not ffi.register("CUDA")
-    assert not ffi.available_on_cuda
+    with monkeypatch.context() as patch:
+        patch.setattr(on_cuda, "has_plugin", lambda: False)
+        patch.delattr(jax.ffi, f"_{fj.TARGET}_CUDA", raising=False)
+        assert not ffi.register("CUDA")
     on_cuda.has_plugin.cache_clear()
     (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
     (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").write_text("raise AssertionError('imported')")

@@ -4,10 +4,9 @@ knows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from math import prod
-
-import numpy as np
 
 from fanfill.cuda.keyed import Draw, Places, fill_keyed
 from fanfill.dtypes import storage_of
@@ -43,7 +42,7 @@ def _places(
 ) -> Iterator[Places]:
     """Where each part of a batch and its key and place are; an axis of length 1 stands for any length."""
     size = prod(part) * out.dtype.itemsize
-    for number, where in enumerate(np.ndindex(batch)):
+    for number, where in enumerate(itertools.product(*map(range, batch))):
         yield Places(out.address + number * size, _row(words, where), _row(offsets, where))
 
 
