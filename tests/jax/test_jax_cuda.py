@@ -267,8 +267,8 @@ def test_without_a_usable_device_the_host_draws(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_key_is_hashed_as_on_the_host() -> None:
     hashed = jax.jit(fj.keys.two_words)
-    for count in (3, 4):
-        words = np.random.default_rng(count).integers(0, 2**32, count, np.uint32)
+    for seed in range(3):  # words of an rbg key: one of another length would take another second to compile
+        words = np.random.default_rng(seed).integers(0, 2**32, 4, np.uint32)
         high, low = map(int, hashed(words))
         assert high << 32 | low == fj.keys.seed_of(words)
     with pytest.raises(ValueError, match="key: expected at most 32 words of a key on a device; got 33"):
@@ -335,9 +335,12 @@ def test_materialize_draws_on_each_device_its_shard(
         "d": leaf(3, 5),
         "e": leaf(0, 3, partition=P()),
     }
-    made = fj.materialize(tree, SEED, {"*": LAW})
+    # The narrow dtypes are a constant, whose kernels take no time to compile.
+    laws = {"b": ff.constant(0.5), "c": ff.constant(0.5), "*": LAW}
+    made = fj.materialize(tree, SEED, laws)
     for name, drawn in made.items():
-        wanted = ff.draw(tree[name].shape, LAW, seed=SEED, name=name, dtype=drawn.dtype)
+        law = laws.get(name, LAW)
+        wanted = ff.draw(tree[name].shape, law, seed=SEED, name=name, dtype=drawn.dtype)
         assert same(drawn, wanted), name
         assert tree[name].sharding is None or drawn.sharding == tree[name].sharding
     assert {launch.device for launch in machine.launches} == set(range(8))
