@@ -23,11 +23,22 @@ from typing import NamedTuple
 
 from fanfill.cuda import nvrtc
 from fanfill_kernels import cuda
+from fanfill_kernels.cuda.choice import source_of
 
 TABLE = Path(__file__).parents[1] / "tests" / "data" / "cuda_instructions.json"
 ARCHES = (80, 90)
 # Bytes of a value, by the ends of kernels' names.
 WIDTHS = {"32": 4, "64": 8, "float16": 2, "bfloat16": 2, "fn": 1, "e5m2": 1, "fnuz": 1, "_16": 2, "_8": 1}
+# Of those that read their seed from device memory, what stands for all: each is compiled by itself.
+KEYED = (
+    "uniform_float32",
+    "uniform_clamped_bfloat16",
+    "normal_float64",
+    "normal_centred_float32",
+    "normal_centred_bfloat16",
+    "truncated_central_float32",
+    "truncated_float32",
+)
 _FUNCTION = re.compile(r"Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 _USAGE = re.compile(r"Function (\S+):\s*\n\s*(.*)")
@@ -156,6 +167,7 @@ def is_single(i: Instruction) -> bool:
 
 def trips_of(name: str) -> int:
     """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
+    name = name.removeprefix(f"{cuda.KEYED}_")
     blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
     return blocks if name.startswith("run_truncated_") and "central" not in name else blocks // 2
 
@@ -171,7 +183,18 @@ def row(name: str, kernel: Kernel) -> dict[str, float]:
 def table(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
     """The lines of all run kernels for an architecture."""
     found = kernels(compiler.compile(cuda.source(), "fill.cu", arch))
-    return {name: row(name, kernel) for name, kernel in sorted(found.items()) if name.startswith("run_")}
+    lines = {name: row(name, kernel) for name, kernel in sorted(found.items()) if name.startswith("run_")}
+    return lines | keyed(compiler, arch)
+
+
+def keyed(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
+    """The lines of the run kernels among KEYED, a thread's reading of its seed included."""
+    lines = {}
+    for family in KEYED:
+        name = f"{cuda.KEYED}_run_{family}"
+        found = kernels(compiler.compile(source_of(f"{cuda.KEYED}_{family}"), "fill.cu", arch))
+        lines[name] = row(name, found[name])
+    return lines
 
 
 def main() -> None:

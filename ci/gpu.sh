@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole acceptance on a machine with a GPU, in at most six minutes: what is there, the selftest of every golden
-# case, the tests that need a device, compute-sanitizer if it is installed, the benchmark and many tensors at once.
+# The whole acceptance on a machine with a GPU, in at most seven minutes: what is there, the selftest of every golden
+# case, the tests that need a device, compute-sanitizer if it is installed, the benchmark, many tensors at once, and
+# fanfill.jax if JAX has its plugin for CUDA.
 # Leaves gpu.json and gpu.md in OUT (default: gpu-results/), and ends with 1 if anything failed. PYTHON names an
 # interpreter whose environment has the extras cuda12 or cuda13, cli and test, and torch.
 set -euo pipefail
@@ -40,6 +41,9 @@ if command -v compute-sanitizer >/dev/null; then
 fi
 step bench 80 "$python" -m fanfill bench --quick --device cuda --peers torch --out "$out/bench"
 step many 50 "$python" benchmarks/cuda_many.py --json "$out/many.json"
+if "$python" -c 'import sys; from fanfill.jax.on_cuda import has_plugin; sys.exit(not has_plugin())' 2>/dev/null; then
+    step jax 60 "$python" benchmarks/jax_cuda.py
+fi
 
 "$python" benchmarks/cuda_many.py --report "$out" "${steps[@]}"
 echo "== $out/gpu.json, $out/gpu.md"

@@ -2,12 +2,27 @@
 # The tests of fanfill.jax with other releases of JAX than CI's: the oldest supported and the newest, or those that the
 # arguments name (`ci/jax.sh 0.9.2`); and JAX's own tests of its initializers, with fanfill's functions in their place.
 # Not in CI: those tests come from JAX's repository. PYTHON names the interpreter that makes the environments.
+#
+# `ci/jax.sh --quick 0.8.2` is for CI: it lays that release over PYTHON's own environment, and runs there what depends most
+# on JAX's inner workings: the transformations, shards and the custom call.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export PYTHONDONTWRITEBYTECODE=1
 unset FANFILL_CACHE_DIR FANFILL_BACKEND
+
+if [ "${1:-}" = --quick ]; then
+    "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+        --target "$scratch/jax" "jax==$2" "jaxlib==$2"
+    export PYTHONPATH="$scratch/jax${PYTHONPATH:+:$PYTHONPATH}"
+    echo "== $("${PYTHON:-python3}" -c 'import jax; print("jax", jax.__version__)')"
+    "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider -o addopts= -n0 -m 'not slow' \
+        tests/jax/test_jax_values.py tests/jax/test_jax_sharding.py tests/jax/test_jax_ffi.py \
+        --deselect tests/jax/test_jax_ffi.py::test_a_second_process_finds_the_firsts_programs_and_ends_at_work \
+        --deselect tests/jax/test_jax_values.py::test_torch_numpy_and_jax_start_from_the_same_weights
+    exit
+fi
 
 [ $# -gt 0 ] || set -- 0.8.2 newest
 failed=()

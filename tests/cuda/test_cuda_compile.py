@@ -18,6 +18,7 @@ from cuda_on_cpu.shim import NAMES
 from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
+from fanfill_kernels.cuda.choice import source_of
 
 EVERY = compiled.each("major", "arch")
 # Fused operations that the source asks for have one of these factors, and an exact product.
@@ -184,6 +185,38 @@ def test_grouped_kernels(major: int, arch: int) -> None:
         assert sum(map(is_wide, kernel.code)) == STORES[width[2]], name
 
 
+KEYED = [
+    pytest.param(family, marks=() if family in cuda_instructions.KEYED else pytest.mark.slow)
+    for family in NAMES
+    if not family.startswith("constant_")
+]
+
+
+@pytest.mark.parametrize("family", KEYED)
+def test_keyed_kernels(family: str) -> None:
+    """The same audits; what these read of a device's memory is the seed and where a part begins."""
+    keeps = compiled.Keeps(nvrtc.compiler().path)
+    found = cuda_instructions.kernels(keeps.compile(source_of(f"{cuda.KEYED}_{family}"), "fill.cu", 90))
+    bodies = ptx_bodies(keeps.ptx.decode())
+    assert found.keys() == bodies.keys() == {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS}
+    for name, kernel in found.items():
+        read = [i for i in bodies[name] if operation(i).startswith("ld.global")]
+        assert set(map(operation, read)) == {"ld.global.u32"}
+        assert 3 <= len(read) <= 4, name
+        rest = [i for i in without_sequences(bodies[name]) if i not in read]
+        assert not [(name, i, fault(i)) for i in rest if fault(i)]
+        assert (kernel.stack, kernel.local) == (0, 0), name
+        assert kernel.registers <= most_registers(name, 90), (name, kernel.registers)
+    width = re.search(r"(float|uint)(8|16|32|64)", family)
+    assert width is not None
+    run = f"{cuda.KEYED}_run_{family}"
+    assert sum(map(is_wide, found[run].code)) == STORES[width[2]]
+    if family in cuda_instructions.KEYED:
+        table = json.loads(cuda_instructions.TABLE.read_text())
+        committed = next(rows["90"] for version, rows in table.items() if version.startswith("13."))
+        assert not grown({run: cuda_instructions.row(run, found[run])}, committed)
+
+
 def most_registers(name: str, arch: int) -> int:
     held = 64 * 1024 // THREADS_HELD.get(arch, 2048) // 8 * 8
     return max(40 if name.endswith("64") else 32, held)
@@ -223,7 +256,7 @@ def test_instructions_do_not_grow(major: int, arch: int) -> None:
     version = next(v for v in table if v.startswith(f"{major}."))
     found = cuda_instructions.kernels(compiled.cubin(major, arch))
     rows = {name: cuda_instructions.row(name, k) for name, k in found.items() if name.startswith("run_")}
-    committed = table[version][str(arch)]
+    committed = {name: line for name, line in table[version][str(arch)].items() if name.startswith("run_")}
     assert rows.keys() == committed.keys()
     assert not grown(rows, committed)
 

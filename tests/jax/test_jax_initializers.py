@@ -18,7 +18,9 @@ import fanfill as ff  # noqa: E402
 import fanfill.jax as fj  # noqa: E402
 
 KEY = jax.random.key(5)
-OURS = sorted(set(fj.__all__) - {"JaxInitializer", "TARGET", "aligned", "draw_words", "materialize"})
+OURS = sorted(
+    set(fj.__all__) - {"JaxInitializer", "TARGET", "aligned", "draw_words", "materialize", "recipe"}
+)
 THEIRS = jax.nn.initializers
 
 
@@ -46,6 +48,7 @@ def test_second_names_are_the_same_functions() -> None:
             assert getattr(fj, f"{ours}_{kind}") is getattr(fj, f"{theirs}_{kind}")
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -65,6 +68,7 @@ def test_the_laws_are_jaxs(ours: Any, theirs: Any) -> None:
     assert float(drawn.std()) == pytest.approx(float(expected.std()), rel=0.02)
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_another_law_would_be_noticed() -> None:
     cut, uncut = (
         np.asarray(fj.JaxInitializer(ff.he_normal(truncated=cut))(KEY, (256, 128))).ravel()
@@ -73,6 +77,7 @@ def test_another_law_would_be_noticed() -> None:
     assert stats.ks_2samp(cut, uncut).pvalue < 1e-4
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_a_uniform_does_not_reach_its_end() -> None:
     # bfloat16 rounds up to 1 once in 2^9 draws.
     drawn = np.asarray(fj.uniform(1.0, "bfloat16")(KEY, (1 << 14,))).astype(np.float32)
@@ -99,6 +104,7 @@ def test_an_initializer_is_a_value() -> None:
         init.dtype = None
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_any_initializer_of_fanfill_can_be_one() -> None:
     init = fj.JaxInitializer(ff.he_normal("fan_out", 0.2))
     assert np.array_equal(init(KEY, (8, 4)), ff.draw((8, 4), ff.he_normal("fan_out", 0.2), seed=5))
@@ -107,6 +113,7 @@ def test_any_initializer_of_fanfill_can_be_one() -> None:
         init(KEY, (8, 4), "complex64")
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_the_dtype_is_the_calls_then_the_initializers_then_jaxs() -> None:
     assert fj.normal()(KEY, (2,)).dtype == np.float32
     assert fj.normal(dtype="float16")(KEY, (2,)).dtype == np.float16
@@ -119,8 +126,14 @@ def test_parameters_may_be_arrays_without_axes() -> None:
 
 
 def test_complex_dtypes_are_jaxs() -> None:
-    ours, theirs = (room.he_normal()(KEY, (4, 4), "complex64") for room in (fj, THEIRS))
+    ours, theirs = (room.normal(0.5)(KEY, (4, 4), "complex64") for room in (fj, THEIRS))
     assert np.array_equal(ours, theirs)
+    for name, *more in (("he_normal",), ("variance_scaling", 0.3, "fan_out", "normal", 0, 1)):
+        ours, theirs = (getattr(room, name)(*more) for room in (fj, THEIRS))
+        made, expected = (
+            str(jax.make_jaxpr(lambda k, f=f: f(k, (4, 4), "complex64"))(KEY)) for f in (ours, theirs)
+        )
+        assert made == expected
     with pytest.raises(ValueError, match="dtype argument to `uniform` must be a float dtype"):
         fj.uniform()(KEY, (4, 4), "complex64")
 

@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 import fanfill as ff  # noqa: E402
 import fanfill.jax as fj  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiling_nothing")
+
 LECUN = ff.lecun_normal(truncated=True)
 RULES = {"*/kernel": fj.lecun_normal(), "*/bias": "zeros"}
 

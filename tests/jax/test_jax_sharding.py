@@ -23,7 +23,7 @@ LAW = ff.he_normal(truncated=True)
 KEY = jax.random.key(5)
 WANTED = ff.draw(SHAPE, LAW, seed=5)
 
-PARTITIONS = [P(), P(None, "model"), P("data", "model"), P(("data", "model"), None), P("model", "data")]
+PARTITIONS = [P(), P(None, "model"), P(("data", "model"), None), P("model", "data")]
 
 
 def draw(key: Any, out_sharding: Any = None) -> Any:

@@ -158,6 +158,7 @@ def test_without_jit_and_under_jaxs_own_checks() -> None:
         assert_same(jax.jit(draw)(jax.random.key(5)))
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 @pytest.mark.parametrize("dtype", STORAGES)
 def test_every_dtype(dtype: str) -> None:
     wanted = ff.draw(SHAPE, LAW, seed=5, dtype=dtype)
@@ -183,6 +184,7 @@ def test_every_rank(shape: tuple[int, ...], way: str) -> None:
     assert_same(jax.jit(lambda k: init(k, shape))(KEY), wanted)
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 @pytest.mark.parametrize(
     ("init", "law"),
     [
@@ -210,6 +212,7 @@ def test_every_initializer_in_a_program_and_outside(init: Any, law: ff.Initializ
     assert_same(jax.jit(lambda k: init(k, SHAPE))(KEY), wanted)
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_words_and_a_name_of_ones_own() -> None:
     wanted = ff.draw(SHAPE, ff.normal(), seed=5, name="decoder.0.wq")
     function: Callable[[Any], Any] = lambda w: fj.draw_words(  # noqa: E731
@@ -220,6 +223,7 @@ def test_words_and_a_name_of_ones_own() -> None:
     assert_same(jax.jit(function)(words), wanted)
 
 
+@pytest.mark.usefixtures("compiling_nothing")
 def test_torch_numpy_and_jax_start_from_the_same_weights() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import fanfill.torch as ft

@@ -15,11 +15,13 @@ FILES = (
     "arithmetic64.cuh",
     "narrow.cuh",
     "grouped.cuh",
+    "keyed.cuh",
     "fill.cu",
     "exact.cu",
 )
 KINDS = ("run", "box")
 GROUPED = "grouped"
+KEYED = "keyed"
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 

@@ -7,7 +7,7 @@ form and dtype.
 import functools
 import re
 
-from fanfill_kernels.cuda import GROUPED, source
+from fanfill_kernels.cuda import GROUPED, KEYED, source
 
 _FORMS = re.compile(r"^(FORMS|KERNELS)\((\w+),")
 _GROUPED = re.compile(rf"{GROUPED}_(\d+)_(\w+)")
@@ -17,16 +17,22 @@ _DTYPE = re.compile(r"^ +KERNELS\(name##_(\w+),")
 def family(entry: str) -> str:
     """What the entry points of a form and dtype have in common: "normal_float32" of "run_normal_float32".
 
-    A grouped kernel is a family of its own: most programs never need it.
+    A grouped kernel is a family of its own, and so are the two of "keyed_normal_float32": most programs never
+    need them.
     """
-    return entry if entry.startswith(f"{GROUPED}_") else entry.partition("_")[2]
+    if entry.startswith(f"{GROUPED}_"):
+        return entry
+    if entry.startswith(f"{KEYED}_"):
+        return f"{KEYED}_{family(entry.removeprefix(f'{KEYED}_'))}"
+    return entry.partition("_")[2]
 
 
 @functools.cache
 def source_of(name: str) -> str:
     """The source without the kernels of other families than ``name``; its lines keep their numbers.
 
-    "grouped_4096_normal_float32" names the grouped kernel whose parameters may have 4,096 bytes.
+    "grouped_4096_normal_float32" names the grouped kernel whose parameters may have 4,096 bytes, and
+    "keyed_normal_float32" the two kernels that read their seed from device memory.
 
     Raises
     ------
@@ -36,6 +42,8 @@ def source_of(name: str) -> str:
     grouped = _GROUPED.fullmatch(name)
     if grouped:
         return f"#define GROUPED\n#define PARAMETERS {grouped[1]}\n{source_of(grouped[2])}"
+    if name.startswith(f"{KEYED}_"):
+        return f"#define KEYED\n{source_of(name.removeprefix(f'{KEYED}_'))}"
     lines, found = [], 0
     for line in source().split("\n"):
         of_form, of_dtype = _FORMS.match(line), _DTYPE.match(line)

@@ -3,7 +3,7 @@
 // run_<form>_<dtype>   consecutive elements in consecutive memory, by 16-byte stores
 // box_<form>_<dtype>   a box of a tensor, in memory of any strides and alignment
 //
-// or, where GROUPED is defined, those of grouped.cuh.
+// or, where GROUPED or KEYED is defined, those of grouped.cuh or keyed.cuh.
 //
 // The values depend on the elements' indices alone; a thread makes all the values of whole Philox blocks. The
 // dtypes are stored as unsigned integers of their width, lanes. geometry.py launches the kernels.
@@ -308,12 +308,12 @@ __device__ __forceinline__ void store(void* out, const u32 (&pieces)[PIECES]) {
 }
 
 template <class Values>
-__device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, const Keys& keys, const Values& make) {
+__device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, u64 start, const Keys& keys, const Values& make) {
   typedef typename Values::Lane Lane;
   constexpr int VALUES = Values::values;
   u64 rest = box.first + u64(blockIdx.x) * THREADS + threadIdx.x;
   if (rest >= box.threads) return;
-  u64 index = box.start;
+  u64 index = start;
   u64 block = 0;
   u8* address = reinterpret_cast<u8*>(out);
   for (u32 k = box.rank; k-- > 0;) {
@@ -345,8 +345,10 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   }
 }
 
-#ifdef GROUPED
+#if defined(GROUPED)
 #include "grouped.cuh"
+#elif defined(KEYED)
+#include "keyed.cuh"
 #else
 // Both kernels of a form and dtype. The recipe's parameters are one struct.
 #define KERNELS(name, ...)                                                                                  \
@@ -358,7 +360,7 @@ __device__ __forceinline__ void box(typename Values::Lane* out, const Box& box, 
   extern "C" __global__ void __launch_bounds__(THREADS, Values_##name::resident)                                                     \
       box_##name(Values_##name::Lane* out, const __grid_constant__ Box region, const Keys keys,             \
                  const Values_##name make) {                                                                \
-    box(out, region, keys, make);                                                                           \
+    box(out, region, region.start, keys, make);                                                             \
   }
 #endif
 

@@ -5,12 +5,13 @@ What is decided here never enters a value. The layouts are those of the structs 
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fanfill_kernels.cuda import KEYED
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import forms_of
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
@@ -33,11 +34,14 @@ KEYS = Struct(f"<{8 * ROUNDS}s6I")  # round keys, substream, second_c2, third_c0
 RUN = Struct("<Q4I")  # count, block, head, lead, whole
 AXIS = Struct("<3QqII")  # count, magic, pitch, stride, shift, unused
 BOX = Struct(f"<4QqII{AXES * AXIS.size}s")  # threads, first, start, length, step, rank, row, axes
+SOURCE = Struct(f"<2Q{AXES}Q{AXES}I4I")  # words, offsets, pitches, axes, rank, substream, above
 
 _WORD, _HALF, _M0, _M1 = int(MASK), int(HALF), int(M0), int(M1)
 _NUMBERS: dict[type, str] = {np.uint64: "Q", np.uint32: "I", np.float64: "d", np.float32: "f"}
 
 Axes = Sequence[tuple[int, int, int]]
+# The argument of a kernel that says which stream it draws, by the upper half of its blocks' numbers.
+Stream = Callable[[int], bytes]
 
 
 class Launch(NamedTuple):
@@ -117,11 +121,12 @@ def resident(name: str, blocks: int, multiprocessors: int) -> int:
 def _strided() -> frozenset[str]:
     """The entry points of strided kernels."""
     return frozenset(
-        f"run_{of_kernel}_{dtype}"
+        f"{kind}_{of_kernel}_{dtype}"
         for dtype in FORMATS
         for form in forms_of(dtype)
         if strided(form, dtype)
         for of_kernel in kernel_forms(form)
+        for kind in ("run", f"{KEYED}_run")
     )
 
 
@@ -213,15 +218,78 @@ def launches(
     if any(n == 0 for n, _, _ in axes):
         return
     name, given = prepared(form, dtype, params)
+    stream = functools.partial(keys, key)
     found = run_of(form, size, address, start, axes)
     if found is not None:
-        yield from _runs(f"run_{name}", form, dtype, address, *found, key, given)
+        yield from _runs(f"run_{name}", form, dtype, address, *found, stream, given)
         return
-    # The last axis is the fastest of the thread numbers: neighbours in memory belong to neighbours.
-    axes = sorted(_longer(axes), key=lambda axis: -abs(axis[2]))
+    axes = _in_order_of_memory(axes)
     if form == "constant":
         start, axes = 0, [(n, int(stride == size), stride) for n, _, stride in axes]
-    yield from _boxes(f"box_{name}", form, dtype, address, start, axes, key, given)
+    yield from _boxes(f"box_{name}", form, dtype, address, start, axes, stream, given)
+
+
+def keyed_launches(
+    form: str,
+    dtype: str,
+    address: int,
+    axes: Axes,
+    moving: Sequence[tuple[int, int]],
+    total: int,
+    substream: tuple[int, int],
+    params: Sequence[Any],
+) -> Iterator[Launch]:
+    """The launches that fill memory with a part of a tensor; the device knows the seed, and where it begins.
+
+    The third argument of each has 0 for the addresses of the seed's words and of the place: see `addressed`.
+
+    Parameters
+    ----------
+    form, dtype, address, axes, params
+        As for `launches`, but for the form "constant", whose values need no seed.
+    moving
+        (number of the axis in the tensor, step of the index) for each axis along which the part may begin
+        elsewhere than at 0.
+    total
+        Elements of the whole tensor.
+    substream
+        Its halves, low one first.
+    """
+    size = FORMATS[dtype].itemsize
+    if len(moving) > AXES:
+        raise ValueError(
+            f"expected a part that may lie anywhere along at most {AXES} axes of its tensor; got "
+            f"{len(moving)}"
+        )
+    if any(n == 0 for n, _, _ in axes):
+        return
+    name, given = prepared(form, dtype, params)
+    places = [*moving, *[(0, 0)] * (AXES - len(moving))]
+
+    def stream(above: int) -> bytes:
+        numbers, pitches = zip(*places, strict=True)
+        return SOURCE.pack(0, 0, *pitches, *numbers, len(moving), *substream, above)
+
+    found = run_of(form, size, address, 0, axes)
+    # Wherever a run begins, its groups lie on 16 bytes, and its blocks' numbers have an upper half of 0.
+    anywhere = all(pitch % (STORE // size) == 0 for _, pitch in moving)
+    if found is not None and (not moving or (anywhere and total <= HALF_LINE * values_in_block(form, dtype))):
+        yield from _runs(f"{KEYED}_run_{name}", form, dtype, address, *found, stream, given)
+        return
+    axes = _in_order_of_memory(axes)
+    pitches = [pitch for _, pitch in moving]
+    yield from _boxes(f"{KEYED}_box_{name}", form, dtype, address, 0, axes, stream, given, pitches)
+
+
+def addressed(launch: Launch, address: int, words: int, offsets: int) -> tuple[bytes, ...]:
+    """The arguments of a launch whose memory lies ``address`` bytes further on, and of one of
+    `keyed_launches` with the addresses of its seed's words and of its place.
+    """
+    pointer, span, source, given = launch.arguments
+    pointer = POINTER.pack(POINTER.unpack(pointer)[0] + address)
+    if launch.entry.startswith(f"{KEYED}_"):
+        source = POINTER.pack(words) + POINTER.pack(offsets) + source[2 * POINTER.size :]
+    return pointer, span, source, given
 
 
 def prepared(form: str, dtype: str, params: Sequence[Any]) -> tuple[str, bytes]:
@@ -243,6 +311,11 @@ def run_of(form: str, size: int, address: int, start: int, axes: Axes) -> tuple[
     if len(axes) > 1 or (pitch, stride) != (1, size) or (address - start * size) % STORE:
         return None
     return start, length
+
+
+def _in_order_of_memory(axes: Axes) -> Axes:
+    """The last axis is the fastest of the thread numbers: neighbours in memory belong to neighbours."""
+    return sorted(_longer(axes), key=lambda axis: -abs(axis[2]))
 
 
 def _longer(axes: Axes) -> Axes:
@@ -267,7 +340,7 @@ def spans(form: str, dtype: str, address: int, start: int, count: int) -> Iterat
 
 
 def _runs(
-    kernel: str, form: str, dtype: str, address: int, start: int, count: int, key: Key, given: bytes
+    kernel: str, form: str, dtype: str, address: int, start: int, count: int, stream: Stream, given: bytes
 ) -> Iterator[Launch]:
     """Consecutive elements, a launch for each span."""
     group = STORE // FORMATS[dtype].itemsize
@@ -290,21 +363,31 @@ def _runs(
             (
                 POINTER.pack(span.address),
                 RUN.pack(span.length, span.block, span.head, span.lead, whole),
-                keys(key, span.high),
+                stream(span.high),
                 given,
             ),
         )
 
 
 def _boxes(
-    kernel: str, form: str, dtype: str, address: int, start: int, axes: Axes, key: Key, given: bytes
+    kernel: str,
+    form: str,
+    dtype: str,
+    address: int,
+    start: int,
+    axes: Axes,
+    stream: Stream,
+    given: bytes,
+    moving: Sequence[int] = (),
 ) -> Iterator[Launch]:
-    """A box; one with more axes than a launch takes as several, place by place of its first axis."""
+    """A box; one with more axes than a launch takes as several, place by place of its first axis. ``moving``:
+    pitches by multiples of which it may lie elsewhere.
+    """
     if len(axes) > AXES:
         n, pitch, stride = axes[0]
         for place in range(n):
             part = address + place * stride, start + place * pitch
-            yield from _boxes(kernel, form, dtype, *part, axes[1:], key, given)
+            yield from _boxes(kernel, form, dtype, *part, axes[1:], stream, given, moving)
         return
     values = values_in_block(form, dtype)
     row = next((k for k, (_, pitch, _) in enumerate(axes) if pitch == 1), AXES)
@@ -313,7 +396,8 @@ def _boxes(
     for k, (n, pitch, stride) in enumerate(axes):
         if k == row:
             # Rows that all begin at the same place of a block touch as many blocks as the first.
-            alike = all(p % values == 0 for j, (_, p, _) in enumerate(axes) if j != row)
+            others = [p for j, (_, p, _) in enumerate(axes) if j != row]
+            alike = all(p % values == 0 for p in (*others, *moving))
             n = -(-((start % values if alike else values - 1) + n) // values)
             pitch = stride = 0
         shift = (n - 1).bit_length()
@@ -322,4 +406,4 @@ def _boxes(
     for first in range(0, threads, GRID * THREADS):
         blocks = min(GRID, -(-(threads - first) // THREADS))
         box = BOX.pack(threads, first, start, length, step, len(axes), row, packed_axes)
-        yield Launch(kernel, blocks, THREADS, (POINTER.pack(address), box, keys(key, 0), given))
+        yield Launch(kernel, blocks, THREADS, (POINTER.pack(address), box, stream(0), given))

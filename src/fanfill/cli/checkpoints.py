@@ -224,8 +224,7 @@ def _recipe(source: str, dtype: str | None, rules: Rules) -> ModelRecipe:
         made = safetensors.described(path) if described else ModelRecipe.load(path)
         made = made.with_rules(rules)
     elif re.fullmatch(r"[\w.]+:[\w.]+", source):
-        torch_recipes: Any = _needed("fanfill.torch.recipes", "torch", "a module")
-        made = torch_recipes.recipe(_function(source), dict(rules))
+        made = _of_function(_function(source), rules)
     else:
         raise ValueError(
             "SOURCE: expected a config.json or its folder, a recipe (.json, .toml), a safetensors file or "
@@ -233,6 +232,41 @@ def _recipe(source: str, dtype: str | None, rules: Rules) -> ModelRecipe:
         )
     _check_dtype(dtype)
     return (made if dtype is None else made.astype(dtype)).check()
+
+
+class _NoModule(Exception):
+    """What a function has returned in place of a torch module."""
+
+
+def _of_function(function: Callable[[], Any], rules: Rules) -> ModelRecipe:
+    """The recipe of what a function returns: a torch module, as it is made, or a tree of JAX's shapes."""
+    if "jax" in sys.modules and "torch" not in sys.modules:
+        return _of_tree(function(), rules)
+    torch_recipes: Any = _needed("fanfill.torch.recipes", "torch", "a module")
+
+    def build() -> Any:
+        found = function()
+        if isinstance(found, ModelRecipe) or ("jax" in sys.modules and not torch_recipes.is_module(found)):
+            raise _NoModule(found)
+        return found
+
+    try:
+        made: ModelRecipe = torch_recipes.recipe(build, dict(rules))
+    except _NoModule as other:
+        return _of_tree(other.args[0], rules)
+    return made
+
+
+def _of_tree(found: Any, rules: Rules) -> ModelRecipe:
+    if isinstance(found, ModelRecipe):
+        return found.with_rules(rules)
+    if not rules:
+        raise ValueError(
+            "SOURCE: expected --rule PATTERN=INITIALIZER for the leaves of a tree of shapes; got none; or "
+            "let the function return fanfill.jax.recipe(tree, rules)"
+        )
+    made: ModelRecipe = _needed("fanfill.jax", "jax", "a tree of shapes").recipe(found, dict(rules))
+    return made
 
 
 def _check_dtype(dtype: str | None) -> None:
@@ -266,7 +300,8 @@ def _function(source: str) -> Callable[[], Any]:
         found = getattr(found, step, None)
     if not callable(found):
         raise ValueError(
-            f"SOURCE: expected a function of {place} that takes no arguments and returns a torch.nn.Module; "
+            f"SOURCE: expected a function of {place} that takes no arguments and returns a torch.nn.Module, "
+            "a tree of jax.ShapeDtypeStruct or a ModelRecipe; "
             f"got {name!r}, which is {'not there' if found is None else 'not callable'}"
         )
     function: Callable[[], Any] = found

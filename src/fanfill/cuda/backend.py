@@ -92,6 +92,10 @@ class Queue:
                 for which, image in zip(work, pool.map(make, work), strict=True):
                     _images.setdefault((architecture, which), image)
 
+    def has(self, name: str) -> bool:
+        """Whether a kernel is loaded."""
+        return name in self._functions
+
     def function(self, name: str) -> int:
         """The handle of a kernel, which is loaded if it is not there yet."""
         function = self._functions.get(name)

@@ -30,6 +30,7 @@ from fanfill.jax.initializers import (
     zeros,
 )
 from fanfill.jax.memory import aligned
+from fanfill.jax.recipes import recipe
 from fanfill.jax.trees import materialize
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "recipe",
     "truncated_normal",
     "uniform",
     "variance_scaling",

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CAPTURABLE",
     "INTERNAL",
     "Api",
+    "Buffer",
     "ErrorArgs",
     "Frame",
+    "StreamArgs",
     "answer_metadata",
+    "array",
     "error_of",
     "is_execution",
     "operand",
     "result",
+    "stream",
     "text_attribute",
 ]
 
@@ -31,6 +36,10 @@ _POINTER, _INT, _INT64, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, c
 
 # XLA_FFI_Error_Code_INTERNAL, XLA_FFI_ExecutionStage_EXECUTE, XLA_FFI_Extension_Metadata
 INTERNAL, _EXECUTE, _METADATA = 13, 3, 1
+
+# XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE: XLA may capture what the handler puts on its stream, and
+# run that again without calling the handler.
+CAPTURABLE = 1
 
 # XLA_FFI_DataType, of those that are drawn and of words.
 _DTYPES = {
@@ -92,13 +101,33 @@ Frame = _structure(
     ("results", _Buffers),
     ("attributes", _Attributes),
 )
-Api = _structure("Api", *_HEAD, ("version", _Version), ("internal", _POINTER), ("error_create", _POINTER))
+Api = _structure(
+    "Api",
+    *_HEAD,
+    ("version", _Version),
+    ("internal", _POINTER),
+    ("error_create", _POINTER),
+    ("error_message", _POINTER),
+    ("error_destroy", _POINTER),
+    ("register", _POINTER),
+    ("stream_get", _POINTER),
+)
 ErrorArgs = _structure("ErrorArgs", *_HEAD, ("message", ctypes.c_char_p), ("code", _INT))
+StreamArgs = _structure("StreamArgs", *_HEAD, ("context", _POINTER), ("stream", _POINTER))
 
 _CreateError = ctypes.CFUNCTYPE(_POINTER, ctypes.POINTER(ErrorArgs))
+_GetStream = ctypes.CFUNCTYPE(_POINTER, ctypes.POINTER(StreamArgs))
 
 
-def answer_metadata(frame: Any) -> bool:
+class Buffer(NamedTuple):
+    """An operand or a result: where it is, on the host or a device, and what it holds, in C order."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def answer_metadata(frame: Any, traits: int = 0) -> bool:
     """Answer the question that XLA asks at registration; whether this frame is that question.
 
     Its answer is the version of the interface. (0, 1) is accepted by jaxlib 0.4.38 to 0.10.2; (0, 3), 0.10's
@@ -107,7 +136,7 @@ def answer_metadata(frame: Any) -> bool:
     if not frame.extension or frame.extension.contents.type != _METADATA:
         return False
     metadata = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension)).contents.metadata.contents
-    metadata.version.major, metadata.version.minor, metadata.traits = 0, 1, 0
+    metadata.version.major, metadata.version.minor, metadata.traits = 0, 1, traits
     return True
 
 
@@ -116,14 +145,14 @@ def is_execution(frame: Any) -> bool:
     return bool(frame.stage == _EXECUTE)
 
 
-def operand(frame: Any, number: int) -> NDArray[Any]:
+def operand(frame: Any, number: int) -> Buffer:
     """An operand, in XLA's own memory."""
-    return _array(frame.operands.items[number].contents)
+    return _buffer(frame.operands.items[number].contents)
 
 
-def result(frame: Any) -> NDArray[Any]:
+def result(frame: Any) -> Buffer:
     """The result, in XLA's own memory."""
-    return _array(frame.results.items[0].contents)
+    return _buffer(frame.results.items[0].contents)
 
 
 def text_attribute(frame: Any) -> str:
@@ -139,12 +168,28 @@ def error_of(frame: Any, message: str) -> int:
     return int(create(ctypes.byref(args)))
 
 
-def _array(buffer: Any) -> NDArray[Any]:
-    dtype = _DTYPES[buffer.dtype]
-    shape = tuple(buffer.dims[: buffer.rank]) if buffer.rank else ()
+def stream(frame: Any) -> int:
+    """The handle of the CUDA stream on which XLA wants the work."""
+    args = StreamArgs(ctypes.sizeof(StreamArgs), None, frame.context, None)
+    get = _GetStream(ctypes.cast(frame.api, ctypes.POINTER(Api)).contents.stream_get)
+    if get(ctypes.byref(args)):
+        raise RuntimeError(
+            "expected a CUDA stream from XLA; got an error; report it with the versions of jax"
+        )
+    return int(args.stream or 0)
+
+
+def array(buffer: Buffer) -> NDArray[Any]:
+    """A buffer in the host's memory."""
+    address, shape, dtype = buffer
     size = math.prod(shape) * dtype.itemsize
     if not size:  # its address may be null
         return np.empty(shape, dtype)
-    memory = (ctypes.c_uint8 * size).from_address(buffer.data)
-    array: NDArray[Any] = np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
-    return array
+    memory: Any = (ctypes.c_uint8 * size).from_address(address)
+    made: NDArray[Any] = np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
+    return made
+
+
+def _buffer(found: Any) -> Buffer:
+    shape = tuple(found.dims[: found.rank]) if found.rank else ()
+    return Buffer(found.data or 0, shape, _DTYPES[found.dtype])

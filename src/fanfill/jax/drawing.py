@@ -11,8 +11,9 @@ from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
 from fanfill.fill import substream
 from fanfill.initializers import Initializer
+from fanfill.jax import ffi, on_cuda
 from fanfill.jax.keys import assert_words, seed_of, staged
-from fanfill.jax.memory import draw_shards
+from fanfill.jax.memory import draw_shards, on_devices
 from fanfill.jax.shardings import assert_sharding, known, within_trace
 from fanfill.jax.spec import Spec, encode
 from fanfill.jax.tracing import traced, traced_sharded
@@ -78,7 +79,10 @@ def draw_staged(
             if jax.sharding.get_abstract_mesh().empty:
                 raise
         else:
-            return draw_shards(law, seed_of(words), name, shape, dtype, sharding)
+            # One device's array is not to be committed to it, as memory that JAX takes over from CuPy is.
+            in_program = sharding is None and ffi.available_on_cuda and on_devices(None)
+            if not in_program or on_cuda.unusable() is not None or max(shape, default=0) > _LONGEST:
+                return draw_shards(law, seed_of(words), name, shape, dtype, sharding)
     if max(shape, default=0) > _LONGEST:
         raise ValueError(
             f"shape: expected axes of at most 2**32 elements in a compiled program; got {shown(shape)}; "

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 from numpy.typing import NDArray
 
 from fanfill.cpu.buffers import aligned
 from fanfill.fill import fill
 from fanfill.initializers import Initializer
+from fanfill.jax import on_cuda
 
 __all__ = ["aligned", "draw_shards", "fill_part"]
 
@@ -29,17 +31,27 @@ def fill_part(
 
 
 def draw_shards(
-    law: Initializer, seed: int, name: str | int, shape: tuple[int, ...], dtype: Any, sharding: Any = None
+    law: Initializer,
+    seed: int,
+    name: str | int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Any = None,
+    *,
+    through_host: bool = False,
 ) -> jax.Array:
-    """An array of which this process draws its own shards, each once; None: on JAX's default device.
+    """An array of which this process draws its own shards; None: on JAX's default device.
 
+    CUDA devices draw theirs themselves, unless fanfill has no kernels there, or the host is asked to. Else
     JAX asks for a shard once for each device that holds it. Replicas get the same memory, and CPU devices
     keep it, so that they share one buffer.
     """
+    if not through_host and on_devices(sharding) and on_cuda.unusable() is None:
+        return _draw_on_devices(law, seed, name, shape, np.dtype(dtype), sharding)
     drawn: dict[tuple[tuple[int, int], ...], NDArray[Any]] = {}
 
     def shard(index: tuple[slice, ...]) -> NDArray[Any]:
-        box = tuple(part.indices(n)[:2] for part, n in zip(index, shape, strict=True))
+        box = _box(index, shape)
         if box not in drawn:
             out = aligned(tuple(stop - start for start, stop in box), dtype)
             drawn[box] = fill_part(out, law, seed, name, shape, tuple(start for start, _ in box))
@@ -48,3 +60,32 @@ def draw_shards(
     if sharding is None:
         return jax.device_put(shard(tuple(slice(0, n) for n in shape)))
     return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)
+
+
+def on_devices(sharding: Any) -> bool:
+    """Whether this process's devices of a sharding (None: JAX's default device) are CUDA devices."""
+    if not on_cuda.has_plugin():  # asks no device, and makes none known
+        return False
+    devices = _default_devices() if sharding is None else sharding.addressable_devices
+    return bool(devices) and all(map(on_cuda.is_cuda, devices))
+
+
+def _default_devices() -> set[Any]:
+    return set(jax.device_put(np.empty(0, np.uint8)).devices())
+
+
+def _draw_on_devices(
+    law: Initializer, seed: int, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any], sharding: Any
+) -> jax.Array:
+    if sharding is None:
+        (device,) = _default_devices()
+        return on_cuda.draw_box(device, law, seed, name, shape, dtype, tuple((0, n) for n in shape))
+    shards = [
+        on_cuda.draw_box(device, law, seed, name, shape, dtype, _box(index, shape))
+        for device, index in sharding.addressable_devices_indices_map(shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def _box(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(part.indices(n)[:2] for part, n in zip(index, shape, strict=True))

@@ -1,7 +1,7 @@
 """Draws inside `jax.jit` and other transformations, where the key is not known yet.
 
-On CPUs it is the custom call of `fanfill.jax.ffi`, of which XLA's partitioner may give each device its part.
-Elsewhere, and without the custom call, the host draws by `jax.pure_callback`.
+On CPUs and on CUDA devices it is the custom call of `fanfill.jax.ffi`, of which XLA's partitioner may give
+each device its part. Elsewhere, and without the custom call, the host draws by `jax.pure_callback`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fanfill.jax import ffi
+from fanfill.jax import ffi, on_cuda
+from fanfill.jax.keys import two_words
 from fanfill.jax.memory import aligned
 from fanfill.jax.spec import fill_parts
 
@@ -60,10 +61,16 @@ def traced_sharded(
     )
 
 
-def _by_platform(ours: Callable[..., Any], elsewhere: Callable[..., Any], *operands: Any) -> Any:
-    if not ffi.available:
-        return elsewhere(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=ours, default=elsewhere)
+def _by_platform(ours: Callable[..., Any], elsewhere: Callable[..., Any], words: Any, *others: Any) -> Any:
+    """Our call on the platforms that have it, whichever of them the program is compiled for."""
+    having: dict[str, Callable[..., Any]] = {}
+    if ffi.available:
+        having["cpu"] = ours
+    if ffi.available_on_cuda and on_cuda.unusable() is None:
+        having["cuda"] = lambda words, *others: ours(two_words(words), *others)
+    if not having:
+        return elsewhere(words, *others)
+    return jax.lax.platform_dependent(words, *others, **having, default=elsewhere)
 
 
 def _by_callback(words: Any, offsets: Any, local: tuple[int, ...], dtype: Any, spec: str) -> Any:

@@ -11,17 +11,18 @@ import numpy as np
 
 from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
+from fanfill.errors import BackendUnavailableError
 from fanfill.fill import key_of
 from fanfill.initializers import Initializer
-from fanfill.jax import initializers
+from fanfill.jax import initializers, on_cuda
 from fanfill.jax.initializers import JaxInitializer
 from fanfill.jax.keys import seed_of, words_of
-from fanfill.jax.memory import draw_shards
+from fanfill.jax.memory import draw_shards, on_devices
 from fanfill.jax.shardings import known
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS
 
-__all__ = ["materialize", "name_of"]
+__all__ = ["Task", "materialize", "name_of", "tasks_of"]
 
 Rules = Mapping[str, JaxInitializer | Initializer | str | None]
 
@@ -33,7 +34,9 @@ _NAMED = tuple(
 )
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
+    """A leaf that is to be drawn."""
+
     law: Initializer
     name: str
     shape: tuple[int, ...]
@@ -41,7 +44,7 @@ class _Task(NamedTuple):
     sharding: Any
 
 
-def materialize(abstract: Any, seed: Any, rules: Rules) -> Any:
+def materialize(abstract: Any, seed: Any, rules: Rules, *, through_host: bool = False) -> Any:
     """Arrays for a tree of shapes, each drawn by its own name.
 
     A value depends on the seed, the leaf's name, the element's index in the whole tensor, the rule and the
@@ -62,9 +65,15 @@ def materialize(abstract: Any, seed: Any, rules: Rules) -> Any:
         this module's, "zeros", "ones", or None, which leaves the leaf as it is. The first key that fits is
         used. A leaf's name is its path, as ``params/Dense_0/kernel``; what boxes it (``nnx.Variable``,
         ``linen.Partitioned``) is no part of it.
+    through_host : bool
+        CUDA devices draw their shards themselves, into memory of CuPy's; there a leaf without a sharding is
+        committed to the default device. With this the host draws them and sends them, as it always does for
+        other accelerators.
 
     Raises
     ------
+    BackendUnavailableError
+        If fanfill cannot draw on the CUDA devices that leaves are for; the message says what is missing.
     ValueError
         If a leaf has no rule, or one that cannot fill it; if a rule fits nothing.
     TypeError
@@ -74,7 +83,21 @@ def materialize(abstract: Any, seed: Any, rules: Rules) -> Any:
     Errors are raised before anything is drawn.
     """
     number = _seed(seed)
-    laws = _laws(rules)
+    tasks, tree = _tasks(abstract, _laws(rules))
+    if not through_host:
+        _assert_usable({task.sharding for task in tasks if isinstance(task, Task)})
+    return tree.unflatten(
+        [
+            draw_shards(task.law, number, *task[1:], through_host=through_host)
+            if isinstance(task, Task)
+            else task
+            for task in tasks
+        ]
+    )
+
+
+def _tasks(abstract: Any, laws: dict[str, Initializer | None]) -> tuple[list[Any], Any]:
+    """The tree's leaves, each as a task or, if its rule leaves it, as it is; and its structure."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
     used: set[str] = set()
     missing: list[str] = []
@@ -99,9 +122,22 @@ def materialize(abstract: Any, seed: Any, rules: Rules) -> Any:
                 f"rules: expected each key to fit a leaf that no key before it fits; got {shown(rule)}, "
                 "which fits none; correct it, or leave it out"
             )
-    return tree.unflatten(
-        [draw_shards(task.law, number, *task[1:]) if isinstance(task, _Task) else task for task in tasks]
-    )
+    return tasks, tree
+
+
+def tasks_of(abstract: Any, rules: Rules) -> list[Task]:
+    """The leaves that `materialize` draws; its errors, but for those of devices."""
+    return [task for task in _tasks(abstract, _laws(rules))[0] if isinstance(task, Task)]
+
+
+def _assert_usable(shardings: set[Any]) -> None:
+    """Raise unless the devices of these shardings can be drawn on."""
+    reason = on_cuda.unusable() if any(map(on_devices, shardings)) else None
+    if reason is not None:
+        raise BackendUnavailableError(
+            f"expected CUDA devices that fanfill can draw on; got {reason}; or draw on the host and send the "
+            "values: through_host=True"
+        )
 
 
 def name_of(path: Any) -> str:
@@ -155,7 +191,7 @@ def _law(pattern: str, value: Any) -> Initializer | None:
     )
 
 
-def _task(name: str, leaf: Any, law: Initializer) -> _Task:
+def _task(name: str, leaf: Any, law: Initializer) -> Task:
     """Check everything that could fail, with the leaf's name in the error."""
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     if shape is None or dtype is None:
@@ -177,4 +213,4 @@ def _task(name: str, leaf: Any, law: Initializer) -> _Task:
             sharding.shard_shape(tuple(shape))
     except (TypeError, ValueError) as error:
         raise type(error)(f"leaf {name!r}: {error}") from error
-    return _Task(law, name, tuple(shape), dtype, sharding)
+    return Task(law, name, tuple(shape), dtype, sharding)

@@ -23,7 +23,7 @@ from fanfill.torch.sharding import parts, placed
 from fanfill.torch.tensors import STORAGE_NAMES, has_no_values
 from fanfill.torch.tracing import Box, Law, Record, tracing
 
-__all__ = ["SMALL", "init_by_recipe", "recipe", "retrying", "tensor_recipe", "view_in"]
+__all__ = ["SMALL", "init_by_recipe", "is_module", "recipe", "retrying", "tensor_recipe", "view_in"]
 
 SMALL = (1 << 16, 1 << 22, 1 << 62)
 """The largest tensors that are real, in elements: the first that leaves nothing unknown counts. Of 577 model
@@ -89,6 +89,11 @@ def recipe(build: Callable[[], nn.Module], rules: Rules | None = None) -> ModelR
 
     found: ModelRecipe = retrying(traced, build)
     return found
+
+
+def is_module(found: object) -> bool:
+    """Whether it is a torch module."""
+    return isinstance(found, nn.Module)
 
 
 def retrying(traced: Callable[[int], Any], build: Callable[[], nn.Module]) -> Any:

@@ -25,7 +25,7 @@ def each(*names: str) -> Any:
     )
 
 
-class _Keeps(nvrtc.Compiler):
+class Keeps(nvrtc.Compiler):
     """A compiler that hands out, of one compilation, the PTX too that the machine code was assembled from."""
 
     ptx: bytes
@@ -53,7 +53,7 @@ def _shared(compiler: nvrtc.Compiler, source: str, arch: int, *, ptx: bool) -> t
     with shared.alone(name) as folder:
         text, code = folder / f"{name}.ptx", folder / f"{name}.cubin"
         if not (text if ptx else code).exists():
-            keeps = _Keeps(compiler.path)
+            keeps = Keeps(compiler.path)
             if ptx:
                 shared.keep(text, keeps.compile(source, "fill.cu", arch, ptx=True))
             else:
@@ -73,7 +73,7 @@ def _compile(major: int, arch: int, ptx: bool) -> tuple[bytes, bytes]:
 def grouped(major: int, arch: int) -> tuple[str, bytes]:
     """PTX and machine code of the grouped kernels, which stand in place of the others."""
     compiler = next(c for c in nvrtc.compilers() if c.version[0] == major)
-    keeps = _Keeps(compiler.path)
+    keeps = Keeps(compiler.path)
     code = keeps.compile(f"#define GROUPED\n#define PARAMETERS 32764\n{cuda.source()}", "fill.cu", arch)
     return keeps.ptx.decode(), code
 

@@ -131,6 +131,8 @@ class Machine:
         Allocations of more bytes fail.
     parameters : int
         Bytes that the parameters of a grouped kernel may have.
+    by_family : bool
+        Make the PTX of each family alone: sooner there, where no other test needs all of them.
     """
 
     def __init__(self, architectures: tuple[int, ...], source: Callable[[], str]) -> None:
@@ -141,6 +143,7 @@ class Machine:
         self.loads: list[int] = []
         self.most: int | None = None
         self.parameters = 32764
+        self.by_family = False
         self.capturing = False
         self.out_of_memory: Callable[[int], Exception] = OutOfMemory
         self.refuse_load: Exception | None = None
@@ -287,10 +290,15 @@ class Machine:
         self.loads.append(self.current)
         if image.startswith(b"\x7fELF"):
             architecture = self.architectures[self.current]
-            grouped = re.search(rb"\0grouped_(\w+)\0", image)  # a family of its own
-            source = (
-                source_of(f"grouped_{self.parameters}_{grouped[1].decode()}") if grouped else self.source()
-            )
+            found = re.search(rb"\0(grouped_|(?:keyed_)?(?:run|box)_)(\w+)\0", image)
+            assert found is not None
+            kind, name = (part.decode() for part in found.groups())
+            if kind == "grouped_":
+                source = source_of(f"grouped_{self.parameters}_{name}")
+            elif kind.startswith("keyed_"):
+                source = source_of(f"keyed_{name}")
+            else:
+                source = source_of(name) if self.by_family else self.source()
             return Loaded(self, module(source, architecture), image, self.current)
         return Loaded(self, Module(image), None, self.current)
 
