@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast, get_args
 
 from fanfill.arguments import extended, real
 from fanfill.distributions import DISTRIBUTIONS
@@ -22,10 +22,13 @@ from fanfill.distributions import distribution as distribution_named
 from fanfill.dtypes import storage_named
 from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
 from fanfill.hints import hinted
+from fanfill.literals import Mode
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fanfill.literals import DtypeName, ScaledName
 
 __all__ = [
     "Initializer",
@@ -47,7 +50,9 @@ __all__ = [
     "xavier_uniform",
 ]
 
-_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+Word = TypeVar("Word", bound=str)
+
+_MODES: tuple[Mode, ...] = get_args(Mode)
 # What a scale and a mode are called, for `repr`; a family's other modes and gains go by the primitive's name.
 _FAMILIES = {
     (1.0, "fan_avg"): "xavier",
@@ -55,7 +60,9 @@ _FAMILIES = {
     (2.0, "fan_out"): "he",
     (1.0, "fan_in"): "lecun",
 }
-_DISTRIBUTIONS = tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
+_DISTRIBUTIONS = cast(
+    "tuple[ScaledName, ...]", tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
+)
 
 
 class Law(NamedTuple):
@@ -204,7 +211,7 @@ class Initializer:
         return distribution_named(self.distribution).std(*self.params)
 
     def bounds(
-        self, shape: Sequence[int], dtype: str | type | np.dtype[Any] = "float64"
+        self, shape: Sequence[int], dtype: DtypeName | type | np.dtype[Any] = "float64"
     ) -> tuple[float, float]:
         """The closed interval in which the values of a tensor of that shape and dtype lie.
 
@@ -233,8 +240,8 @@ class Initializer:
 @hinted
 def variance_scaling(
     scale: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
+    mode: Mode = "fan_in",
+    distribution: ScaledName = "normal",
     *,
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -345,7 +352,7 @@ def xavier_normal(
 
 @hinted
 def he_uniform(
-    mode: str = "fan_in",
+    mode: Mode = "fan_in",
     negative_slope: float = 0.0,
     *,
     in_axis: Axes = -2,
@@ -379,7 +386,7 @@ def he_uniform(
 
 @hinted
 def he_normal(
-    mode: str = "fan_in",
+    mode: Mode = "fan_in",
     negative_slope: float = 0.0,
     *,
     truncated: bool = False,
@@ -548,7 +555,7 @@ def constant(value: float) -> Initializer:
     return Initializer("constant", (number or math.copysign(0.0, value),))
 
 
-def _cut(truncated: bool) -> str:
+def _cut(truncated: bool) -> ScaledName:
     if not isinstance(truncated, bool):
         raise TypeError(f"expected True or False as truncated; got {shown(truncated)}; give a bool")
     return "truncated_normal" if truncated else "normal"
@@ -573,7 +580,7 @@ def _at_least_zero(what: str, value: float) -> float:
     return number
 
 
-def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:
+def _one_of(what: str, value: object, known: tuple[Word, ...]) -> Word:
     if not isinstance(value, str) or value not in known:
         raise ValueError(
             f"expected a {what} among {', '.join(known)}; got {shown(value)}; choose one of these"

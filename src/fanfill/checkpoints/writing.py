@@ -239,6 +239,7 @@ def verify(
         if found is not None:
             yield found
         before += file.size
+        done(0, before)  # a helper's last unit is reported by nobody
 
 
 def _compare(folder: Path, file: File, threads: int, done: Callable[[int], None]) -> Difference | None:
@@ -252,16 +253,17 @@ def _compare(folder: Path, file: File, threads: int, done: Callable[[int], None]
         if size != file.size:
             return Difference(file.name, "", 0, f"expected {file.size:,} bytes; got {size:,}")
 
-        def worker() -> Callable[[int, int], None]:
+        def worker() -> Callable[[int, int], int]:
             made, read = (np.frombuffer(mmap.mmap(-1, writer.UNIT), np.uint8) for _ in range(2))
 
-            def compare(first: int, size: int) -> None:
+            def compare(first: int, size: int) -> int:
                 if wrong and min(wrong) < first:
-                    return
+                    return size
                 content(file, first, made[:size])
                 writer.read_at(opened.fileno(), read[:size].data, first)
                 if not np.array_equal(made[:size], read[:size]):
                     wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
+                return size
 
             return compare
 
