@@ -33,11 +33,10 @@ def shown(capsys: Capture, *words: str) -> str:
 
 
 def test_help_has_a_short_form_everywhere_and_a_bare_command_shows_it(capsys: Capture) -> None:
-    assert shown(capsys) == shown(capsys, "-h") == shown(capsys, "--help")
     out = shown(capsys)
+    assert out == shown(capsys, "-h") == shown(capsys, "--help")
     for fact in (*COMMANDS, "--install-completion", "Exit codes:", "1: done, and what was checked"):
         assert fact in out
-    assert shown(capsys, "fill", "-h") == shown(capsys, "fill", "--help")
 
 
 @pytest.mark.parametrize("command", choices.EXAMPLES)
@@ -147,12 +146,9 @@ def test_completion_is_shown_for_each_shell(
 
 
 def test_json_has_one_shape(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "kept"))
     text = shown(capsys, "fill", "normal", "90", "--json")
     assert list(json.loads(text))[:3] == ["command", "fanfill", "stream_version"]
-    recipe = {"w": {"shape": [30, 2], "dtype": "float32", "law": "normal(0.0, 0.02)"}}
-    Path("m.json").write_text(json.dumps({"tensors": recipe}))
+    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "kept"))
     for words in (("info",), ("cache",), ("cache", "--clear")):
         found = json.loads(shown(capsys, *words, "--json"))
         assert (found["command"], found["fanfill"], found["stream_version"]) == (
@@ -189,10 +185,10 @@ def test_a_report_tells_each_phase_and_its_seconds(capsys: Capture, tmp_path: Pa
 def test_quiet_commands_print_nothing(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "kept"))
     out = tmp_path / "w.npy"
-    for words in (("fill", "normal", "90", "-o", str(out)), ("cache", "--clear")):
-        assert shown(capsys, *words, "--quiet") == ""
+    assert shown(capsys, "fill", "normal", "90", "-o", str(out), "--quiet") == ""
+    monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "kept"))
+    assert shown(capsys, "cache", "--clear", "-q") == ""
     assert np.load(out).size == 90
     assert_refused(
         capsys, "no such folder", "fill", "normal", "9", "-q", "-o", str(tmp_path / "no" / "w.npy")
