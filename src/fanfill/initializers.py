@@ -426,7 +426,18 @@ def he_normal(
 def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
     """Uniform on +-sqrt(3 / fan_in), variance ``1 / fan_in``: LeCun et al. 1998, "Efficient BackProp".
 
-    For SELU networks, or linear ones. Axes and their errors as in `xavier_uniform`.
+    For SELU networks, or linear ones.
+
+    Parameters
+    ----------
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    TypeError
+        Axes that are not integers.
     """
     return variance_scaling(
         1.0, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
@@ -440,7 +451,19 @@ def lecun_normal(
     """Normal of variance ``1 / fan_in``: LeCun et al. 1998; for SELU, Klambauer et al. 2017.
 
     ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and JAX call lecun_normal.
-    Some texts call 1 / fan_in "Xavier". Axes and their errors as in `xavier_uniform`.
+    Some texts call 1 / fan_in "Xavier".
+
+    Parameters
+    ----------
+    truncated : bool
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    TypeError
+        A truncated that is neither True nor False; axes that are not integers.
     """
     return variance_scaling(
         1.0, "fan_in", _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
@@ -494,6 +517,13 @@ def uniform(low: float, high: float, *, endpoint: bool = True) -> Initializer:
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """N(mean, std^2); any shape. The naive N(0, 1) * 0.01 of old texts is ``normal(std=0.01)``.
 
+    Parameters
+    ----------
+    mean : float
+        Finite.
+    std : float
+        Finite, >= 0. Zero gives the constant ``mean``.
+
     Raises
     ------
     ValueError, TypeError
@@ -517,6 +547,14 @@ def truncated_normal(
     values, as torch's trunc_normal_ takes them: ``truncated_normal(0, 0.02, -2, 2, absolute=True)`` cuts at
     100 sigma. Nothing is corrected: after the cut at +-2 sigma the standard deviation is 0.8796 std
     (`Initializer.std` tells).
+
+    Parameters
+    ----------
+    mean, std : float
+        Of the normal before the cut; finite, std >= 0.
+    lower, upper : float
+        The cuts, lower < upper: in units of std from the mean, or values if ``absolute``.
+    absolute : bool
 
     Raises
     ------
@@ -545,6 +583,11 @@ def truncated_normal(
 @hinted
 def constant(value: float) -> Initializer:
     """One value, rounded once to nearest even into the buffer's dtype; any shape. The sign of a zero is kept.
+
+    Parameters
+    ----------
+    value : float
+        Finite.
 
     Raises
     ------
