@@ -1,10 +1,11 @@
 """Write the table of docs/performance.md, and its picture, from a result of ``fanfill bench``.
 
-    python benchmarks/readme_table.py bench.json [--readme docs/performance.md] [--pictures docs]
+    python benchmarks/readme_table.py bench.json [--readme docs/performance.md] [--pictures docs] [--force]
 
 Without --readme the text goes to stdout. With it, it replaces what stands between the comments
 ``<!-- benchmark:begin -->`` and ``<!-- benchmark:end -->``. With --pictures, benchmark.png and benchmark.svg
-are drawn into that folder and the text shows the latter.
+are drawn into that folder and the text shows the latter. ``fanfill bench --readme`` measures and prints the
+text. Figures of a busy machine are refused, unless --force is given.
 """
 
 import argparse
@@ -13,90 +14,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from fanfill.bench import picture, report
-from fanfill.bench.measure import Row, size_text
+from fanfill.bench import markdown, noise, picture, report
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-COLUMNS = (
-    ("uniform", "float32"),
-    ("normal", "float32"),
-    ("truncated", "float32"),
-    ("normal", "bfloat16"),
-    ("normal", "float64"),
-)
-MACHINE = "{cpu}, {cpus} CPUs, {vector_bits}-bit vectors, {system}, load {load:.2f} at the end"
-
-
-def contestant(row: Row) -> str:
-    """The name of a line: a peer's is its best way's, whichever that is in each column."""
-    if row.subject != "fanfill":
-        return row.subject
-    return f"**fanfill**, {row.method}, {row.threads} thread{'s' * (row.threads > 1)}"
-
-
-def table(result: report.Result) -> list[str]:
-    """G values/s and, in brackets, the share of the limit; a line a contestant, the fastest first."""
-    cells: dict[str, dict[tuple[str, str], Row]] = {}
-    for column in COLUMNS:
-        for row in picture.best_rows(result, *column):
-            cells.setdefault(contestant(row), {})[column] = row
-
-    def cell(row: Row | None) -> str:
-        rate = None if row is None else row.values_per_second
-        if row is None or rate is None:
-            return ""
-        return f"{rate / 1e9:.3g}" + ("" if row.share is None else f" ({row.share:.2g})")
-
-    lines = [
-        "| G values/s (share of memset) | " + " | ".join(f"{d} {t}" for d, t in COLUMNS) + " |",
-        "|---|" + "---|" * len(COLUMNS),
-    ]
-    limit = [picture.limit_of(result, *column) for column in COLUMNS]
-    lines.append(f"| memset, one thread | {' | '.join(cell(row) for row in limit)} |")
-    lines += [
-        f"| {name} | {' | '.join(cell(found.get(column)) for column in COLUMNS)} |"
-        for name, found in cells.items()
-    ]
-    missing = {row.subject: row.missing for row in result.rows if row.group == "peers" and row.missing}
-    lines += [f"| {name} | {why} |{' |' * (len(COLUMNS) - 1)}" for name, why in missing.items()]
-    return lines
-
-
-def others(result: report.Result) -> list[str]:
-    """One line for the whole model and one for whole processes, where the run had them."""
-    model = [
-        f"{row.subject} {row.distribution} {row.dtype} {row.seconds:.2f} s"
-        for row in result.rows
-        if row.group == "model" and row.seconds
-    ]
-    cold = [
-        f"{row.subject} {row.method} {row.seconds:.2f} s"
-        for row in result.rows
-        if row.group == "cold" and row.seconds
-    ]
-    lines = []
-    if model:
-        lines += ["", f"A 1.1-billion-parameter network: {', '.join(model)}."]
-    if cold:
-        lines += ["", f"Whole processes: {', '.join(cold)}."]
-    return lines
-
-
-def text(result: report.Result, shown: str | None) -> str:
-    """The table, the other figures, the picture, and what all of it was measured by and on."""
-    sizes = sorted({size_text(row.values) for row in result.rows if row.group == "peers" and row.values})
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    machine = MACHINE.format(**{**result.machine, "load": result.machine["load"] or 0.0})
-    lines = [*table(result), *others(result)]
-    if shown:
-        lines += ["", f"![Throughput by peer, and scaling over size and threads]({shown})"]
-    lines += [
-        "",
-        f"`{result.command}`, {', '.join(sizes)} values, {result.date[:10]},",
-        f"commit {result.commit or 'none'}.",
-        f"{machine}. {versions}.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def replaced(document: str, new: str) -> str:
@@ -115,13 +35,20 @@ def main(words: Iterable[str] | None = None) -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--readme", type=Path)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--force", action="store_true", help="publish a busy machine's figures, too")
     chosen = parser.parse_args(None if words is None else list(words))
     result = report.load(chosen.result)
+    doubts = noise.doubts(result)
+    if doubts and not chosen.force:
+        raise ValueError(
+            f"expected figures of an idle machine; got {chosen.result}, of which {'; '.join(doubts)}; "
+            "measure again, or add --force"
+        )
     shown = None
     if chosen.pictures:
         drawn = picture.draw(result, chosen.pictures, "benchmark")[-1]
         shown = Path(os.path.relpath(drawn, chosen.readme.parent if chosen.readme else Path())).as_posix()
-    new = text(result, shown)
+    new = markdown.text(result, shown)
     if chosen.readme:
         chosen.readme.write_text(replaced(chosen.readme.read_text(), new))
     else:

@@ -32,6 +32,8 @@ from fanfill_kernels import STREAM_VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fanfill.literals import DtypeName
+
 __all__ = ["draw"]
 
 
@@ -41,7 +43,7 @@ def draw(
     *,
     seed: int,
     name: str | int = 0,
-    dtype: str | type | np.dtype[Any] = "float32",
+    dtype: DtypeName | type | np.dtype[Any] = "float32",
     chunks: Any = "auto",
     meta: Any = None,
 ) -> Any:

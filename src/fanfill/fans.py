@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fanfill.arguments import real
+from fanfill.literals import Mode
 from fanfill.messages import shown
 
 __all__ = ["Axes", "Scaling", "axes_of", "fans", "gain", "rectifier_scale", "shape_of"]
@@ -48,7 +49,7 @@ class Scaling(NamedTuple):
     """The rule that gives a variance for a shape: ``scale / fan``, where `mode` chooses the fan."""
 
     scale: float
-    mode: str
+    mode: Mode
     in_axis: int | tuple[int, ...]
     out_axis: int | tuple[int, ...]
     batch_axis: int | tuple[int, ...]

@@ -8,6 +8,7 @@ and the next such fill goes straight to the kernel.
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -30,16 +31,19 @@ from fanfill.recipes import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from fanfill.backends import Backend
+    from fanfill.literals import BackendName, DeviceName, DtypeName
     from fanfill_kernels.formats import Format
     from fanfill_kernels.philox import Key
 
 Buffer = TypeVar("Buffer")
 
 _WORD = 2**32 - 1
+_UNWATCHED: AbstractContextManager[None] = nullcontext()
 _SEEDS = 2**64
 
 
@@ -67,9 +71,9 @@ def fill(
     name: str | int = 0,
     global_shape: int | Iterable[int] | None = None,
     offset: int | Iterable[int] | None = None,
-    backend: str | None = None,
+    backend: BackendName | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> Buffer:
     """Fill a buffer in place with draws of an initializer.
 
@@ -110,8 +114,9 @@ def fill(
         calling thread alone. It is a bound, not an order: on a GPU, whose work one thread hands over, it is
         checked and has no effect, so that the same call serves both.
     progress
-        A callable that gets (values done, values in all), on the calling thread, at last with both equal. On
-        a GPU that is once, when all work has been handed over.
+        True for a bar on stderr, with rate and time left (rich's, if it is installed; where stderr is no
+        terminal, a line every half minute). Or a callable that gets (values done, values in all), on the
+        calling thread, at last with both equal. On a GPU that is once, when all work has been handed over.
 
     Returns
     -------
@@ -179,31 +184,34 @@ def fill(
 
     key = key_of(seed, name)
     law = initializer_of(initializer)
-    checked_progress(progress)
+    watch = watched(progress)
     count = None if threads is None else pool.resolve(threads)
     memory = as_memory(buffer, law, backend)
-    plan = fill_storage(
-        memory,
-        law,
-        key,
-        global_shape=global_shape,
-        offset=offset,
-        backend=backend,
-        threads=count,
-        progress=progress,
-        written=functools.partial(buffers.mark_written, buffer) if memory.is_torch else None,
-    )
+    with watch as follow:
+        plan = fill_storage(
+            memory,
+            law,
+            key,
+            global_shape=global_shape,
+            offset=offset,
+            backend=backend,
+            threads=count,
+            progress=follow,
+            written=functools.partial(buffers.mark_written, buffer) if memory.is_torch else None,
+        )
     if plain and plan is not None:
         remember(plans, (initializer, array.shape, array.dtype), plan)
     return buffer
 
 
-def checked_progress(progress: object) -> None:
-    """Raise TypeError unless it is a callable or None."""
-    if not (progress is None or callable(progress)):
-        raise TypeError(
-            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
-        )
+def watched(
+    progress: object, phase: str = "filling", unit: str = "values"
+) -> AbstractContextManager[Callable[[int, int], object] | None]:
+    """What follows a job for the length of a block; TypeError for what is no ``progress``."""
+    if progress is None:
+        return _UNWATCHED
+    found: AbstractContextManager[Any] = imports.module("fanfill.progress").following(progress, phase, unit)
+    return found
 
 
 def as_memory(buffer: object, law: Initializer, backend: str | None) -> buffers.Lanes | device_buffers.Target:
@@ -231,7 +239,7 @@ def fill_storage(
     *,
     global_shape: int | Iterable[int] | None = None,
     offset: int | Iterable[int] | None = None,
-    backend: str | None = None,
+    backend: BackendName | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     written: Callable[[], object] | None = None,
@@ -307,11 +315,11 @@ def draw(
     *,
     seed: int,
     name: str | int = 0,
-    dtype: str | type | np.dtype[Any] = "float32",
-    device: str = "cpu",
-    backend: str | None = None,
+    dtype: DtypeName | type | np.dtype[Any] = "float32",
+    device: DeviceName = "cpu",
+    backend: BackendName | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> Any:
     """Allocate a tensor and fill it; the same values as `fill` on a C-contiguous array.
 
@@ -350,7 +358,7 @@ def draw(
 
 
 def words(
-    buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0, backend: str | None = None
+    buffer: Buffer, *, seed: int, name: str | int = 0, start: int = 0, backend: BackendName | None = None
 ) -> Buffer:
     """Fill a buffer of uint32, in C order, with the generator's raw words: Philox4x32-10 of (seed, name).
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast, get_args
 
 from fanfill.arguments import extended, real
 from fanfill.distributions import DISTRIBUTIONS
@@ -22,10 +22,13 @@ from fanfill.distributions import distribution as distribution_named
 from fanfill.dtypes import storage_named
 from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
 from fanfill.hints import hinted
+from fanfill.literals import Mode
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fanfill.literals import DtypeName, ScaledName
 
 __all__ = [
     "Initializer",
@@ -47,7 +50,9 @@ __all__ = [
     "xavier_uniform",
 ]
 
-_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+Word = TypeVar("Word", bound=str)
+
+_MODES: tuple[Mode, ...] = get_args(Mode)
 # What a scale and a mode are called, for `repr`; a family's other modes and gains go by the primitive's name.
 _FAMILIES = {
     (1.0, "fan_avg"): "xavier",
@@ -55,7 +60,9 @@ _FAMILIES = {
     (2.0, "fan_out"): "he",
     (1.0, "fan_in"): "lecun",
 }
-_DISTRIBUTIONS = tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
+_DISTRIBUTIONS = cast(
+    "tuple[ScaledName, ...]", tuple(sorted(name for name, record in DISTRIBUTIONS.items() if record.scaled))
+)
 
 
 class Law(NamedTuple):
@@ -204,7 +211,7 @@ class Initializer:
         return distribution_named(self.distribution).std(*self.params)
 
     def bounds(
-        self, shape: Sequence[int], dtype: str | type | np.dtype[Any] = "float64"
+        self, shape: Sequence[int], dtype: DtypeName | type | np.dtype[Any] = "float64"
     ) -> tuple[float, float]:
         """The closed interval in which the values of a tensor of that shape and dtype lie.
 
@@ -233,8 +240,8 @@ class Initializer:
 @hinted
 def variance_scaling(
     scale: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
+    mode: Mode = "fan_in",
+    distribution: ScaledName = "normal",
     *,
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -345,7 +352,7 @@ def xavier_normal(
 
 @hinted
 def he_uniform(
-    mode: str = "fan_in",
+    mode: Mode = "fan_in",
     negative_slope: float = 0.0,
     *,
     in_axis: Axes = -2,
@@ -379,7 +386,7 @@ def he_uniform(
 
 @hinted
 def he_normal(
-    mode: str = "fan_in",
+    mode: Mode = "fan_in",
     negative_slope: float = 0.0,
     *,
     truncated: bool = False,
@@ -419,7 +426,18 @@ def he_normal(
 def lecun_uniform(*, in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()) -> Initializer:
     """Uniform on +-sqrt(3 / fan_in), variance ``1 / fan_in``: LeCun et al. 1998, "Efficient BackProp".
 
-    For SELU networks, or linear ones. Axes and their errors as in `xavier_uniform`.
+    For SELU networks, or linear ones.
+
+    Parameters
+    ----------
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    TypeError
+        Axes that are not integers.
     """
     return variance_scaling(
         1.0, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
@@ -433,7 +451,19 @@ def lecun_normal(
     """Normal of variance ``1 / fan_in``: LeCun et al. 1998; for SELU, Klambauer et al. 2017.
 
     ``truncated=True`` cuts at 2 sigma and keeps the variance: that is what Keras and JAX call lecun_normal.
-    Some texts call 1 / fan_in "Xavier". Axes and their errors as in `xavier_uniform`.
+    Some texts call 1 / fan_in "Xavier".
+
+    Parameters
+    ----------
+    truncated : bool
+    in_axis, out_axis, batch_axis : int or sequence of int
+        As in `fanfill.fans`: (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1,
+        out_axis=0``.
+
+    Raises
+    ------
+    TypeError
+        A truncated that is neither True nor False; axes that are not integers.
     """
     return variance_scaling(
         1.0, "fan_in", _cut(truncated), in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
@@ -487,6 +517,13 @@ def uniform(low: float, high: float, *, endpoint: bool = True) -> Initializer:
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """N(mean, std^2); any shape. The naive N(0, 1) * 0.01 of old texts is ``normal(std=0.01)``.
 
+    Parameters
+    ----------
+    mean : float
+        Finite.
+    std : float
+        Finite, >= 0. Zero gives the constant ``mean``.
+
     Raises
     ------
     ValueError, TypeError
@@ -510,6 +547,14 @@ def truncated_normal(
     values, as torch's trunc_normal_ takes them: ``truncated_normal(0, 0.02, -2, 2, absolute=True)`` cuts at
     100 sigma. Nothing is corrected: after the cut at +-2 sigma the standard deviation is 0.8796 std
     (`Initializer.std` tells).
+
+    Parameters
+    ----------
+    mean, std : float
+        Of the normal before the cut; finite, std >= 0.
+    lower, upper : float
+        The cuts, lower < upper: in units of std from the mean, or values if ``absolute``.
+    absolute : bool
 
     Raises
     ------
@@ -539,6 +584,11 @@ def truncated_normal(
 def constant(value: float) -> Initializer:
     """One value, rounded once to nearest even into the buffer's dtype; any shape. The sign of a zero is kept.
 
+    Parameters
+    ----------
+    value : float
+        Finite.
+
     Raises
     ------
     ValueError, TypeError
@@ -548,7 +598,7 @@ def constant(value: float) -> Initializer:
     return Initializer("constant", (number or math.copysign(0.0, value),))
 
 
-def _cut(truncated: bool) -> str:
+def _cut(truncated: bool) -> ScaledName:
     if not isinstance(truncated, bool):
         raise TypeError(f"expected True or False as truncated; got {shown(truncated)}; give a bool")
     return "truncated_normal" if truncated else "normal"
@@ -573,7 +623,7 @@ def _at_least_zero(what: str, value: float) -> float:
     return number
 
 
-def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:
+def _one_of(what: str, value: object, known: tuple[Word, ...]) -> Word:
     if not isinstance(value, str) or value not in known:
         raise ValueError(
             f"expected a {what} among {', '.join(known)}; got {shown(value)}; choose one of these"

@@ -27,12 +27,12 @@ from fanfill.fill import (
     Plan,
     as_memory,
     blake2b,
-    checked_progress,
     key_of,
     planned,
     plans,
     remember,
     substream,
+    watched,
 )
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fanfill.backends import Backend, DeviceBackend
+    from fanfill.literals import BackendName
     from fanfill.regions import Region
     from fanfill_kernels.formats import Format
     from fanfill_kernels.philox import Key
@@ -127,9 +128,9 @@ def fill_many(
     items: Items,
     *,
     seed: int,
-    backend: str | None = None,
+    backend: BackendName | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> Items:
     """Fill many buffers in place, each with its own initializer and name, as one job.
 
@@ -146,8 +147,7 @@ def fill_many(
     seed, backend, threads
         As in `fill`, for all items.
     progress
-        A callable that gets (values done, values in all) of all items together, on the calling thread, at
-        last with both equal.
+        As in `fill`, for all items together.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def fill_many(
     >>> bool((w == ff.draw((4, 3), ff.he_normal(), seed=0, name="dense.w")).all()), b.tolist()
     (True, [0.0, 0.0, 0.0])
     """
-    checked_progress(progress)
+    watch = watched(progress)
     count = pool.resolve(threads)
     job = Job(seed, backend, numbered=not isinstance(items, Mapping))
     entries = items.items() if isinstance(items, Mapping) else enumerate(_sequence(items))
@@ -183,7 +183,8 @@ def fill_many(
             kind = next(k for k in (TypeError, ValueError, BackendUnavailableError) if isinstance(error, k))
             raise kind(f"item {_label_of(at, entry, job.numbered)}: {error}") from error
     job.assert_apart()
-    job.run(count, progress)
+    with watch as follow:
+        job.run(count, follow)
     return items
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -24,16 +26,30 @@ import numpy as np
 import fanfill as ff
 from fanfill.cpu import run as cpu_run
 from fanfill.files import writer
+from fanfill.literals import BackendName
 
-__all__ = ["Job", "Moments", "Report", "memset_rate", "moments", "prepare", "run", "write_units"]
+__all__ = [
+    "Job",
+    "Moments",
+    "Report",
+    "memset_rate",
+    "moments",
+    "prepare",
+    "run",
+    "run_on_device",
+    "write_units",
+]
 
 Progress = Callable[[str, int, int], None]
 
 MOMENTS_BLOCK = 1 << 20  # values: a float64 scratch of 8 MiB
 HASH_BLOCK = 1 << 23  # bytes: Ctrl-C waits for one block
+HASH_SECONDS = 0.1  # between two looks at how far the hash is
 # Large enough that the C library's choice of store (cached or streaming) is the one it would make for the
 # whole buffer; small enough that Ctrl-C, which is answered between two pieces, does not wait long.
 MEMSET_PIECE = 1 << 28
+# Of the round that brings the pages into memory, which no clock sees: a bar moves by these.
+TOUCHED_PIECE = 1 << 24
 # Not zero: some machines write zeros at twice the rate of anything else (58 GB/s against 25 on a virtual
 # Zen 4), and draws are not zero.
 MEMSET_BYTE = 0x5A
@@ -50,7 +66,7 @@ class Job:
     dtype: str
     seed: int
     name: str | int
-    backend: str | None
+    backend: BackendName | None
     threads: int
 
 
@@ -113,12 +129,14 @@ def run(
     write : callable, optional
         Gets a function of (done, total), and puts the values where the buffer shows them, in place of a fill.
     """
-    rate = memset_rate(buffer, lambda done, total: progress("warming", done, total)) if warm else None
-    started = perf_counter()
-    follow = partial(progress, "filling")
+    rate = memset_rate(buffer, partial(progress, "warming")) if warm else None
     if write is not None:
-        write(follow)
+        progress("writing", 0, buffer.nbytes)
+        started = perf_counter()
+        write(partial(progress, "writing"))
     else:
+        progress("filling", 0, buffer.nbytes)
+        started = perf_counter()
         ff.fill(
             buffer,
             job.initializer,
@@ -126,12 +144,71 @@ def run(
             name=job.name,
             backend=job.backend,
             threads=job.threads,
-            progress=follow,
+            progress=lambda done, total: progress("filling", done * buffer.itemsize, total * buffer.itemsize),
         )
     seconds = perf_counter() - started
+    return examined(job, buffer, seconds, rate, job.backend or ff.select_backend(buffer).name, progress)
+
+
+def run_on_device(
+    job: Job, number: int | None, dtype: np.dtype[Any], progress: Progress
+) -> tuple[Report, np.ndarray[Any, Any]]:
+    """Fill memory of a CUDA device, measure the fill by the device's clock, and bring the values to the host.
+
+    The first fill, which loads or compiles the kernel, and memset come before the clock, as in `run`.
+
+    Returns
+    -------
+    The report, and the values in host memory.
+    """
+    from fanfill.cuda import backend
+    from fanfill.cuda.buffers import DeviceBuffer
+
+    gpu = backend.driver()
+    device = gpu.current() if number is None else number
+    if device >= gpu.devices():
+        raise ff.BackendUnavailableError(
+            f"device: expected one of the {gpu.devices()} CUDA devices, cuda:0 and up; got cuda:{device}"
+        )
+    size = math.prod(job.shape) * dtype.itemsize
+    with gpu.use(device):
+        block, stream = gpu.allocate(max(size, 1)), gpu.stream(device)
+        strides = tuple(math.prod(job.shape[k + 1 :]) * dtype.itemsize for k in range(len(job.shape)))
+        buffer = DeviceBuffer(block.ptr, job.shape, strides, dtype)
+
+        def fill() -> None:
+            ff.fill(
+                buffer, job.initializer, seed=job.seed, name=job.name, backend="cuda", threads=job.threads
+            )
+
+        progress("compiling", 0, 0)
+        gpu.seconds(fill, stream)
+        rate = None
+        if size:
+            progress("warming", 0, 0)
+            memset = partial(gpu.memset, block.ptr, MEMSET_BYTE, size, stream)
+            rate = size / median(gpu.seconds(memset, stream) for _ in range(1 + MEMSET_ROUNDS))
+        progress("filling", 0, size)
+        seconds = gpu.seconds(fill, stream)
+        progress("filling", size, size)
+        progress("copying", 0, size)
+        values = np.frombuffer(gpu.read(block.ptr, size), dtype).reshape(job.shape)
+        progress("copying", size, size)
+    return examined(job, values, seconds, rate, "cuda", progress), values
+
+
+def examined(
+    job: Job,
+    buffer: np.ndarray[Any, Any],
+    seconds: float,
+    rate: float | None,
+    backend: str,
+    progress: Progress,
+) -> Report:
+    """The report of a fill that took so long, of which these are the values; `rate` is memset's."""
     mean_expected = job.initializer.mean(job.shape)
     std_expected = job.initializer.std(job.shape)
-    measured, digest = examine(buffer, mean_expected, lambda done, total: progress("checking", done, total))
+    measured, digest = examine(buffer, mean_expected, partial(progress, "checking"))
     return Report(
         initializer=repr(job.initializer),
         shape=job.shape,
@@ -141,7 +218,7 @@ def run(
         seed=job.seed,
         name=job.name,
         stream_version=ff.STREAM_VERSION,
-        backend=job.backend or ff.select_backend(buffer).name,
+        backend=backend,
         threads=job.threads,
         seconds=seconds,
         values_per_second=buffer.size / seconds,
@@ -178,6 +255,7 @@ def write_units(
     writer.fill_units(
         descriptor, start, start + size, make, threads=job.threads, done=lambda done: progress(done, size)
     )
+    os.fsync(descriptor)
     progress(size, size)
 
 
@@ -209,21 +287,25 @@ def memset_rate(buffer: np.ndarray[Any, Any], progress: Callable[[int, int], Non
     """
     if not buffer.nbytes:
         return None
-    memset_round(buffer, progress)
+    total = (1 + MEMSET_ROUNDS) * buffer.nbytes
+    progress(0, total)
+    for done in memset_round(buffer, TOUCHED_PIECE):
+        progress(done, total)
     rounds: list[float] = []
     while len(rounds) < MEMSET_ROUNDS or sum(rounds) < MEMSET_SECONDS:
         started = perf_counter()
-        memset_round(buffer, lambda done, total: None)
+        deque(memset_round(buffer, MEMSET_PIECE), 0)
         rounds.append(perf_counter() - started)
+        progress(min(total, (1 + len(rounds)) * buffer.nbytes), total)
     return buffer.nbytes / median(rounds)
 
 
-def memset_round(buffer: np.ndarray[Any, Any], progress: Callable[[int, int], None]) -> None:
-    """Set every byte of a C-contiguous buffer to `MEMSET_BYTE`, in pieces."""
-    for start in range(0, buffer.nbytes, MEMSET_PIECE):
-        piece = min(MEMSET_PIECE, buffer.nbytes - start)
+def memset_round(buffer: np.ndarray[Any, Any], most: int) -> Iterator[int]:
+    """Set every byte of a C-contiguous buffer to `MEMSET_BYTE`, in pieces; yield what is done after each."""
+    for start in range(0, buffer.nbytes, most):
+        piece = min(most, buffer.nbytes - start)
         ctypes.memset(buffer.ctypes.data + start, MEMSET_BYTE, piece)
-        progress(start + piece, buffer.nbytes)
+        yield start + piece
 
 
 def moments(buffer: np.ndarray[Any, Any], about: float, progress: Callable[[int, int], None]) -> Moments:
@@ -251,25 +333,44 @@ def moments(buffer: np.ndarray[Any, Any], about: float, progress: Callable[[int,
     return Moments(about + shift, math.sqrt(max(math.fsum(seconds) / values.size - shift * shift, 0.0)))
 
 
-def sha256(buffer: np.ndarray[Any, Any], stop: threading.Event) -> str:
-    """SHA-256 of a C-contiguous buffer's bytes, in hexadecimal; empty if `stop` is set before the end."""
-    content = buffer.reshape(-1).view(np.uint8).data
-    digest = hashlib.sha256()
-    for start in range(0, len(content), HASH_BLOCK):
-        if stop.is_set():
-            return ""
-        digest.update(content[start : start + HASH_BLOCK])
-    return digest.hexdigest()
+class Hashing:
+    """SHA-256 of a C-contiguous buffer's bytes, made on a thread; `done` says how many bytes it has seen."""
+
+    def __init__(self, buffer: np.ndarray[Any, Any]) -> None:
+        self.content = buffer.reshape(-1).view(np.uint8).data
+        self.done = 0
+        self.stop = threading.Event()
+
+    def run(self) -> str:
+        """The hash in hexadecimal; empty if `stop` is set before the end."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.content), HASH_BLOCK):
+            if self.stop.is_set():
+                return ""
+            block = self.content[start : start + HASH_BLOCK]
+            digest.update(block)
+            self.done += len(block)
+        return digest.hexdigest()
 
 
 def examine(
     buffer: np.ndarray[Any, Any], about: float, progress: Callable[[int, int], None]
 ) -> tuple[Moments, str]:
-    """Moments and hash, computed in parallel: both read every byte, and neither holds the GIL for long."""
-    stop = threading.Event()
+    """Moments and hash, computed in parallel: both read every byte, and neither holds the GIL for long.
+
+    As much is reported as the slower of the two has seen.
+    """
+    hashing, size = Hashing(buffer), buffer.nbytes
+    progress(0, size)
     with ThreadPoolExecutor(1, thread_name_prefix="fanfill-sha256") as pool:
-        digest = pool.submit(sha256, buffer, stop)
+        digest = pool.submit(hashing.run)
         try:
-            return moments(buffer, about, progress), digest.result()
+            measured = moments(
+                buffer, about, lambda done, _: progress(min(done * buffer.itemsize, hashing.done), size)
+            )
+            while not wait([digest], HASH_SECONDS).done:
+                progress(hashing.done, size)
+            progress(size, size)
+            return measured, digest.result()
         finally:
-            stop.set()
+            hashing.stop.set()

@@ -184,7 +184,7 @@ def test_the_plans_kept_are_bounded(monkeypatch):
         (
             {"progress": 3},
             TypeError,
-            r"progress: expected a callable of \(values done, values in all\); got 3",
+            r"progress: expected a callable of \(values done, values in all\), or True for a bar; got 3",
         ),
         ({"global_shape": (4,)}, ValueError, r"global_shape: expected 2 axes"),
         ({"offset": (0, 0)}, ValueError, r"offset: expected global_shape with it"),

@@ -118,7 +118,7 @@ def test_json_holds_the_same(few, wrong_numpy, capsys):
             "layout": "contiguous",
         }.items()
     )
-    assert found["stream"] == 2
+    assert found["stream_version"] == 2
     assert found["seconds"] > 0
 
 

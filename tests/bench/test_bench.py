@@ -7,9 +7,10 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import two_processes
 from rich.console import Console
 
 import fanfill as ff
-from fanfill.bench import measure, peers, report, suite
+from fanfill.bench import measure, noise, peers, picture, report, suite
 from fanfill.bench.measure import Case, Row
 from fanfill.bench.report import Result
 from fanfill.cli import bench, main
@@ -179,22 +180,33 @@ def test_results_without_a_common_measurement_are_not_compared(tiny: Result) -> 
 # The command
 
 
+IDLE = noise.Look(1e10, 0.02, 0.1)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tiny: Result) -> None:
-    """The command without its minute: the rows of the tiny run."""
-    monkeypatch.setattr(suite, "run", lambda *_: list(tiny.rows))
+    """The command without its minute: the rows of the tiny run, on an idle machine."""
+    rows = [dataclasses.replace(row, share=row.share and min(row.share, 1.0)) for row in tiny.rows]
+    monkeypatch.setattr(suite, "run", lambda *_: rows)
+    monkeypatch.setattr(noise, "look", lambda device: IDLE)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (2.0, 1)])
 def test_compare_exits_1_if_and_only_if_something_became_slower(
-    tmp_path: Path, tiny: Result, capsys: pytest.CaptureFixture[str], factor: float, code: int
+    tmp_path: Path,
+    tiny: Result,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+    code: int,
 ) -> None:
-    report.save(changed(tiny, factor), tmp_path / "old.json")
+    report.save(changed(looked(tiny, IDLE, IDLE), factor), tmp_path / "old.json")
+    monkeypatch.setattr(picture, "draw", lambda result, out: [])  # takes seconds
     words = ["bench", "--device", "cpu", "--quick", "--out", str(tmp_path / "new")]
     words += ["--compare", str(tmp_path / "old.json")]
     assert exit_code(words) == code
-    assert report.load(tmp_path / "new" / "bench.json").rows == tiny.rows
+    assert len(report.load(tmp_path / "new" / "bench.json").rows) == len(tiny.rows)
     assert "measurements compared" in capsys.readouterr().out
 
 
@@ -234,6 +246,127 @@ def test_quick_leaves_the_slow_peer_out_unless_it_is_asked_for() -> None:
     assert suite.settings().peers == tuple(peers.PEERS)
 
 
+# How far figures can be trusted
+
+
+def looked(result: Result, before: noise.Look, after: noise.Look) -> Result:
+    """The result of a machine that looked like this."""
+    seen = noise.facts(before, after)
+    rows = tuple(dataclasses.replace(row, share=row.share and min(row.share, 1.0)) for row in result.rows)
+    machine = {**result.machine, "cpus": 2, "noise": seen}
+    return dataclasses.replace(result, rows=rows, machine=machine)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "doubt"),
+    [
+        (IDLE, IDLE, None),
+        (IDLE, IDLE._replace(load=9.0), None),  # the run's own
+        (IDLE._replace(load=None), IDLE, None),
+        (IDLE._replace(load=12.0), IDLE, r"busy before the run: load 12\.00 on 2 CPUs"),
+        (IDLE, IDLE._replace(limit=8e9), r"the limit moved .*: memset 10 GB/s before, 8 GB/s after"),
+        (IDLE, IDLE._replace(spread=0.4), r"repeats of memset differ by 40%"),
+    ],
+)
+def test_a_busy_machine_is_found_out(
+    tiny: Result, before: noise.Look, after: noise.Look, doubt: str | None
+) -> None:
+    found = noise.doubts(looked(tiny, before, after))
+    assert len(found) == (doubt is not None)
+    if doubt is not None:
+        assert re.search(doubt, found[0]), found
+
+
+def test_a_figure_beyond_the_limit_is_flagged(tiny: Result) -> None:
+    row = next(row for row in tiny.rows if (row.group, row.subject) == ("peers", "fanfill"))
+    nine = dataclasses.replace(row, share=9.0, threads=2, seconds=0.01)
+    assert nine.is_beyond_limit
+    assert not dataclasses.replace(nine, threads=16).is_beyond_limit
+    assert not dataclasses.replace(nine, seconds=1e-5).is_beyond_limit  # a call's time
+    assert not dataclasses.replace(nine, group="cold").is_beyond_limit
+    result = dataclasses.replace(looked(tiny, IDLE, IDLE), rows=(nine,))
+    (doubt,) = noise.doubts(result)
+    assert re.search(r"1 figures are beyond .*: fanfill \w+ at 9\.0 of one thread's limit, on 2", doubt)
+    _, text = shown(bench.show, result)
+    assert "9.000!" in text
+    assert "! is beyond what so many threads can write" in text
+    assert "memset 10 GB/s (repeats differ by 2%), load 0.10" in text
+
+
+def test_a_look_times_memset_and_reads_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "BYTES", 1 << 16)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 2.0, 1.0), raising=False)
+    seen = noise.look(None)
+    assert seen.limit > 0
+    assert seen.spread >= 0
+    assert seen.load == 3.0
+    monkeypatch.delattr(os, "getloadavg")
+    assert noise.look(None).load is None
+    assert noise.spread([1.0, 1.0, 2.0, 3.0, 3.0]) == 1.0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_busy_machine_s_figures_are_kept_and_not_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "look", lambda device: IDLE._replace(load=1e3))
+    monkeypatch.setattr(picture, "draw", lambda result, out: [out / "drawn"])
+    words = ["bench", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert re.search(
+        r"^fanfill: the machine was busy .*; compare such figures with nothing$", err, re.MULTILINE
+    )
+    assert "no picture of a busy machine's figures: wait until it is idle, or add --force" in out
+    kept = report.load(tmp_path / "bench.json")
+    assert kept.machine["noise"]["before"]["load"] == 1e3
+    assert main([*words, "--readme"]) == 2
+    out, err = capsys.readouterr()
+    assert "| memset, one thread |" not in out
+    assert re.search(
+        r"--readme: expected a machine that is idle; got .*busy.*; run it again, or add --force", err
+    )
+    assert main([*words, "--readme", "--force", "-q"]) == 0
+    assert "| memset, one thread |" in capsys.readouterr().out
+    assert main([*words, "--force", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["command"] == "bench"
+    assert found["files"] == [str(tmp_path / "bench.json"), str(tmp_path / "drawn")]
+    assert len(found["doubts"]) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_idle_machine_s_figures_are_readme_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture, "draw", lambda result, out: [])
+    assert main(["bench", "--device", "cpu", "--out", str(tmp_path), "--readme"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("| G values/s (share of memset) |")
+    assert "**fanfill**, numba" in out
+
+
+def test_older_results_without_spreads_are_read(tiny: Result, tmp_path: Path) -> None:
+    report.save(tiny, tmp_path / "bench.json")
+    found = json.loads((tmp_path / "bench.json").read_text())
+    for row in found["rows"]:
+        del row["spread"]
+    (tmp_path / "bench.json").write_text(json.dumps(found))
+    assert all(row.spread is None for row in report.load(tmp_path / "bench.json").rows)
+
+
+def test_repeats_and_torch_s_threads_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0])
+    clock = measure.Clock(lambda run, count: next(times), 1e-3, 1e-7)
+    (sample,) = measure.contest([lambda: None], rounds=8, clock=clock)
+    assert sample.spread == pytest.approx((2.0 - 1.0) / 1.0)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert report.torch_threads() is None
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 7))
+    assert report.surroundings("x", []).machine["torch_threads"] == 7
+
+
 # The table of docs/performance.md
 
 
@@ -256,7 +389,7 @@ def test_the_table_takes_its_place_between_the_comments(
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmark:begin -->\nold\n<!-- benchmark:end -->\nafter\n")
     for _ in range(2):  # the second time it replaces itself
-        readme_table.main([str(tmp_path / "bench.json"), "--readme", str(readme)])
+        readme_table.main([str(tmp_path / "bench.json"), "--readme", str(readme), "--force"])
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -264,6 +397,14 @@ def test_the_table_takes_its_place_between_the_comments(
     assert text.count("| memset, one thread |") == 1
     for fact in (tiny.command, tiny.machine["cpu"], f"numpy {np.__version__}", tiny.commit or "none"):
         assert fact in text
+
+
+def test_a_busy_machine_s_figures_make_no_table(
+    readme_table: ModuleType, tiny: Result, tmp_path: Path
+) -> None:
+    report.save(looked(tiny, IDLE._replace(load=12.0), IDLE), tmp_path / "bench.json")
+    with pytest.raises(ValueError, match=r"expected figures of an idle machine; got .*load 12\.00.*--force"):
+        readme_table.main([str(tmp_path / "bench.json")])
 
 
 def test_a_readme_without_the_comments_is_left_alone(readme_table: ModuleType) -> None:

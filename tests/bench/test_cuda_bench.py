@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import assert_refused, run_json, sha256
 from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
 
 import fanfill as ff
@@ -230,3 +231,22 @@ def test_auto_tests_all_that_is_usable(gpu):
     assert [str(subject) for subject in selftest.subjects("auto")] == ["numba", "numpy", "cuda:0", "cuda:1"]
     with pytest.raises(ValueError, match="device: expected auto, cpu, cuda or cuda:N; got 'gpu'"):
         selftest.subjects("gpu")
+
+
+def test_a_fill_on_a_gpu_has_the_same_bits_and_its_own_limit(gpu, capsys, tmp_path):
+    """``fanfill fill --device``, which measures as the benchmark does."""
+    out = tmp_path / "w.npy"
+    found = run_json(capsys, "normal", "30x20", "--seed", "3", "--device", "cuda:1", "-o", str(out))
+    drawn = ff.draw((30, 20), ff.normal(), seed=3, device="cpu")
+    assert found["sha256"] == sha256(drawn)
+    assert found["backend"] == "cuda"
+    assert found["memset_share"] > 0
+    assert list(found["phases"]) == ["compiling", "warming", "filling", "copying", "checking", "writing"]
+    assert np.array_equal(np.load(out), drawn)
+    assert {launch.device for launch in gpu.launches} == {1}
+    assert main(["fill", "normal", "7", "--device", "auto"]) == 0
+    assert "of the device's memset" in capsys.readouterr().out
+    assert run_json(capsys, "normal", "0", "--device", "cuda")["memset_share"] is None
+    message = "--device: expected one of the . CUDA devices"
+    assert_refused(capsys, message, "fill", "normal", "9", "--device", "cuda:9")
+    assert_refused(capsys, "std >= 0", "fill", "normal", "9", "--std", "-1", "--device", "cuda")

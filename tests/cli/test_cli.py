@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import pty
 import re
 import signal
-import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
-from command_line import Capture, assert_refused, process
+from command_line import Capture, Terminal, assert_refused, process
 
 import fanfill as ff
 from fanfill import report
@@ -33,30 +29,48 @@ from fanfill.cli import main
             "fill he_norml 3x4",
         ),
         (
-            r"some of the arguments .* for he_normal; got .*leave out gain",
+            r"some of the options --mode, .* for he_normal; got --gain; leave out --gain",
             "fill he_normal 3x4 --gain 2",
         ),
-        (r"expected the arguments .* for uniform; got .*add high", "fill uniform 3x4 --low 2"),
+        (
+            r"the options --low, --high, --no-endpoint for uniform; got --low; add --high",
+            "fill uniform 3x4 --low 2",
+        ),
+        (
+            r"got --low 3\.0, --high 3\.0; leave --no-endpoint out, or use constant --value 3\.0",
+            "fill uniform 9 --low 3 --high 3 --no-endpoint",
+        ),
+        (r"name them with --in-axis and --out-axis \(either may be none\)", "fill he_normal 7"),
+        (
+            r"once among --in-axis, --out-axis and --batch-axis; got --out-axis 0, which",
+            "fill he_normal 3x4 --in-axis 0 --out-axis 0",
+        ),
+        (r"got --in-axis 5; count from 0", "fill he_normal 3x4 --in-axis 5"),
+        (r"expected a finite --negative-slope; got inf", "fill he_normal 3x4 --negative-slope inf"),
+        (r"--name: expected an integer in .*, or text; got 9+", f"fill normal 9 --name {'9' * 30}"),
+        (r"SHAPE: expected an integer in \[0, 2\*\*63\]", f"fill normal {'9' * 30}"),
+        (r"got --std 0\.0; write constant --value 0\.0", "fill truncated_normal 9 --std 0 --absolute"),
+        (r"got --lower 3\.0, --upper 1\.0", "fill truncated_normal 9 --lower 3 --upper 1"),
+        (r"--device: expected 'auto', 'cpu', 'cuda' or 'cuda:N'; got 'gpu'", "fill normal 9 --device gpu"),
         (r"fans need an input and an output axis", "fill he_normal 12"),
-        (r"seed: expected", "fill he_normal 3x4 --seed -1"),
-        (r"expected one of the dtypes", "fill he_normal 3x4 --dtype int32"),
-        (r"dtype: expected one of float32", "fill he_normal 3x4 --dtype float33"),
+        (r"^fanfill: --seed: expected", "fill he_normal 3x4 --seed -1"),
+        (r"expected one of the dtypes [\w, ]+; got int32$", "fill he_normal 3x4 --dtype int32"),
+        (r"--dtype: expected one of float32", "fill he_normal 3x4 --dtype float33"),
         (r"expected a backend among", "fill he_normal 3x4 --backend abacus"),
         (
-            r"expected a backend for a buffer in host memory; got 'cuda'",
+            r"for a buffer in host memory; got 'cuda', .*; leave --backend out, or add --device cuda$",
             "fill he_normal 3x4 --backend cuda",
         ),
-        (r"threads: expected|threads", "fill he_normal 3x4 --threads 0"),
-        (r"low=3\.0, high=2\.0", "fill uniform 9 --low 3 --high 2"),
+        (r"--threads: expected", "fill he_normal 3x4 --threads 0"),
+        (r"--low 3\.0, --high 2\.0", "fill uniform 9 --low 3 --high 2"),
         (r"--in-axis is one axis, or axes joined by commas.*got '0;1'", "fill he_normal 3x4 --in-axis 0;1"),
         # typer's own words, which change with its releases: what counts is what they name, and our remedy.
-        (r"--sed\b.*\(fanfill --help shows", "fill he_normal 3x4 --sed 3"),
-        (r"--seed\b.*\binteger\b.*\(fanfill --help shows", "fill he_normal 3x4 --seed x"),
-        (r"(?i)\bshape\b.*\(fanfill --help shows", "fill he_normal"),
+        (r"--sed\b.*\(fanfill fill --help shows", "fill he_normal 3x4 --sed 3"),
+        (r"--seed\b.*\binteger\b.*\(fanfill fill --help shows", "fill he_normal 3x4 --seed x"),
+        (r"(?i)\bshape\b.*\(fanfill fill --help shows", "fill he_normal"),
         (r"\bfull\b.*\(fanfill --help shows", "full"),
-        (r"(?i)\bcommand\b.*\(fanfill --help shows", ""),
         (
-            r"the tensor must fit into memory: it takes 16000\.00 GB.*--out FILE\.npy",
+            r"the tensor must fit into memory: it takes 16 TB.*--out FILE\.npy",
             "fill normal 4000000000000",
         ),
     ],
@@ -87,10 +101,11 @@ def test_without_the_extra_the_command_says_what_to_install(
 ) -> None:
     for module in [name for name in sys.modules if name.startswith(("fanfill.cli.", f"{missing}."))]:
         monkeypatch.delitem(sys.modules, module)
-    for module in ("app", "fill", "info"):
+    for module in ("app", "fill", "info", "selftest", "tables"):
         monkeypatch.delattr(f"fanfill.cli.{module}", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
-    assert_refused(capsys, rf"needs typer and rich; {missing}.*missing: pip install 'fanfill\[cli\]'", "info")
+    message = rf"needs typer and rich; {missing}.*missing: pip install 'fanfill\[cli\]'"
+    assert_refused(capsys, message, "selftest")  # which shows a table of rich's
 
 
 # The frame around the commands
@@ -136,37 +151,6 @@ def test_the_version_is_the_packages(capsys: Capture) -> None:
     assert capsys.readouterr() == (f"{ff.__version__}\n", "")
 
 
-def test_the_bar_is_updated_at_every_phase_and_twenty_times_a_second_between(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from fanfill.cli import fill
-    from fanfill.cli.fill import throttled
-
-    clock = [100.0]
-    monkeypatch.setattr(fill, "perf_counter", lambda: clock[0])
-    written = io.StringIO()
-    with Progress(console=Console(file=written, force_terminal=True, width=80), auto_refresh=False) as bar:
-        progress = throttled(bar)
-        (task,) = bar.tasks
-        progress("warming", 1, 10)
-        assert (task.description, task.completed, task.total) == ("warming", 1, 10)
-        for done in range(2, 10):
-            clock[0] += 0.005
-            progress("warming", done, 10)
-        assert task.completed == 1  # eight calls within less than a twentieth of a second
-        progress("warming", 10, 10)
-        assert task.completed == 10
-        progress("filling", 3, 30)
-        assert (task.description, task.completed, task.total) == ("filling", 3, 30)
-        clock[0] += 0.06
-        progress("filling", 4, 30)
-        assert task.completed == 4
-    assert "filling" in written.getvalue()
-
-
 def test_python_dash_m_is_the_command() -> None:
     running = process("--version")
     assert running.communicate(timeout=60) == (f"{ff.__version__}\n", "")
@@ -190,59 +174,29 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert running.wait(timeout=60) == 141
 
 
-def test_the_numpy_stand_in_is_announced_in_one_line() -> None:
-    script = "import sys; sys.modules['numba'] = None; from fanfill.cli import main; sys.exit(main())"
-    running = subprocess.run(
-        [sys.executable, "-W", "default", "-c", script, "fill", "normal", "9"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if name != "FANFILL_BACKEND"},
-    )
-    assert running.returncode == 0
-    assert running.stderr.startswith("fanfill: ")
-    assert running.stderr.count("\n") == 1
-    assert "NumPy" in running.stderr
-    assert "backend     numpy" in running.stdout
+def test_a_warning_is_its_message_alone(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def announced(*_: object) -> None:
+        sys.stderr.write(warnings.formatwarning("two\nlines", UserWarning, "fill.py", 1))
+        raise ff.BackendUnavailableError("gone")
+
+    monkeypatch.setattr(report, "prepare", announced)
+    assert main(["fill", "normal", "9"]) == 2
+    assert capsys.readouterr().err == "fanfill: two lines\nfanfill: gone\n"
 
 
-def run_on_terminal(*words: str) -> tuple[str, str]:
-    """What a command writes to a terminal's stderr, and to a stdout that is none."""
-    leader, follower = pty.openpty()
-    running = subprocess.Popen(
-        [sys.executable, "-m", "fanfill", *words],
-        stdout=subprocess.PIPE,
-        stderr=follower,
-        text=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(leader, 65536)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(leader)
-    assert running.stdout is not None
-    out = running.stdout.read()
-    running.stdout.close()
-    assert running.wait(timeout=60) == 0
-    return out, shown.decode()
-
-
-def test_a_terminal_sees_a_progress_bar_and_a_pipe_sees_none() -> None:
-    out, shown = run_on_terminal("fill", "normal", "3000000")
-    assert "filling" in shown
-    assert "100%" in shown
-    assert "SHA-256" in out
-    assert "\x1b" not in out
-    out, shown = run_on_terminal("fill", "normal", "3000000", "--json")
-    assert shown == ""
-    assert json.loads(out)["values"] == 3_000_000
+def test_a_terminal_sees_a_progress_bar_and_a_pipe_sees_none(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, seen in ((), True), (("--json",), False), (("-q",), False):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert main(["fill", "normal", "300000", *words]) == 0
+        shown, out = terminal.getvalue(), capsys.readouterr().out
+        assert "\x1b" not in out
+        assert bool(out) == (words != ("-q",))
+        assert ("filling" in shown) == seen
+        assert ("100 %  1.2 MB of 1.2 MB" in shown) == seen
+        assert bool(shown) == seen
 
 
 def test_info_tells_versions_processor_threads_backends_and_cache(capsys: Capture) -> None:

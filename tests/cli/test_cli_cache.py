@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from command_line import Capture, assert_refused
 
+import fanfill as ff
 from fanfill.cli import main
 from fanfill_kernels.store import cache
+
+HEAD = {"command": "cache", "fanfill": ff.__version__, "stream_version": ff.STREAM_VERSION}
 
 
 @pytest.fixture
@@ -34,15 +37,16 @@ def test_it_shows_where_the_folder_is_whether_it_is_used_and_what_it_holds(
 ) -> None:
     os.utime(folder / "a.bin", (0, 86400 * 3))
     out = shown(capsys)
-    assert f"folder      {folder} (named by FANFILL_CACHE_DIR)\n" in out
-    assert "used        yes\n" in out
-    assert "entries     2, 1 MB of at most 64 MB\n" in out
-    assert re.search(r"last used   between 1970-01-0\d and 20\d\d-\d\d-\d\d\n", out)
+    assert f"folder          {folder} (named by FANFILL_CACHE_DIR)\n" in out
+    assert "used            yes\n" in out
+    assert "kernels         2, 1 MB of at most 64 MB\n" in out
+    assert re.search(r"last used       between 1970-01-0\d and 20\d\d-\d\d-\d\d\n", out)
     found = json.loads(shown(capsys, "--json"))
     assert [entry["name"] for entry in found["entries"]] == ["b.bin", "a.bin"]
     assert found["entries"][1] == {"name": "a.bin", "size": 300_042, "used": 86400 * 3}
     del found["entries"]
     assert found == {
+        **HEAD,
         "folder": str(folder),
         "named_by": "FANFILL_CACHE_DIR",
         "used": True,
@@ -56,8 +60,8 @@ def test_it_shows_where_the_folder_is_whether_it_is_used_and_what_it_holds(
 def test_it_says_why_a_folder_is_not_used(folder: Path, capsys: Capture) -> None:
     folder.chmod(0o775)
     out = shown(capsys)
-    assert "used        no: others may write to it (mode 775); chmod -R go-w it\n" in out
-    assert "entries     0," in out
+    assert "used            no: others may write to it (mode 775); chmod -R go-w it\n" in out
+    assert "kernels         0," in out
     found = json.loads(shown(capsys, "--json"))
     assert (found["used"], found["writable"]) == (False, False)
     assert found["reason"] == "others may write to it (mode 775); chmod -R go-w it"
@@ -68,14 +72,16 @@ def test_a_folder_that_can_only_be_read_is_used_and_said_to_be_that(
 ) -> None:
     folder.chmod(0o555)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
-    assert "used        yes, for reading; it cannot be written\n" in shown(capsys)
+    assert "used            yes, for reading; it cannot be written\n" in shown(capsys)
 
 
 def test_clearing_removes_what_is_ours_and_says_how_much(folder: Path, capsys: Capture) -> None:
     (folder / "model.bin").write_bytes(b"weights")
-    assert shown(capsys, "--clear") == f"removed 2 entries, 1 MB, from {folder}\n"
+    out = shown(capsys, "--clear")
+    assert out == f"folder          {folder}\nremoved         2 kernels, 1 MB\n"
     assert os.listdir(folder) == ["model.bin"]
     assert json.loads(shown(capsys, "--clear", "--json")) == {
+        **HEAD,
         "folder": str(folder),
         "removed": {"entries": [], "bytes": 0},
     }
@@ -85,8 +91,8 @@ def test_a_folder_that_is_not_there_is_empty(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path / "nothing"))
-    assert "entries     0, 0 MB" in shown(capsys)
-    assert shown(capsys, "--clear").startswith("removed 0 entries")
+    assert "kernels         0, 0 B" in shown(capsys)
+    assert "removed         0 kernels, 0 B\n" in shown(capsys, "--clear")
     assert not (tmp_path / "nothing").exists()
 
 

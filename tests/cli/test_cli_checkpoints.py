@@ -55,25 +55,39 @@ def test_a_recipe_leads_to_a_checkpoint_that_is_verified(source: Path, capsys: C
     assert found["recipe"] == RECIPE.digest
     assert report(capsys, "init", str(source), "--out", "out", "--seed", "3")["written"] == []
     assert main(["verify", "out"]) == 0
-    assert re.search(r"out: 1 files, .* GB, are those of seed 3; .* GB/s", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    for fact in (
+        r"files +1, 24\.\d kB, in out",
+        "seed +3 ",
+        "result +every byte is as planned",
+        "rate +.*B/s",
+    ):
+        assert re.search(fact, out), fact
     checked = report(capsys, "verify", "out", "--threads", "1")
     assert (checked["seed"], checked["differences"]) == (3, [])
 
 
-def test_a_difference_is_one_line_and_ends_in_an_error(source: Path, capsys: Capture) -> None:
+def test_a_difference_is_named_and_ends_in_exit_code_1(source: Path, capsys: Capture) -> None:
     report(capsys, "init", str(source), "--out", "out", "--max-shard-size", "10KB")
     (file, other) = sorted(Path("out").glob("*.safetensors"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    assert_refused(
-        capsys, rf"out: {file.name}: tensor \w, element \d+: expected another value", "verify", "out"
-    )
+    for quiet in ((), ("-q",)):
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", "out", *quiet])
+        assert ended.value.code == 1
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert bool(
+            re.search(rf"different +{file.name}: tensor \w, element \d+: expected another", out)
+        ) != bool(quiet)
+        assert ("result          1 files differ\n" in out) != bool(quiet)
     other.write_bytes(other.read_bytes()[:-1])
-    assert main(["verify", "out", "--json"]) == 2
-    out, err = capsys.readouterr()
-    assert len(json.loads(out)["differences"]) == 2
-    assert "and 1 more files differ" in err
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "out", "--json"])
+    assert ended.value.code == 1
+    assert len(json.loads(capsys.readouterr().out)["differences"]) == 2
 
 
 def test_shares_and_other_formats_are_options(source: Path, capsys: Capture) -> None:
@@ -181,14 +195,21 @@ def test_other_sources_and_options_are_refused(source: Path, capsys: Capture) ->
         ("SOURCE: expected a config.json or its folder", "recipe", "absent.json"),
         ("expected a model recipe as JSON", "recipe", "bad.json"),
         (r"--part is K/N, .*; got '3'", *init, "--part", "3"),
-        ("part: expected K/N with K from 1 to N; got 3/2", *init, "--part", "3/2"),
+        ("--part: expected K/N with K from 1 to N; got 3/2", *init, "--part", "3/2"),
         (r"--rule is PATTERN=INITIALIZER, .*; got 'w'", *init, "--rule", "w"),
-        ("expected an initializer as text", *init, "--rule", "w=normal(open('x'))"),
-        ("dtype: expected one of float32", *init, "--dtype", "int8"),
-        ("format: expected one of safetensors", *init, "--format", "gguf"),
-        ("max_shard_size: expected bytes", *init, "--max-shard-size", "0"),
-        ("seed: expected an integer", *init, "--seed", "-1"),
-        ("threads: expected an integer", *init, "--threads", "0"),
+        ("--rule .*: expected an initializer as text", *init, "--rule", "w=normal(open('x'))"),
+        ("--dtype: expected one of float32", *init, "--dtype", "int8"),
+        ("--format: expected one of safetensors", *init, "--format", "gguf"),
+        ("--max-shard-size: expected bytes", *init, "--max-shard-size", "0"),
+        ("--seed: expected an integer", *init, "--seed", "-1"),
+        ("--threads: expected an integer", *init, "--threads", "0"),
+        (
+            "arguments mean, std for normal; got stddev; write std for stddev",
+            *init,
+            "--rule",
+            "w=normal(stddev=1)",
+        ),
+        ("--rule: expected each pattern to fit", *init, "--rule", "nothing=zeros"),
         ("expected a folder with the recipe", "verify", "."),
     ):
         if words[0] == "verify":

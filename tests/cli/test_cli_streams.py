@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,19 +14,15 @@ import pytest
 from command_line import Capture
 
 import fanfill as ff
+from fanfill import selftest
+from fanfill.bench import noise, picture, suite
 from fanfill.cli import main, streams
+from fanfill.selftest import adapters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors and devices as Linux has them")
 
-# Each command to its end, but for the minutes that two of them take to measure.
 COMMAND = """
 import sys
-from fanfill import selftest
-selftest.subjects = lambda device: []
-if "bench" in sys.argv:  # which imports matplotlib
-    from fanfill.bench import picture, suite
-    suite.run = lambda settings, progress: []
-    picture.draw = lambda result, out: []
 from fanfill.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -39,7 +34,10 @@ COMMANDS = [
     "words --count 5",
     "selftest --json",
     "bench --device cpu --out OUT",
-    *(pytest.param(more, marks=pytest.mark.slow) for more in ("--help", "fill normal 9 --json", "selftest")),
+    "--help",
+    "fill normal 9 --json",
+    "selftest",
+    "cache",
 ]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
 
@@ -47,7 +45,6 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 def run(words: str | list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
     """A command, and what it wrote where it could."""
     given = words.split() if isinstance(words, str) else words
-    given = [tempfile.mkdtemp() if word == "OUT" else word for word in given]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT} | options
     return subprocess.run([sys.executable, "-c", COMMAND, *given], timeout=120, **options)  # type: ignore[call-overload,no-any-return]
 
@@ -66,21 +63,52 @@ def unread() -> Iterator[int]:
     os.close(into)
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command to its end, but for the minutes that some of them take."""
+    look = noise.Look(1e10, 0.0, 0.0)
+    for module, name, brief in (
+        (selftest, "subjects", lambda device: []),
+        (adapters, "ADAPTERS", ()),
+        (suite, "run", lambda settings, progress: []),
+        (noise, "look", lambda device: look),
+        (picture, "draw", lambda result, out: []),
+    ):
+        monkeypatch.setattr(module, name, brief)
+
+
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("words", COMMANDS)
-def test_what_stdout_does_not_take_is_one_line_or_a_quiet_141(words: str, unread: int) -> None:
-    done = run(words, stdout=unread)
+def test_what_stdout_does_not_take_is_one_line_or_a_quiet_141(
+    words: str, unread: int, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process; that closing the stream raises nothing is what an interpreter at its end sees."""
+    given = [str(tmp_path) if word == "OUT" else word for word in words.split()]
+    with Path("/dev/full").open("wb") as full:
+        for file, code, said in (
+            (unread, 141, ""),
+            (full.fileno(), 2, "fanfill: stdout: No space left on device\n"),
+        ):
+            stream = open(os.dup(file), "w")  # noqa: SIM115
+            monkeypatch.setattr(sys, "stdout", stream)
+            assert main(given) == code
+            stream.close()
+            assert capsys.readouterr().err == said
+
+
+def test_the_interpreters_last_flush_is_as_quiet(unread: int) -> None:
+    done = run("fill normal 9", stdout=unread)
     assert (done.returncode, done.stderr) == (141, b"")
     with Path("/dev/full").open("wb") as full:
-        done = run(words, stdout=full)
+        done = run("fill normal 9", stdout=full)
     assert (done.returncode, done.stderr) == (2, b"fanfill: stdout: No space left on device\n")
 
 
-@pytest.mark.parametrize("words", ["--version", "fill normal 9", "words --count 5"])
-def test_a_stdout_that_cannot_be_written_is_one_line(words: str) -> None:
+def test_a_stdout_that_cannot_be_written_is_one_line() -> None:
     with Path(os.devnull).open("rb") as for_reading:
-        done = run(words, stdout=for_reading)
+        done = run("fill normal 9", stdout=for_reading)
     assert (done.returncode, done.stderr) == (2, b"fanfill: stdout: Bad file descriptor\n")
-    done = run(words, preexec_fn=closing(1))
+    done = run("words --count 5", preexec_fn=closing(1))
     assert done.returncode == 2
     assert done.stderr.startswith(b"fanfill: expected stdout to be open, ")
     assert done.stderr.count(b"\n") == 1
@@ -129,35 +157,50 @@ def test_a_file_is_whole_whatever_else_is_closed(tmp_path: Path, closed: tuple[i
     assert stored.tobytes() == ff.draw(1000, ff.normal(), seed=4, device="cpu").tobytes()
 
 
-def test_without_a_stderr_the_code_says_it(unread: int) -> None:
+def test_without_a_stderr_the_code_says_it(
+    unread: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Path("/dev/full").open("wb") as full:
-        for options in ({"stderr": full}, {"stderr": unread}, {"preexec_fn": closing(2)}):
-            assert run("fill gamma 9", **options).returncode == 2
-            done = run("fill normal 9", **options)
-            assert done.returncode == 0
-            assert b"SHA-256" in done.stdout
+        for file in (full.fileno(), unread):
+            for words, code in (("fill gamma 9", 2), ("fill normal 9", 0)):
+                stream = open(os.dup(file), "w")  # noqa: SIM115
+                monkeypatch.setattr(sys, "stderr", stream)
+                assert main(words.split()) == code
+                stream.close()
+                assert ("SHA-256" in capsys.readouterr().out) == (code == 0)
+    assert run("fill gamma 9", preexec_fn=closing(2)).returncode == 2
 
 
-@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1", "utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-16"])
 @pytest.mark.parametrize(
     "words", ["fill normal 9 --name ü日 --out", "fill normal 9 --json --name ü日 --out", ""]
 )
-def test_no_encoding_of_stdout_stops_a_command(tmp_path: Path, encoding: str, words: str) -> None:
+def test_no_encoding_of_stdout_stops_a_command(
+    tmp_path: Path, encoding: str, words: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = [*words.split(), str(tmp_path / "größe\udcff.npy")] if words else ["fill", "--help"]
-    done = run(given, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding})
-    assert (done.returncode, done.stderr) == (0, b"")
-    shown = done.stdout.decode(encoding.partition(":")[0])
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+    assert main(given) == 0
+    assert capsys.readouterr().err == ""
+    shown = written.getvalue().decode(encoding)
     if not words:
         assert "--negative-slope" in shown
     elif "--json" in given:
         assert r'"name": "\u00fc\u65e5"' in shown
     else:
-        as_repr = "ü日".encode(encoding.partition(":")[0], "backslashreplace").decode(
-            encoding.partition(":")[0]
-        )
-        assert f"seed, name  0, '{as_repr}' " in shown
+        as_repr = "ü日".encode(encoding, "backslashreplace").decode(encoding)
+        assert f"seed, name      0, '{as_repr}' " in shown
         assert r"e\udcff.npy" in shown
     assert len(os.listdir(tmp_path)) == bool(words)
+
+
+def test_python_s_own_choice_of_an_encoding_stops_none() -> None:
+    done = run(
+        ["fill", "normal", "9", "--name", "ü日"], env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii:strict"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"'\xfc\u65e5'" in done.stdout
 
 
 def test_a_stream_of_the_callers_own_serves(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Capture
 
 import fanfill as ff
 from fanfill.cli import main
@@ -47,7 +48,7 @@ def written(seed: int, name: str | int, start: int, count: int) -> bytes:
     return b"".join(found)
 
 
-def test_the_words_on_stdout_are_the_librarys() -> None:
+def test_the_words_on_stdout_are_the_librarys(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     for options, words in (
         (["--count", "5"], (0, 0, 0, 5)),
         (
@@ -57,9 +58,8 @@ def test_the_words_on_stdout_are_the_librarys() -> None:
         (["--name", "12", "--start", str(2**40 + 1), "--count", "6"], (0, 12, 2**40 + 1, 6)),
         (["--count", "0"], (0, 0, 0, 0)),
     ):
-        done = subprocess.run([*COMMAND, *options], capture_output=True, check=True)
-        assert done.stdout == expected(*words)
-        assert done.stderr == b""
+        assert main(["words", *options]) == 0
+        assert capfdbinary.readouterr() == (expected(*words), b"")
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 512, 1000])
@@ -114,13 +114,14 @@ def test_a_signal_ends_a_blocked_writer() -> None:
         assert process.stderr.read() == b"fanfill: terminated\n"
 
 
-def test_a_terminal_is_refused() -> None:
+def test_a_terminal_is_refused(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
     try:
-        done = subprocess.run([*COMMAND, "--count", "8"], stdout=theirs, stderr=subprocess.PIPE, check=False)
-        assert done.returncode == 2
-        assert b"expected stdout to be a pipe or a file; got a terminal" in done.stderr
-        assert b"fanfill words --count 8 | od -A d -t x4" in done.stderr
+        monkeypatch.setattr(sys, "stdout", open(theirs, "w", closefd=False))  # noqa: SIM115
+        assert main(["words", "--count", "8"]) == 2
+        err = capsys.readouterr().err
+        assert "expected stdout to be a pipe or a file; got a terminal" in err
+        assert "fanfill words --count 8 | od -A d -t x4" in err
         os.set_blocking(ours, False)
         with pytest.raises(BlockingIOError):
             os.read(ours, 1)
@@ -129,18 +130,19 @@ def test_a_terminal_is_refused() -> None:
         os.close(theirs)
 
 
-def test_a_full_disk_is_one_line() -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, "--count", "8"], stdout=full, stderr=subprocess.PIPE, check=False)
-    assert done.returncode == 2
-    assert b"No space left on device" in done.stderr
-    assert done.stderr.count(b"\n") == 1
+def test_a_full_disk_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["words", "--count", "8"]) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seed", "-1"], r"seed: expected an integer in \[0, 2\*\*64\); got -1"),
+        (["--seed", "-1"], r"--seed: expected an integer in \[0, 2\*\*64\); got -1"),
         (["--start", "-1"], r"--start: expected an integer in \[0, 2\*\*63\); got -1"),
         (["--start", str(2**63)], r"--start: expected an integer in \[0, 2\*\*63\)"),
         (["--count", "-1"], r"--count: expected an integer in \[0, 9223372036854775808\].*; got -1"),
@@ -148,7 +150,7 @@ def test_a_full_disk_is_one_line() -> None:
             ["--start", str(2**63 - 5), "--count", "6"],
             r"--count: expected .* \[0, 5\]: words end at 2\*\*63; got 6",
         ),
-        (["--name", str(2**64), "--count", "1"], r"name: expected an integer in \[0, 2\*\*64\), or a str"),
+        (["--name", str(2**64), "--count", "1"], r"name: expected an integer in \[0, 2\*\*64\), or text"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(

@@ -29,7 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FRAMEWORKS = ("torch", "jax", "keras", "dask", "tensorflow")
 ALLOWED = {
     "typer": ("src/fanfill/cli/",),
-    "rich": ("src/fanfill/cli/",),
+    "rich": ("src/fanfill/cli/", "src/fanfill/progress.py"),
     "cupy": ("src/fanfill/cuda/backend.py",),
     "PyInstaller": ("src/fanfill/_pyinstaller/",),
     "numba": ("kernels/fanfill_kernels/compile/numba_internals.py",),

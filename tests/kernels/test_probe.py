@@ -154,6 +154,7 @@ def test_a_numba_newer_than_those_that_were_tested_is_noted_once_and_no_reason(
 ) -> None:
     import fanfill as ff
     from fanfill.cli import info
+    from fanfill.cli.outcome import Output
 
     assert ff.backends()[0].note is None
     monkeypatch.setattr(keys, "numba_version", lambda: "9.70.1rc1")
@@ -164,7 +165,7 @@ def test_a_numba_newer_than_those_that_were_tested_is_noted_once_and_no_reason(
         == f"Numba 9.70.1rc1 is newer than {backend.TESTED}, the last that fanfill was tested with"
     )
     assert info.usability(status) == f"usable; {status.note}"
-    info.command()
+    info.command(Output())
     assert f"backend numba   usable; {status.note}\n" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import re
 import warnings
 from typing import Any
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
+from fanfill import progress  # noqa: E402
 
 nn = torch.nn
 
@@ -253,3 +255,10 @@ def test_a_copy_has_the_same_values() -> None:
     twin = copy.deepcopy(model)
     assert_equal(state(ft.init_module(model, 1)), state(ft.init_module(twin, 1)))
     assert not torch.equal(ft.init_module(twin, 2).body[0].weight, model.body[0].weight)
+
+
+def test_progress_may_be_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "_view", lambda: progress._Line(shown))
+    ft.init_module(torch.nn.Linear(3, 2), 0, progress=True)
+    assert re.search(r"filling .*100 %  8 values of 8 values.*\n$", shown.getvalue())

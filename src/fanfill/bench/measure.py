@@ -7,7 +7,7 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from fanfill import regions
 from fanfill.arguments import UNITS, size_of
 from fanfill.backends import default_host, resolve
 from fanfill.cpu import run as cpu_run
-from fanfill.dtypes import STORAGES
+from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.recipes import Recipe
 from fanfill.report import MEMSET_BYTE, MEMSET_PIECE
 
@@ -60,6 +60,8 @@ LAWS = {
 }
 DISTRIBUTIONS = ("words", *LAWS)
 SEED = 1
+BEYOND = 1.1  # times its threads: the most that a figure can be of one thread's limit
+CALL_SECONDS = 1e-4
 WINDOW = 4096  # values compared with the oracle at the beginning, in the middle and at the end
 
 Run = Callable[[], object]
@@ -84,10 +86,11 @@ class Entrant(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The median seconds of one call, and the number of rounds."""
+    """The median seconds of one call, the number of rounds, and how far they differ (see `Row`)."""
 
     seconds: float
     rounds: int
+    spread: float | None = None
 
 
 Race = Callable[[list[Run]], list[Sample]]
@@ -112,6 +115,9 @@ class Row:
         seconds of ``python -c "import numba"`` over its own. None if there is nothing to compare it with.
     missing
         Why there is no figure, or None.
+    spread
+        How far the rounds differ: the distance of their quartiles over their median. None for fewer than
+        four.
     """
 
     group: str
@@ -125,6 +131,7 @@ class Row:
     rounds: int = 0
     share: float | None = None
     missing: str | None = None
+    spread: float | None = None
 
     @property
     def values_per_second(self) -> float | None:
@@ -135,6 +142,16 @@ class Row:
     def bytes_per_second(self) -> float | None:
         """Throughput in bytes written."""
         return self.values_per_second and self.values_per_second * itemsize(self.dtype)
+
+    @property
+    def is_beyond_limit(self) -> bool:
+        """Whether so many threads cannot have written so much: then the limit was measured on a busy machine.
+
+        A call of some microseconds is no evidence: it is the call that is timed.
+        """
+        if self.group not in ("peers", "scaling", "model") or self.share is None or self.seconds is None:
+            return False
+        return self.share > BEYOND * self.threads and self.seconds > CALL_SECONDS
 
     @property
     def key(self) -> tuple[str, str, str, str, str, int, int]:
@@ -215,8 +232,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The NumPy dtype of this name, by the rules of `fanfill.draw`; also uint32, for words."""
     if dtype == "uint32":
         return np.dtype(np.uint32)
-    found: np.dtype[Any] = ff.draw(0, ff.constant(0.0), seed=0, dtype=dtype, device="cpu").dtype
-    return found
+    return dtype_of(dtype)
 
 
 def parse_size(text: str) -> int:
@@ -270,7 +286,7 @@ def filler(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
     return run
 
 
-def _call(case: Case, buffer: NDArray[Any], backend: str, threads: int) -> Run:
+def _call(case: Case, buffer: NDArray[Any], backend: Any, threads: int) -> Run:
     engine = resolve("cpu", backend)
     if case.distribution == "words":
         region = regions.region(buffer.shape)
@@ -394,7 +410,14 @@ def contest(
     finally:
         if collecting:
             gc.enable()
-    return [Sample(median(found), len(found)) for found in times]
+    return [Sample(median(found), len(found), _spread(found)) for found in times]
+
+
+def _spread(seconds: Sequence[float]) -> float | None:
+    if len(seconds) < 4:
+        return None
+    low, middle, high = quantiles(seconds, n=4)
+    return (high - low) / middle if middle else None
 
 
 def _warm(run: Run, clock: Clock) -> int:
@@ -419,5 +442,17 @@ def timed(group: str, entrants: Sequence[tuple[Case, Entrant]], race: Race) -> l
         sample = next(samples)
         limit = limit or sample.seconds
         kind = "limit" if subject == "limit" else group
-        rows.append(Row(kind, subject, method, *case, threads, *sample, limit / sample.seconds))
+        rows.append(
+            Row(
+                kind,
+                subject,
+                method,
+                *case,
+                threads,
+                sample.seconds,
+                sample.rounds,
+                limit / sample.seconds,
+                spread=sample.spread,
+            )
+        )
     return rows

@@ -22,6 +22,7 @@ from fanfill.cpu import threads
 __all__ = ["Change", "Result", "compare", "load", "save", "surroundings", "text_of"]
 
 FORMAT = 1
+LATER = ("spread",)  # fields that older results of this format lack
 LIBRARIES = (
     "numpy",
     "numba",
@@ -76,6 +77,7 @@ def surroundings(command: str, rows: Iterable[Row]) -> Result:
             "threads": ff.get_threads(),
             "memory_available": machine.available_memory(),
             "load": load,
+            "torch_threads": torch_threads(),
             "system": f"{platform.system()} {platform.release()}",
         },
         versions={
@@ -86,6 +88,12 @@ def surroundings(command: str, rows: Iterable[Row]) -> Result:
         },
         rows=tuple(rows),
     )
+
+
+def torch_threads() -> int | None:
+    """How many threads torch may use, if it took part; its generators use one, the rest of it all."""
+    torch: Any = sys.modules.get("torch")
+    return None if torch is None else torch.get_num_threads()
 
 
 def version(distribution: str) -> str | None:
@@ -127,7 +135,10 @@ def load(path: Path) -> Result:
         found = json.loads(path.read_text())
         if found["format"] != FORMAT:
             raise ValueError(f"{expectation}, format {found['format']}; measure that version again")
-        rows = tuple(Row(**{k: row[k] for k in Row.__dataclass_fields__}) for row in found.pop("rows"))
+        rows = tuple(
+            Row(**{k: row[k] for k in Row.__dataclass_fields__ if k in row or k not in LATER})
+            for row in found.pop("rows")
+        )
         return Result(**found, rows=rows)
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{expectation}, which is not one ({error!r}); name a bench.json") from error
@@ -149,17 +160,18 @@ def compare(old: Result, new: Result) -> list[Change]:
 
 
 def text_of(row: Row) -> tuple[str, ...]:
-    """A row's cells: what, who, threads, G values/s (a process: seconds), GB/s, share of the limit."""
+    """A row's cells: what, who, threads, G values/s (a process: seconds), GB/s, share, spread."""
     what = " ".join(filter(None, (row.distribution, row.dtype, size_text(row.values) if row.values else "")))
     who = (what or row.group, row.subject, row.method, str(row.threads))
     if row.seconds is None:
-        return (*who, row.missing or "missing", "", "")
+        return (*who, row.missing or "missing", "", "", "")
     rate, bandwidth = row.values_per_second, row.bytes_per_second
     return (
         *who,
         f"{row.seconds:.3f} s" if rate is None else f"{rate / 1e9:.4g}",
         "" if bandwidth is None else f"{bandwidth / 1e9:.4g}",
-        "" if row.share is None else f"{row.share:.3f}",
+        "" if row.share is None else f"{row.share:.3f}{'!' * row.is_beyond_limit}",
+        "" if row.spread is None else f"{row.spread:.0%}",
     )
 
 

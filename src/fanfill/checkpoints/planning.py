@@ -143,16 +143,17 @@ class File:
             if size != self.size:
                 return Difference(self.name, "", 0, f"expected {self.size:,} bytes; got {size:,}")
 
-            def worker() -> Callable[[int, int], None]:
+            def worker() -> Callable[[int, int], int]:
                 made, read = (np.frombuffer(mmap.mmap(-1, writer.UNIT), np.uint8) for _ in range(2))
 
-                def compare(first: int, size: int) -> None:
+                def compare(first: int, size: int) -> int:
                     if wrong and min(wrong) < first:
-                        return
+                        return size
                     content(self, first, made[:size])
                     writer.read_at(opened.fileno(), read[:size].data, first)
                     if not np.array_equal(made[:size], read[:size]):
                         wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
+                    return size
 
                 return compare
 

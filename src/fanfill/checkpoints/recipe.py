@@ -25,11 +25,14 @@ from fanfill.arguments import shape_of
 from fanfill.distributions import recipe as kernel_recipe
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.expressions import initializer_from, with_torch_axes
+from fanfill.fill import watched
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fanfill.literals import FormatName
 
 __all__ = ["DTYPES", "Joined", "ModelRecipe", "Number", "Part", "Source", "TensorRecipe"]
 
@@ -291,7 +294,11 @@ class ModelRecipe:
         return cls(tensors, ties)
 
     def fill(
-        self, buffers: Mapping[str, Any], seed: int, *, progress: Callable[[int, int], object] | None = None
+        self,
+        buffers: Mapping[str, Any],
+        seed: int,
+        *,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> None:
         """Fill buffers in place, each by the tensor of its name: arrays, or torch tensors on any device.
 
@@ -302,8 +309,9 @@ class ModelRecipe:
             the shape of its tensor; it may have another floating-point dtype.
         seed : int
             In [0, 2^64).
-        progress : callable, optional
-            Gets (values done, values in all), at last with both equal.
+        progress : bool or callable, optional
+            True for a bar on stderr, as in `fanfill.fill`; or what gets (values done, values in all), at last
+            with both equal.
 
         Raises
         ------
@@ -312,18 +320,19 @@ class ModelRecipe:
         """
         from fanfill.checkpoints import drawing
 
-        drawing.fill_buffers(self, buffers, seed, progress)
+        with watched(progress) as follow:
+            drawing.fill_buffers(self, buffers, seed, follow)
 
     def write(
         self,
         path: str | os.PathLike[str],
         seed: int,
         *,
-        format: str = "safetensors",
+        format: FormatName = "safetensors",
         max_shard_size: int | str = "5GB",
         part: tuple[int, int] = (1, 1),
         threads: int | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> list[str]:
         """Write a checkpoint into a folder, without ever holding more than a few MiB of it.
 
@@ -341,8 +350,9 @@ class ModelRecipe:
             the index. All shares give the same bytes as one.
         threads : int, optional
             The most threads to use.
-        progress : callable, optional
-            Gets (bytes done, bytes in all), on the calling thread.
+        progress : bool or callable, optional
+            True for a bar on stderr, as in `fanfill.fill`; or what gets (bytes on the disk, bytes in all), on
+            the calling thread.
 
         Returns
         -------
@@ -358,16 +368,17 @@ class ModelRecipe:
         """
         from fanfill.checkpoints import writing
 
-        return writing.write(
-            self,
-            path,
-            seed,
-            format=format,
-            max_shard_size=max_shard_size,
-            part=part,
-            threads=threads,
-            progress=progress,
-        )
+        with watched(progress, "writing", "B") as follow:
+            return writing.write(
+                self,
+                path,
+                seed,
+                format=format,
+                max_shard_size=max_shard_size,
+                part=part,
+                threads=threads,
+                progress=follow,
+            )
 
 
 def _unknown(tensor: TensorRecipe) -> bool:

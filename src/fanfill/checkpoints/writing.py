@@ -204,3 +204,4 @@ def verify(
         if found is not None:
             yield found
         before += file.size
+        done(0, before)  # a helper's last unit is reported by nobody

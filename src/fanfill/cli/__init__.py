@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from fanfill.cli import streams
+from fanfill.cli import streams, terms
 
 __all__ = ["main"]
 
@@ -57,8 +57,10 @@ def guarded(arguments: Sequence[str] | None) -> int:
         return complain("interrupted", INTERRUPTED)
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except terms.Spoken as error:
+        return complain(str(error))
     except (ValueError, TypeError, MemoryError) as error:
-        return complain(str(error) or type(error).__name__)
+        return complain(terms.spoken(str(error)) or type(error).__name__)
     except Exception as error:
         return complain(unexpected(error))
 
@@ -67,6 +69,9 @@ def run(arguments: Sequence[str] | None) -> int:
     """Parse the arguments, then run the command that they name."""
     try:
         from fanfill.cli import app
+
+        with streams.output():
+            app.parse(sys.argv[1:] if arguments is None else arguments)()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA:
@@ -74,8 +79,6 @@ def run(arguments: Sequence[str] | None) -> int:
         return complain(
             f"the command line needs typer and rich; {missing} is missing: pip install 'fanfill[cli]'"
         )
-    with streams.output():
-        app.parse(sys.argv[1:] if arguments is None else arguments)()
     return 0
 
 
@@ -91,7 +94,7 @@ def unexpected(error: Exception) -> str:
     import fanfill
 
     if isinstance(error, fanfill.BackendUnavailableError):
-        return str(error)
+        return terms.spoken(str(error))
     place = traceback.extract_tb(error.__traceback__)[-1]
     first, _, _ = str(error).partition("\n")  # a compiler's message runs to pages
     return f"internal error: {type(error).__name__}: {first} ({place.filename}:{place.lineno})"

@@ -2,54 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 
+from fanfill.amounts import amount
+from fanfill.cli.outcome import Output
 from fanfill_kernels.store import cache
 
-__all__ = ["command", "megabytes"]
+__all__ = ["command"]
 
 
-def command(clear: bool, *, as_json: bool) -> None:
+def command(clear: bool, output: Output) -> None:
     """Show the folder, or clear it."""
     if clear:
-        cleared(as_json=as_json)
+        cleared(output)
     else:
-        shown(as_json=as_json)
+        shown(output)
 
 
-def shown(*, as_json: bool) -> None:
+def shown(output: Output) -> None:
     """Show where the folder is, whether it is used (or why not), and what it holds."""
     folder, why, found = cache.folder(), cache.refused(), cache.entries()
     writable = why is None and (os.access(folder, os.W_OK) or not folder.exists())
-    if as_json:
-        facts = {
-            "folder": str(folder),
-            "named_by": cache.named_by(),
-            "used": why is None,
-            "reason": why,
-            "writable": writable,
-            **listed(found),
-            "limit_bytes": cache.LIMIT,
-        }
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
+    facts = {
+        "folder": str(folder),
+        "named_by": cache.named_by(),
+        "used": why is None,
+        "reason": why,
+        "writable": writable,
+        **listed(found),
+        "limit_bytes": cache.LIMIT,
+    }
     use = f"no: {why}" if why is not None else "yes" if writable else "yes, for reading; it cannot be written"
     lines = [
         ("folder", f"{folder} ({f'named by {cache.named_by()}' if cache.named_by() else 'the default'})"),
         ("used", use),
-        ("entries", f"{len(found):,}, {megabytes(found)} of at most {cache.LIMIT / 1e6:.0f} MB"),
+        ("kernels", f"{len(found):,}, {size(found)} of at most {amount(cache.LIMIT, 'B')}"),
     ]
     if found:
         first, last = found[-1].used, found[0].used
         lines.append(("last used", f"between {day(first)} and {day(last)}"))
-    sys.stdout.write("".join(f"{label:12}{text}\n" for label, text in lines))
+    output.report("cache", facts, lines)
 
 
-def cleared(*, as_json: bool) -> None:
+def cleared(output: Output) -> None:
     """Remove the folder's entries."""
     folder = cache.folder()
     try:
@@ -60,10 +57,10 @@ def cleared(*, as_json: bool) -> None:
         raise ValueError(
             f"expected a folder of compiled kernels that may be cleared; got {folder}: {cache.reason(error)}"
         ) from error
-    if as_json:
-        sys.stdout.write(json.dumps({"folder": str(folder), "removed": listed(found)}) + "\n")
-    else:
-        sys.stdout.write(f"removed {len(found):,} entries, {megabytes(found)}, from {folder}\n")
+    facts = {"folder": str(folder), "removed": listed(found)}
+    output.report(
+        "cache", facts, [("folder", str(folder)), ("removed", f"{len(found):,} kernels, {size(found)}")]
+    )
 
 
 def listed(found: Sequence[cache.Entry]) -> dict[str, object]:
@@ -71,9 +68,9 @@ def listed(found: Sequence[cache.Entry]) -> dict[str, object]:
     return {"entries": [entry._asdict() for entry in found], "bytes": sum(entry.size for entry in found)}
 
 
-def megabytes(found: Sequence[cache.Entry]) -> str:
+def size(found: Sequence[cache.Entry]) -> str:
     """The size of entries, for people."""
-    return f"{sum(entry.size for entry in found) / 1e6:.3g} MB"
+    return amount(sum(entry.size for entry in found), "B")
 
 
 def day(used: float) -> str:

@@ -10,15 +10,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fanfill.amounts import amount
 from fanfill.arguments import number_of
 from fanfill.checkpoints import checking, safetensors, writing
 from fanfill.checkpoints.recipe import ModelRecipe
-from fanfill.cli.fill import progress_bar
+from fanfill.cli.outcome import DIFFERENT, Output, took
+from fanfill.cli.terms import Spoken
 from fanfill.expressions import initializer_from
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fanfill.torch.pretrained import Pretrained
 
 __all__ = ["init", "parse_part", "parse_rule", "recipe", "verify"]
+
+SHOWN = 10  # differences that are shown one by one
 
 Rules = Sequence[tuple[str, Initializer]]
 
@@ -44,29 +46,11 @@ def parse_rule(text: str) -> tuple[str, Initializer]:
     """The pattern and the initializer of ``*.bias=zeros``."""
     pattern, equals, law = text.partition("=")
     if not (equals and pattern):
-        raise ValueError(f"--rule is PATTERN=INITIALIZER, as in '*.weight=normal(0.0, 0.02)'; got {text!r}")
-    return pattern, initializer_from(law)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What `fanfill init` reports; sizes in bytes."""
-
-    out: str
-    format: str
-    written: list[str]
-    tensors: int
-    values: int
-    bytes: int
-    bytes_written: int
-    seed: int
-    stream_version: int
-    recipe: str
-    part: str
-    restated: list[str]
-    planning_seconds: float
-    seconds: float
-    bytes_per_second: float
+        raise Spoken(f"--rule is PATTERN=INITIALIZER, as in '*.weight=normal(0.0, 0.02)'; got {text!r}")
+    try:
+        return pattern, initializer_from(law)
+    except (ValueError, TypeError) as error:
+        raise Spoken(f"--rule {text!r}: {error}") from error  # an expression, whose arguments are no options
 
 
 def init(
@@ -76,120 +60,117 @@ def init(
     seed: int,
     dtype: str | None,
     rules: Rules,
-    format: str,
+    format: Any,
     max_shard_size: str,
     part: tuple[int, int],
     threads: int | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Run ``fanfill init`` and print its report to stdout."""
-    began = perf_counter()
-    planned = _pretrained(source, dtype, rules)
-    made = _recipe(source, dtype, rules) if planned is None else planned.recipe
-    if planned is not None and format == "safetensors":
-        from fanfill.torch import pretrained
+    with output.phases() as follow:
+        follow("planning")
+        planned = _pretrained(source, dtype, rules)
+        made = _recipe(source, dtype, rules) if planned is None else planned.recipe
+        if planned is not None and format == "safetensors":
+            from fanfill.torch import pretrained
 
-        job = pretrained.job(planned, seed, max_shard_size)
-    else:
-        job = writing.plan(made, seed, format=format, max_shard_size=max_shard_size)
-    planning = perf_counter() - began
-    sizes: list[int] = [0]
-    with progress_bar(wanted=not as_json and sys.stderr.isatty(), rate=True) as progress:
+            job = pretrained.job(planned, seed, max_shard_size)
+        else:
+            job = writing.plan(made, seed, format=format, max_shard_size=max_shard_size)
+        size = 0
 
-        def follow(done: int, total: int) -> None:
-            sizes[0] = total
-            progress("writing", done, total)
+        def written_so_far(done: int, total: int) -> None:
+            nonlocal size
+            size = total
+            follow("writing", done, total)
 
-        written = writing.carry_out(job, out, part=part, threads=threads, progress=follow)
-    seconds = perf_counter() - began
-    report = _Written(
-        out=str(out),
-        format=format,
-        written=written,
-        tensors=len(made.tensors),
-        values=made.values,
-        bytes=made.nbytes,
-        bytes_written=sizes[0],
-        seed=seed,
-        stream_version=STREAM_VERSION,
-        recipe=made.digest,
-        part=f"{part[0]}/{part[1]}",
-        restated=[] if planned is None else planned.restated,
-        planning_seconds=planning,
-        seconds=seconds,
-        bytes_per_second=sizes[0] / max(seconds - planning, 1e-9),
-    )
-    sys.stdout.write((json.dumps(asdict(report)) if as_json else _render(report)) + "\n")
-
-
-def _render(report: _Written) -> str:
-    """The report for people: one line per fact."""
+        written = writing.carry_out(job, out, part=part, threads=threads, progress=written_so_far)
+    rate = size / max(follow.seconds["writing"], 1e-9)
+    restated = [] if planned is None else planned.restated
+    facts = {
+        "out": str(out),
+        "format": format,
+        "written": written,
+        "tensors": len(made.tensors),
+        "values": made.values,
+        "bytes": made.nbytes,
+        "bytes_written": size,
+        "seed": seed,
+        "recipe": made.digest,
+        "part": f"{part[0]}/{part[1]}",
+        "restated": restated,
+        "seconds": sum(follow.seconds.values()),
+        "bytes_per_second": rate,
+        "phases": follow.seconds,
+    }
     lines = [
-        ("tensors", f"{report.tensors:,} of {report.values:,} values, {report.bytes / 1e9:.3g} GB"),
-        ("seed", f"{report.seed} (stream version {report.stream_version})"),
-        ("recipe", report.recipe),
-        ("written", f"{len(report.written)} files, {report.bytes_written / 1e9:.3g} GB, in {report.out}"),
-        (
-            "seconds",
-            f"{report.seconds:.4g}, {report.planning_seconds:.3g} of them to import libraries and to plan",
-        ),
-        ("rate", f"{report.bytes_per_second / 1e9:.4g} GB/s, until the disk has it"),
+        ("tensors", f"{len(made.tensors):,} of {made.values:,} values, {amount(made.nbytes, 'B')}"),
+        ("seed", f"{seed} (stream version {STREAM_VERSION})"),
+        ("recipe", made.digest),
+        *([("part", f"{part[0]}/{part[1]}")] if part != (1, 1) else []),
+        ("written", f"{len(written)} files, {amount(size, 'B')}, in {out}"),
     ]
-    if report.part != "1/1":
-        lines.insert(3, ("part", report.part))
-    if report.restated:
-        names = ", ".join(report.restated[:3]) + ", ..." * (len(report.restated) > 3)
-        lines.append(
-            ("by stored name", f"{len(report.restated)} tensors that are no box of a parameter: {names}")
-        )
-    return "\n".join(f"{label:16}{text}" for label, text in lines)
+    if restated:
+        names = ", ".join(restated[:3]) + ", ..." * (len(restated) > 3)
+        lines.append(("by stored name", f"{len(restated)} tensors that are no box of a parameter: {names}"))
+    lines += [("rate", f"{amount(rate, 'B/s')}, until the disk has it"), took(follow.seconds)]
+    output.report("init", facts, lines)
 
 
-def recipe(source: str, *, dtype: str | None, rules: Rules) -> None:
-    """Run ``fanfill recipe``: print the recipe as JSON to stdout."""
+def recipe(source: str, *, dtype: str | None, rules: Rules, out: Path | None) -> None:
+    """Run ``fanfill recipe``: print the recipe as JSON to stdout, or write it into a file."""
     planned = _pretrained(source, dtype, rules)
     made = _recipe(source, dtype, rules) if planned is None else planned.recipe
-    sys.stdout.write(made.dumps())
+    if out is None:
+        sys.stdout.write(made.dumps())
+    else:
+        out.write_text(made.dumps())
 
 
-def verify(folder: Path, *, threads: int | None, as_json: bool) -> None:
+def verify(folder: Path, *, threads: int | None, output: Output) -> None:
     """Run ``fanfill verify``: make every byte again and compare.
 
     Raises
     ------
-    ValueError
-        If a file differs; the message names file, tensor and element.
+    SystemExit
+        With code 1, after everything was shown, if a file differs: its name, the tensor and the element.
     """
-    began = perf_counter()
-    checked = checking.planned(folder)
-    sizes = sum(file.size for file in checked.files)
-    with progress_bar(wanted=not as_json and sys.stderr.isatty(), rate=True) as progress:
+    with output.phases() as follow:
+        follow("planning")
+        checked = checking.planned(folder)
+        size = sum(file.size for file in checked.files)
+        follow("verifying", 0, size)
         found = list(checked.differences)
         found += writing.verify(
             checked.files,
             folder,
             threads=threads,
-            progress=lambda done, total: progress("comparing", done, total),
+            progress=lambda done, total: follow("verifying", done, total),
         )
-    seconds = perf_counter() - began
-    if as_json:
-        facts = {
-            "folder": str(folder),
-            "files": len(checked.files),
-            "bytes": sizes,
-            "seed": checked.seed,
-            "differences": [each._asdict() for each in found],
-            "seconds": seconds,
-        }
-        sys.stdout.write(json.dumps(facts) + "\n")
+    rate = size / max(follow.seconds["verifying"], 1e-9)
+    facts = {
+        "folder": str(folder),
+        "files": len(checked.files),
+        "bytes": size,
+        "seed": checked.seed,
+        "differences": [each._asdict() for each in found],
+        "seconds": sum(follow.seconds.values()),
+        "bytes_per_second": rate,
+        "phases": follow.seconds,
+    }
+    lines = [
+        ("files", f"{len(checked.files):,}, {amount(size, 'B')}, in {folder}"),
+        ("seed", f"{checked.seed} (stream version {STREAM_VERSION})"),
+        *(("different", str(each)) for each in found[:SHOWN]),
+        *([("different", f"and {len(found) - SHOWN} more files")] if len(found) > SHOWN else []),
+        ("result", f"{len(found):,} files differ" if found else "every byte is as planned"),
+        ("rate", amount(rate, "B/s")),
+        took(follow.seconds),
+    ]
+    output.report("verify", facts, lines)
     if found:
-        more = f"; and {len(found) - 1} more files differ" if len(found) > 1 else ""
-        raise ValueError(f"{folder}: {found[0]}{more}")
-    if not as_json:
-        sys.stdout.write(
-            f"{folder}: {len(checked.files)} files, {sizes / 1e9:.3g} GB, are those of seed {checked.seed}; "
-            f"{sizes / seconds / 1e9:.3g} GB/s\n"
-        )
+        sys.stdout.flush()
+        raise SystemExit(DIFFERENT)
 
 
 # What a checkpoint can be made from

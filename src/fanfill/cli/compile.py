@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from time import perf_counter
 
 from fanfill import ahead
-from fanfill.cli.fill import progress_bar
+from fanfill.cli.outcome import Output, took
 from fanfill_kernels.store import cache
 
 __all__ = ["chosen", "command"]
@@ -24,7 +21,7 @@ def listed(text: str | None) -> Sequence[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def command(work: ahead.Job, *, as_json: bool) -> None:
+def command(work: ahead.Job, output: Output) -> None:
     """Run ``fanfill compile``.
 
     Raises
@@ -38,33 +35,30 @@ def command(work: ahead.Job, *, as_json: bool) -> None:
             f"expected a folder where compiled kernels are kept; got {cache.folder()}, unusable: {refused}; "
             "name one with FANFILL_CACHE_DIR"
         )
-    began = perf_counter()
     made: list[ahead.Made] = []
-    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
+    with output.phases("kernels") as follow:
+        follow("compiling")
         for kernel, total in ahead.carry_out(work):
             made.append(kernel)
-            progress("compiling", len(made), total)
-    seconds = perf_counter() - began
+            follow("compiling", len(made), total)
     # What must be set wherever kernels for a named processor are used.
     environment = {} if work.processor is None else ahead.environment(work.processor)
-    if as_json:
-        facts = {
-            "folder": str(cache.folder()),
-            "seconds": seconds,
-            "compiled": sum(kernel.compiled for kernel in made),
-            "kept_before": sum(not kernel.compiled for kernel in made),
-            "environment": environment,
-            "kernels": [kernel._asdict() for kernel in made],
-        }
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
+    facts = {
+        "folder": str(cache.folder()),
+        "seconds": sum(follow.seconds.values()),
+        "compiled": sum(kernel.compiled for kernel in made),
+        "kept_before": sum(not kernel.compiled for kernel in made),
+        "environment": environment,
+        "kernels": [kernel._asdict() for kernel in made],
+        "phases": follow.seconds,
+    }
+    lines = []
     for device in dict.fromkeys(kernel.device for kernel in made):
         anew = [kernel.seconds for kernel in made if kernel.device == device and kernel.compiled]
         before = sum(kernel.device == device for kernel in made) - len(anew)
-        sys.stdout.write(
-            f"{device:16}{len(anew)} kernels compiled in {sum(anew):.1f} s, {before} kept before\n"
-        )
-    sys.stdout.write(f"{'folder':16}{cache.folder()}\n")
+        lines.append((device, f"{len(anew)} kernels compiled in {sum(anew):.1f} s, {before} kept before"))
+    lines.append(("folder", str(cache.folder())))
     if environment:
         named = " ".join(f"{name}={value}" for name, value in environment.items())
-        sys.stdout.write(f"{'to be set':16}{named} wherever these kernels are to be used\n")
+        lines.append(("to be set", f"{named} wherever these kernels are to be used"))
+    output.report("compile", facts, [*lines, took(follow.seconds)])

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 import fanfill as ff
 from fanfill import machine, report, system
+from fanfill.amounts import amount
 from fanfill.arguments import SIZE, number_of, size_of
+from fanfill.backends import device_of
+from fanfill.cli.outcome import Output, short, took
 from fanfill.files import npy
+from fanfill.progress import Phases
 
-__all__ = ["command", "parse_axes", "parse_name", "parse_shape", "render"]
-
-REFRESH_SECONDS = 0.05
+__all__ = ["command", "lines_of", "parse_axes", "parse_name", "parse_shape"]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -49,19 +38,21 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_axes(option: str, text: str | None) -> int | tuple[int, ...] | None:
-    """The axis or axes that ``-2`` or ``0,1`` names."""
+    """The axis or axes that ``-2``, ``0,1`` or ``none`` names."""
     if text is None:
         return None
+    if text.strip() in ("none", "()"):
+        return ()
     axes = text.split(",")
     if not all(re.fullmatch(r"-?[0-9]+", axis.strip()) for axis in axes):
-        raise ValueError(f"{option} is one axis, or axes joined by commas, as in 0,1; got {text!r}")
+        raise ValueError(f"{option} is one axis, or axes joined by commas, as in 0,1, or none; got {text!r}")
     found = tuple(number_of(axis, option) for axis in axes)
     return found[0] if len(axes) == 1 else found
 
 
 def parse_name(text: str) -> int | str:
     """The name of a tensor: an integer substream if the text is all digits, as in Python; else a string."""
-    return number_of(text, "name") if re.fullmatch(r"[0-9]+", text) else text
+    return number_of(text, "--name") if re.fullmatch(r"[0-9]+", text) else text
 
 
 def command(
@@ -69,17 +60,21 @@ def command(
     options: Mapping[str, Any],
     shape: tuple[int, ...],
     *,
-    dtype: str,
+    dtype: Any,
     seed: int,
     name: str | int,
-    backend: str | None,
+    device: str,
+    backend: Any,
     threads: int | None,
     out: Path | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
-    """Run ``fanfill fill`` and print its report to stdout."""
+    """Run ``fanfill fill`` and print its report to stdout. Dtype and backend are what was typed."""
+    kind, number = device_of(device, backend)
     # Draws an empty tensor: `draw` refuses a wrong dtype or backend before anything large begins.
-    numpy_dtype = ff.draw(0, ff.constant(0), seed=seed, dtype=dtype, device="cpu", backend=backend).dtype
+    numpy_dtype = ff.draw(
+        0, ff.constant(0), seed=seed, dtype=dtype, device="cpu", backend=backend if kind == "cpu" else None
+    ).dtype
     job = report.Job(
         initializer=ff.initializer(initializer, **options),
         shape=shape,
@@ -89,31 +84,48 @@ def command(
         backend=backend,
         threads=ff.get_threads() if threads is None else threads,
     )
-    report.prepare(job, numpy_dtype)
-    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
-        if out is None:
-            refuse_too_large(math.prod(shape) * numpy_dtype.itemsize)
-            result = report.run(job, np.empty(shape, numpy_dtype), progress)
+    size = math.prod(shape) * numpy_dtype.itemsize
+    with output.phases() as follow:
+        if kind == "cuda":
+            result = on_device(job, number, numpy_dtype, out, follow)
         else:
-            result = into_file(job, out, numpy_dtype, progress)
-    text = (
-        json.dumps({**asdict(result), "out": None if out is None else str(out)})
-        if as_json
-        else render(result, out)
-    )
-    sys.stdout.write(text + "\n")
+            follow("compiling")
+            report.prepare(job, numpy_dtype)
+            if out is None:
+                refuse_too_large(size)
+                result = report.run(job, np.empty(shape, numpy_dtype), follow)
+            else:
+                result = into_file(job, out, numpy_dtype, follow)
+    facts = {**asdict(result), "out": None if out is None else str(out), "phases": follow.seconds}
+    output.report("fill", facts, lines_of(result, out, follow.seconds))
 
 
-def into_file(job: report.Job, out: Path, dtype: np.dtype[Any], progress: report.Progress) -> report.Report:
+def on_device(
+    job: report.Job, number: int | None, dtype: np.dtype[Any], out: Path | None, follow: Phases
+) -> report.Report:
+    """Fill a GPU's memory; the values come to the host to be looked at, and into a file if one is named."""
+    part: dict[str, Any] = {"global_shape": job.shape, "offset": 0}  # none of it: only checked
+    ff.fill(np.empty(0, dtype), job.initializer, seed=job.seed, name=job.name, threads=job.threads, **part)
+    refuse_too_large(math.prod(job.shape) * dtype.itemsize)
+    if out is None:
+        return report.run_on_device(job, number, dtype, follow)[0]
+    with npy.create(out, job.shape, dtype) as array:
+        result, values = report.run_on_device(job, number, dtype, follow)
+        follow("writing")
+        array[...] = values
+    return result
+
+
+def into_file(job: report.Job, out: Path, dtype: np.dtype[Any], follow: Phases) -> report.Report:
     """Write the tensor by units, and look at the values through a map of the file before it gets its name."""
     if not system.RENAMES_MAPPED:
         with npy.create(out, job.shape, dtype) as array:
-            return report.run(job, array, progress, warm=False)
+            return report.run(job, array, follow, warm=False)
     with npy.opened(out, job.shape, dtype) as (file, start):
         memory = npy.mapped(file, start + math.prod(job.shape) * dtype.itemsize)
         values = np.ndarray(job.shape, dtype, buffer=memory, offset=start)
         write = partial(report.write_units, job, dtype, file.fileno(), start)
-        return report.run(job, values, progress, warm=False, write=write)
+        return report.run(job, values, follow, warm=False, write=write)
 
 
 def refuse_too_large(needed: int) -> None:
@@ -121,84 +133,48 @@ def refuse_too_large(needed: int) -> None:
     available = machine.available_memory()
     if available is not None and needed > available:
         raise MemoryError(
-            f"the tensor must fit into memory: it takes {needed / 1e9:.2f} GB, and {available / 1e9:.2f} GB "
+            f"the tensor must fit into memory: it takes {amount(needed, 'B')}, and {amount(available, 'B')} "
             "are available; take a smaller shape or a narrower --dtype, or write it to a file with "
             "--out FILE.npy"
         )
 
 
-@contextmanager
-def progress_bar(*, wanted: bool, rate: bool = False) -> Iterator[report.Progress]:
-    """A callable that shows (phase, done, total) as one bar on stderr, or nothing; bytes have a rate."""
-    if not wanted:
-        yield lambda phase, done, total: None
-        return
-    speed = (TransferSpeedColumn(),) if rate else ()
-    columns = (
-        TextColumn("{task.description:8}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        *speed,
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield throttled(bar)
-
-
-def throttled(bar: Progress) -> report.Progress:
-    """Forward a phase's first and last step and, between them, at most 20 a second.
-
-    The fill calls this hundreds of times a second, thousands on many cores, and each update of the bar costs
-    the fill microseconds.
-    """
-    task = bar.add_task("")
-    shown, due = "", 0.0
-
-    def progress(phase: str, done: int, total: int) -> None:
-        nonlocal shown, due
-        now = perf_counter()
-        if phase != shown:
-            bar.reset(task, description=phase, total=total, completed=done)
-            shown = phase
-        elif now >= due or done == total:
-            bar.update(task, completed=done)
-        else:
-            return
-        due = now + REFRESH_SECONDS
-
-    return progress
-
-
-def render(result: report.Report, out: Path | None) -> str:
+def lines_of(
+    result: report.Report, out: Path | None, seconds: Mapping[str, float]
+) -> Sequence[tuple[str, str]]:
     """The report for people: one line per fact."""
     size = " x ".join(map(str, result.shape))
     lines = [
-        ("values", f"{result.values:,} ({size}), {result.dtype}, {result.bytes / 1e9:.3g} GB"),
+        ("values", f"{result.values:,} ({size}), {result.dtype}, {amount(result.bytes, 'B')}"),
         ("initializer", f"{result.initializer}, std {result.std_expected:.8g}"),
         ("seed, name", f"{result.seed}, {result.name!r} (stream version {result.stream_version})"),
         ("backend", f"{result.backend}, {result.threads} thread{'s' * (result.threads != 1)}"),
-        ("seconds", f"{result.seconds:.4g}"),
-        (
-            "rate",
-            f"{result.values_per_second / 1e9:.4g} G values/s, {result.bytes_per_second / 1e9:.4g} GB/s",
-        ),
-        ("memset", memset_line(result)),
         ("mean", moment_line(result.mean, result.mean_expected, result.mean_standard_error)),
         ("std", moment_line(result.std, result.std_expected, None)),
         ("SHA-256", result.sha256),
     ]
     if out is not None:
         lines.append(("file", f"{out}{file_note(result.dtype)}"))
-    return "\n".join(f"{label:12}{text}" for label, text in lines)
+    lines += [
+        (
+            "rate",
+            f"{amount(result.values_per_second, 'values/s')}, {amount(result.bytes_per_second, 'B/s')}: "
+            f"{short(result.seconds)} for the fill",
+        ),
+        ("memset", memset_line(result)),
+        took(seconds),
+    ]
+    return lines
 
 
 def memset_line(result: report.Report) -> str:
     """The memory limit and how both figures were measured, or why there is none."""
     if result.memset_share is None or result.memset_bytes_per_second is None:
         return "not measured; the pages were new, in memory or in the file, when the clock started"
+    whose = "the device's" if result.backend == "cuda" else "one thread's"
     return (
-        f"the fill runs at {result.memset_share:.2f} of one thread's memset on the same buffer "
-        f"({result.memset_bytes_per_second / 1e9:.4g} GB/s, median; pages touched, kernels compiled first)"
+        f"the fill runs at {result.memset_share:.2f} of {whose} memset on the same buffer "
+        f"({amount(result.memset_bytes_per_second, 'B/s')}, median; pages touched, kernels compiled first)"
     )
 
 

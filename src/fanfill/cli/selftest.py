@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from time import perf_counter
-
-from rich.console import Console
+from typing import Any
 
 import fanfill as ff
 from fanfill import machine, selftest
-from fanfill.cli.bench import table
-from fanfill.cli.fill import progress_bar
+from fanfill.cli import tables
+from fanfill.cli.outcome import DIFFERENT, Output
 from fanfill.errors import BackendUnavailableError
 from fanfill.selftest import Check, Subject, adapters, exhaustive, golden
 from fanfill.selftest.adapters import Result
@@ -24,7 +21,7 @@ __all__ = ["command"]
 SHOWN = 10  # differences that are shown one by one
 
 
-def command(device: str, *, exhaustively: bool = False, as_json: bool) -> None:
+def command(device: str, *, exhaustively: bool = False, output: Output) -> None:
     """Run ``fanfill selftest``.
 
     Raises
@@ -34,7 +31,6 @@ def command(device: str, *, exhaustively: bool = False, as_json: bool) -> None:
     SystemExit
         With code 1, after everything was shown, if a fill, an adapter's values or an operation differed.
     """
-    began = perf_counter()
     tested = selftest.subjects(device)
     devices = [subject for subject in tested if subject.number is not None]
     if exhaustively and not devices:
@@ -45,62 +41,64 @@ def command(device: str, *, exhaustively: bool = False, as_json: bool) -> None:
     cases = sum(case.dtype not in selftest.untested() for case in golden.cases())
     total = len(tested) * len(selftest.LAYOUTS) * cases
     checks: list[Check] = []
-    with progress_bar(wanted=not as_json and sys.stderr.isatty()) as progress:
+    others: list[Result] = []
+    tried: list[Tried] = []
+    with output.phases("fills") as follow:
+        follow("filling", 0, total)
         for subject in tested:
             for check in selftest.run(subject):
                 checks.append(check)
-                progress("selftest", len(checks), total)
-    others = [adapters.run(name) for name in adapters.ADAPTERS] if device in ("auto", "cpu") else []
+                follow("filling", len(checks), total)
+        for name in adapters.ADAPTERS if device in ("auto", "cpu") else ():
+            follow("adapters", len(others), len(adapters.ADAPTERS), "adapters")
+            others.append(adapters.run(name))
+        for subject in devices if exhaustively else ():
+            follow("exhausting")
+            tried += exhaustive.run(subject)
     failed = [check for check in checks if check.problem is not None]
-    tried = [found for subject in devices for found in exhaustive.run(subject)] if exhaustively else []
-    if as_json:
-        sys.stdout.write(as_text(tested, checks, failed, others, tried, perf_counter() - began) + "\n")
-    else:
-        show(tested, checks, failed, others, tried, perf_counter() - began)
+    facts = facts_of(tested, checks, failed, others, tried)
+    seconds = sum(follow.seconds.values())
+    output.report("selftest", {**facts, "seconds": seconds, "phases": follow.seconds}, [])
+    if not (output.json or output.quiet):
+        show(tested, checks, failed, others, tried, seconds)
     if failed or any(other.problems for other in others) or any(found.differing for found in tried):
         sys.stdout.flush()
-        raise SystemExit(1)
+        raise SystemExit(DIFFERENT)
 
 
-def as_text(
+def facts_of(
     tested: Sequence[Subject],
     checks: Sequence[Check],
     failed: Sequence[Check],
     others: Sequence[Result],
     tried: Sequence[Tried],
-    seconds: float,
-) -> str:
-    """The result as one JSON object."""
-    return json.dumps(
-        {
-            "fanfill": ff.__version__,
-            "stream": ff.STREAM_VERSION,
-            "cpu": machine.cpu_model(),
-            "tested": {str(subject): selftest.facts(subject) for subject in tested},
-            "untested_dtypes": selftest.untested(),
-            "checks": len(checks),
-            "failed": len(failed),
-            "exhaustive": [{**found._asdict(), "subject": str(found.subject)} for found in tried],
-            "seconds": seconds,
-            "adapters": {
-                other.name: {
-                    "checks": other.checks,
-                    "failures": other.problems,
-                    "untested": other.untested,
-                }
-                for other in others
-            },
-            "failures": [
-                {
-                    "subject": str(check.subject),
-                    **check.case._asdict(),
-                    "layout": check.layout,
-                    "problem": check.problem,
-                }
-                for check in failed
-            ],
-        }
-    )
+) -> dict[str, Any]:
+    """The result, for JSON."""
+    return {
+        "cpu": machine.cpu_model(),
+        "tested": {str(subject): selftest.facts(subject) for subject in tested},
+        "untested_dtypes": selftest.untested(),
+        "checks": len(checks),
+        "failed": len(failed),
+        "exhaustive": [{**found._asdict(), "subject": str(found.subject)} for found in tried],
+        "adapters": {
+            other.name: {
+                "checks": other.checks,
+                "failures": other.problems,
+                "untested": other.untested,
+            }
+            for other in others
+        },
+        "failures": [
+            {
+                "subject": str(check.subject),
+                **check.case._asdict(),
+                "layout": check.layout,
+                "problem": check.problem,
+            }
+            for check in failed
+        ],
+    }
 
 
 def show(
@@ -114,10 +112,10 @@ def show(
     """Show a table for each subject, what the adapters drew, the first differences, what was tried
     exhaustively, and the totals.
     """
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 132)
+    console = tables.console()
     for subject in tested:
         facts = ", ".join(f"{name} {fact}" for name, fact in selftest.facts(subject).items())
-        console.print(table(f"{subject}{f' ({facts})' if facts else ''}", *cells(subject, checks)))
+        console.print(tables.table(f"{subject}{f' ({facts})' if facts else ''}", *cells(subject, checks)))
     if selftest.untested():
         names = ", ".join(selftest.untested())
         console.out(f"not tested: {names}: ml_dtypes is missing; pip install ml_dtypes", highlight=False)

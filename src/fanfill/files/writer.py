@@ -59,7 +59,7 @@ def create(
     threads
         How many may make bytes at a time.
     done
-        Called on the calling thread with the bytes written so far.
+        Called on the calling thread with the bytes that are on the disk, as far as the system says so.
     is_there
         Whether the file is complete: asked once the lock is held.
 
@@ -80,6 +80,8 @@ def create(
             error.strerror = f"{error.strerror}; {size:,} bytes are needed"
             raise
         fill_units(descriptor, 0, size, make, threads=threads, done=done)
+        os.fsync(descriptor)
+        done(size)
 
     return complete(target, write, is_there)
 
@@ -139,22 +141,28 @@ def _has_name(file: io.FileIO, path: Path) -> bool:
 
 
 def fill_units(descriptor: int, start: int, stop: int, make: Make, *, threads: int, done: Done) -> None:
-    """Make and write the bytes from `start` to `stop` of an open file."""
+    """Make and write the bytes from `start` to `stop` of an open file.
+
+    A unit counts as done when the system has put it on the disk: what is only in memory would make a bar wait
+    at 100 %. So each thread's last unit is not counted here; the caller's `fsync` ends it.
+    """
     begin, wait = system.write_behind()
 
-    def worker() -> Callable[[int, int], None]:
+    def worker() -> Callable[[int, int], int]:
         # A map of its own, not the heap: freed memory goes back to the system at once.
         buffer = np.frombuffer(mmap.mmap(-1, max(min(UNIT, stop - start), 1)), np.uint8)
         last: list[tuple[int, int]] = []
 
-        def write(first: int, size: int) -> None:
+        def write(first: int, size: int) -> int:
             made = buffer[:size]
             make(first, made)
             system.write_at(descriptor, made.data, first)
             begin(descriptor, first, size)
             if last:  # so that the cache never holds more than two units of this thread
-                wait(descriptor, *last.pop())
+                wait(descriptor, *last[0])
+            flushed = last.pop()[1] if last else 0
             last.append((first, size))
+            return flushed
 
         return write
 
@@ -162,9 +170,11 @@ def fill_units(descriptor: int, start: int, stop: int, make: Make, *, threads: i
 
 
 def for_units(
-    start: int, stop: int, worker: Callable[[], Callable[[int, int], None]], *, threads: int, done: Done
+    start: int, stop: int, worker: Callable[[], Callable[[int, int], int]], *, threads: int, done: Done
 ) -> None:
     """Call a worker's function with the place and size of each unit from `start` to `stop`.
+
+    It returns how many more bytes are done.
 
     Units end at multiples of `UNIT` from the file's beginning, so each but the first begins at one.
     """
@@ -177,8 +187,7 @@ def for_units(
         def task(number: int) -> int:
             low = max(start, (first + number) * UNIT)
             size = min(stop, (first + number + 1) * UNIT) - low
-            work(low, size)
-            return size
+            return work(low, size)
 
         return task
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import numpy as np
@@ -27,6 +27,9 @@ from fanfill.jax.drawing import draw_staged
 from fanfill.jax.keys import words_of
 from fanfill.messages import shown
 from fanfill.named import initializer_of
+
+if TYPE_CHECKING:
+    from fanfill.literals import Mode, ScaledName
 
 __all__ = [
     "JaxInitializer",
@@ -156,8 +159,8 @@ def truncated_normal(
 
 def variance_scaling(
     scale: Any,
-    mode: str,
-    distribution: str,
+    mode: Mode,
+    distribution: ScaledName,
     in_axis: Axes = -2,
     out_axis: Axes = -1,
     batch_axis: Axes = (),

@@ -15,6 +15,7 @@ from keras.initializers import Constant, Identity, Ones, Orthogonal, Zeros
 from fanfill import initializers
 from fanfill.initializers import Initializer
 from fanfill.keras.drawing import drawn
+from fanfill.literals import ScaledName
 
 __all__ = [
     "Constant",
@@ -36,7 +37,11 @@ __all__ = [
     "law_of",
 ]
 
-_KINDS = {"truncated_normal": "truncated_normal", "untruncated_normal": "normal", "uniform": "uniform"}
+_KINDS: dict[str, ScaledName] = {
+    "truncated_normal": "truncated_normal",
+    "untruncated_normal": "normal",
+    "uniform": "uniform",
+}
 
 
 def law_of(made: Any, shape: tuple[int, ...]) -> Initializer | None:

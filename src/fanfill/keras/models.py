@@ -178,9 +178,8 @@ def _with_axes(law: Initializer, layer: Any, name: str) -> Initializer:
     if axes is None or not law.default_axes or law.scaling is None:
         return law
     scale, mode, _, _, batch = law.scaling
-    return variance_scaling(
-        scale, mode, law.distribution, in_axis=axes[0], out_axis=axes[1], batch_axis=batch
-    )
+    distribution: Any = law.distribution
+    return variance_scaling(scale, mode, distribution, in_axis=axes[0], out_axis=axes[1], batch_axis=batch)
 
 
 def _with_einsum(made: Any, layer: Any, name: str) -> Any:

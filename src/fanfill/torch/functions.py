@@ -38,6 +38,7 @@ from fanfill.torch.tensors import Shape
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
+    from fanfill.literals import FanMode, Mode, ScaledName
 
 __all__ = [
     "kaiming_normal_",
@@ -216,7 +217,7 @@ def xavier_normal_(
 def kaiming_uniform_(
     tensor: torch.Tensor,
     a: float = 0,
-    mode: str = "fan_in",
+    mode: FanMode = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: torch.Generator | None = None,
     *,
@@ -260,7 +261,7 @@ def kaiming_uniform_(
 def kaiming_normal_(
     tensor: torch.Tensor,
     a: float = 0,
-    mode: str = "fan_in",
+    mode: FanMode = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: torch.Generator | None = None,
     *,
@@ -330,8 +331,8 @@ def lecun_normal_(
 def variance_scaling_(
     tensor: torch.Tensor,
     scale: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
+    mode: Mode = "fan_in",
+    distribution: ScaledName = "normal",
     generator: torch.Generator | None = None,
     *,
     seed: int | None = None,
@@ -371,7 +372,7 @@ def _kaiming(
     a: float,
     mode: str,
     nonlinearity: str,
-    distribution: str,
+    distribution: ScaledName,
     how: How,
     call: tuple[Any, ...],
 ) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch.nn import init
 from fanfill import initializers
 from fanfill.dtypes import STORAGES, round_down, round_up
 from fanfill.initializers import Initializer
+from fanfill.literals import FanMode, ScaledName
 from fanfill.torch.tensors import STORAGE_NAMES
 from fanfill_kernels.formats import Format
 
@@ -106,7 +107,7 @@ def kaiming(
     a: float | None,
     mode: str,
     nonlinearity: str,
-    distribution: str,
+    distribution: ScaledName,
     shape: tuple[int, ...],
     dtype: torch.dtype,
 ) -> Initializer:
@@ -114,6 +115,7 @@ def kaiming(
     chosen = mode.lower()
     if chosen not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {chosen} not supported, please use one of {['fan_in', 'fan_out']}")
+    fan: FanMode = "fan_in" if chosen == "fan_in" else "fan_out"
     fan_in, fan_out = fans(shape)
     gain = init.calculate_gain(nonlinearity, a)
     std = gain / math.sqrt(fan_in if chosen == "fan_in" else fan_out)
@@ -124,8 +126,8 @@ def kaiming(
         # Exactly 2 / (1 + slope^2): the square of torch's rounded gain would be off by an ulp.
         slope = 0.0 if nonlinearity == "relu" else 0.01 if a is None else float(a)
         make = initializers.he_uniform if distribution == "uniform" else initializers.he_normal
-        return make(chosen, slope, **TORCH_AXES)
-    return initializers.variance_scaling(gain * gain, chosen, distribution, **TORCH_AXES)
+        return make(fan, slope, **TORCH_AXES)
+    return initializers.variance_scaling(gain * gain, fan, distribution, **TORCH_AXES)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from torch import nn
 from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu.threads import get_threads
 from fanfill.distributions import recipe
+from fanfill.fill import watched
 from fanfill.many import Job
 from fanfill.messages import shown
 from fanfill.torch.defaults import Draw, shape_of
@@ -44,7 +45,7 @@ def init_module(
     rules: Rules | ModelRecipe | None = None,
     prefix: str = "",
     on_missing: str = "error",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> Model:
     """Fill every parameter of a model in place, each by its own name, and return the model.
 
@@ -99,8 +100,9 @@ def init_module(
     on_missing : {"error", "leave"}
         What to do about a parameter that neither ``rules`` nor the defaults cover: raise a ValueError that
         names it, or leave it as it is.
-    progress : callable, optional
-        Gets (values done, total values) of this rank, on the calling thread; in the last call both are equal.
+    progress : bool or callable, optional
+        True for a bar on stderr, as in `fanfill.fill`; or what gets (values done, total values) of this rank,
+        on the calling thread; in the last call both are equal.
 
     Raises
     ------
@@ -125,15 +127,13 @@ def init_module(
     seed = seed_of(seed)
     if on_missing not in ("error", "leave"):
         raise ValueError(f"on_missing: expected 'error' or 'leave'; got {shown(on_missing)}")
-    if not (progress is None or callable(progress)):
-        raise TypeError(
-            f"progress: expected a callable of (values done, values in all); got {shown(progress)}"
-        )
+    watch = watched(progress)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, such as 'layers.8.'; got {shown(prefix)}")
     if isinstance(rules, ModelRecipe):
         tensors = {parameter.name: parameter.tensor for parameter in parameters(module, prefix)}
-        init_by_recipe(tensors, buffers(module, prefix), rules, seed, progress)
+        with watch as follow:
+            init_by_recipe(tensors, buffers(module, prefix), rules, seed, follow)
         return module
     book = Book(rules if rules is not None else {})
     tasks: dict[int, _Task] = {}
@@ -162,7 +162,8 @@ def init_module(
             "(None leaves one as it is), or pass on_missing='leave'"
         )
     book.assert_used()
-    _fill_all([*tasks.values()], seed, progress)
+    with watch as follow:
+        _fill_all([*tasks.values()], seed, follow)
     for parameter in magnitudes:
         _compute(parameter)
     return module
