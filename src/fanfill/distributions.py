@@ -93,7 +93,7 @@ def _step(x: float, at: float) -> float:
 
 
 def _normal_mass(lower: float, upper: float) -> float:
-    """The probability of N(0, 1) between two points, by the tails on their side: a difference of small numbers."""
+    """The probability of N(0, 1) between two points, by the tails on their side, which are small."""
     if lower > 0:
         lower, upper = -upper, -lower
     return 0.5 * (math.erfc(-upper / math.sqrt(2.0)) - math.erfc(-lower / math.sqrt(2.0)))

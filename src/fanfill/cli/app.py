@@ -18,6 +18,7 @@ from fanfill.cli import compile as compiling
 from fanfill.cli import fill as filling
 from fanfill.cli import info as informing
 from fanfill.cli import selftest as selftesting
+from fanfill.cli import show as showing
 from fanfill.cli import words as wording
 
 __all__ = ["parse"]
@@ -25,6 +26,7 @@ __all__ = ["parse"]
 Command = Callable[[], None]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(showing.app, name="show")
 
 
 def parse(arguments: Sequence[str]) -> Command:

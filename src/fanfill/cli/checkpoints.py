@@ -27,7 +27,7 @@ from fanfill_kernels import STREAM_VERSION
 if TYPE_CHECKING:
     from fanfill.torch.pretrained import Pretrained
 
-__all__ = ["init", "parse_part", "parse_rule", "recipe", "verify"]
+__all__ = ["function_of", "init", "parse_part", "parse_rule", "recipe", "verify"]
 
 Rules = Sequence[tuple[str, Initializer]]
 
@@ -230,7 +230,7 @@ def _recipe(source: str, dtype: str | None, rules: Rules) -> ModelRecipe:
         made = made.with_rules(rules)
     elif re.fullmatch(r"[\w.]+:[\w.]+", source):
         torch_recipes: Any = _needed("fanfill.torch.recipes", "torch", "a module")
-        made = torch_recipes.recipe(_function(source), dict(rules))
+        made = torch_recipes.recipe(function_of(source, "SOURCE", "a torch.nn.Module"), dict(rules))
     else:
         raise ValueError(
             "SOURCE: expected a config.json or its folder, a recipe (.json, .toml), a safetensors file or "
@@ -255,7 +255,7 @@ def _needed(module: str, library: str, what: str) -> Any:
     return importlib.import_module(module)
 
 
-def _function(source: str) -> Callable[[], Any]:
+def function_of(source: str, what: str, returns: str) -> Callable[[], Any]:
     """The function that ``package.module:function`` names; modules of the current folder are found too."""
     place, _, name = source.partition(":")
     sys.path.insert(0, os.getcwd())
@@ -264,14 +264,14 @@ def _function(source: str) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"SOURCE: expected a module that can be imported; got {place!r}: {error}") from None
+        raise ValueError(f"{what}: expected a module that can be imported; got {place!r}: {error}") from None
     finally:
         sys.path.remove(os.getcwd())
     for step in name.split("."):
         found = getattr(found, step, None)
     if not callable(found):
         raise ValueError(
-            f"SOURCE: expected a function of {place} that takes no arguments and returns a torch.nn.Module; "
+            f"{what}: expected a function of {place} that takes no arguments and returns {returns}; "
             f"got {name!r}, which is {'not there' if found is None else 'not callable'}"
         )
     function: Callable[[], Any] = found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from fanfill.fill import draw
 from fanfill.imports import module
 from fanfill.initializers import Initializer, normal
-from fanfill.messages import shown, type_name
+from fanfill.messages import type_name
 
 __all__ = ["Layer", "propagation_of"]
 
@@ -237,7 +237,7 @@ def _nnx(model: Any, _: Any, inputs: Any, law: Initializer | None, seed: int, re
     nnx: Any = sys.modules["flax"].nnx
     if law is not None:
         nnx.update(model, _refilled(nnx.state(model, nnx.Param), law, seed))
-    layers = {path: layer for path, layer in nnx.iter_modules(model)}
+    layers = dict(nnx.iter_modules(model))
     forward = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)
     _, found = forward(sys.modules["jax"].numpy.asarray(inputs))
     for path, output in nnx.to_flat_state(found):

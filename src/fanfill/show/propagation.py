@@ -161,20 +161,19 @@ def propagation(
     standard deviation of about ``sqrt(5 * depth / width)``, 0.7 by default (linear: 2 in place of 5).
     """
     law = initializer_of(initializer)
-    function = ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+    given: object = activation
+    function = ACTIVATIONS.get(given) if isinstance(given, str) else None
     if function is None:
-        raise ValueError(
-            f"activation: expected one of {', '.join(ACTIVATIONS)}; got {shown(activation)}"
-        )
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; got {shown(activation)}")
     sizes = {"width": width, "depth": depth, "batch": batch}
     for what, size in sizes.items():
         integer(size, what, 1, _LARGEST + 1, f"[1, {_LARGEST}]")
 
     def weights(layer: int) -> Array:
-        return draw((width, width), law, seed=seed, name=f"layers.{layer}").astype(np.float64)
+        return np.asarray(draw((width, width), law, seed=seed, name=f"layers.{layer}"), np.float64)
 
     def standard(name: str) -> Array:
-        return draw((batch, width), normal(), seed=seed, name=name).astype(np.float64)
+        return np.asarray(draw((batch, width), normal(), seed=seed, name=name), np.float64)
 
     signal = standard("input")
     sums: list[Array] = []
