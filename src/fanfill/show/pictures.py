@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, NamedTuple, ParamSpec
 
 from fanfill.show.histograms import Histogram
 from fanfill.show.models import Layer
 from fanfill.show.propagation import Propagation
 
-__all__ = ["bars", "canvas", "histogram", "layers", "propagation", "save", "styled"]
+__all__ = [
+    "Contestant",
+    "canvas",
+    "histogram",
+    "layers",
+    "propagation",
+    "save",
+    "styled",
+    "throughput",
+]
 
 Given = ParamSpec("Given")
 
@@ -44,6 +53,7 @@ _STYLE = {
     "axes.labelsize": TEXT,
     "xtick.labelsize": TEXT,
     "ytick.labelsize": TEXT,
+    "figure.labelsize": TEXT,
     "legend.fontsize": TEXT,
     "font.family": ["DejaVu Sans", "sans-serif"],
     "svg.fonttype": "none",
@@ -131,7 +141,7 @@ def propagation(found: Sequence[Propagation]) -> Any:
     ):
         axes.set_title(title)
     first = found[0]
-    figure.supxlabel(f"layer ({first.width} units each; sums before the activation)", fontsize=TEXT)
+    figure.supxlabel(f"layer ({first.width} units each; sums before the activation)")
     figure.legend(*panels[0][1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
@@ -155,9 +165,10 @@ def layers(models: Mapping[str, Sequence[Layer]]) -> Any:
         left.plot(places, [each.mean / s for each, s in zip(found, sigmas, strict=True)], **style)
         right.plot(places, [each.variance for each in found], label=title, **style)
     left.set_title("mean / sigma")
+    left.set_ylim(-1, 1)
     right.set_title("variance")
     _logarithmic(right)
-    figure.supxlabel("layer, in the order of its call", fontsize=TEXT)
+    figure.supxlabel("layer, in the order of its call")
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
@@ -175,25 +186,46 @@ def histogram(found: Sequence[Histogram]) -> Any:
         axes.bar(middles, [count * scale for count in each.counts], width, color=MUTED, label="drawn")
         axes.plot(middles, [wanted * scale for wanted in each.expected], color=ACCENT, label="law")
         axes.set_title(each.initializer)
+        axes.locator_params(axis="x", nbins=5)
     for axes in list(panels.flat)[len(found) :]:
         axes.set_visible(False)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    figure.supxlabel(f"value; density of {found[0].values:,} draws", fontsize=TEXT)
+    figure.supxlabel(f"value; density of {found[0].values:,} draws")
     return figure
 
 
+class Contestant(NamedTuple):
+    """One line of a picture of throughput; `kind` is a key of `KINDS`."""
+
+    name: str
+    kind: str
+    rates: Mapping[str, float]
+
+
 @styled
-def bars(axes: Any, title: str, rates: Iterable[tuple[str, float, str]]) -> None:
-    """Horizontal bars, the fastest on top: (name, G values/s, what it is), the last a key of `KINDS`."""
-    rows = sorted(rates, key=lambda row: row[1])
-    colours = [KINDS[kind] for *_, kind in rows]
-    drawn = axes.barh(range(len(rows)), [rate for _, rate, _ in rows], color=colours)
-    texts = [f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}" for _, rate, _ in rows]
-    axes.bar_label(drawn, texts, padding=3)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", length=0, labelbottom=False)
-    axes.grid(visible=False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_xlim(0, 1.12 * max((rate for _, rate, _ in rows), default=1.0))
-    axes.set_title(title, loc="left")
+def throughput(title: str, contestants: Sequence[Contestant]) -> Any:
+    """G values/s: a panel for each distribution, a bar for each contestant, ordered by the first panel."""
+    columns = list(dict.fromkeys(column for each in contestants for column in each.rates))
+    rows = sorted(contestants, key=lambda each: each.rates.get(columns[0], 0.0)) if columns else []
+    figure, (panels,) = canvas(1, len(columns) or 1, 0.9 + 0.24 * len(rows), sharey=True)
+    for axes, column in zip(panels, columns, strict=False):
+        rates = [each.rates.get(column, 0.0) for each in rows]
+        drawn = axes.barh(range(len(rows)), rates, color=[KINDS[each.kind] for each in rows])
+        axes.bar_label(drawn, [_rate(rate) for rate in rates], padding=3)
+        axes.set_xlim(0, 1.3 * max(rates) or 1.0)
+        axes.set_title(column, loc="left")
+        axes.tick_params(length=0, labelbottom=False)
+        axes.grid(visible=False)
+        axes.spines[["left", "bottom"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [each.name for each in rows])
+    for label, each in zip(panels[0].get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if each.kind == "fanfill" else "normal")
+    figure.supxlabel(f"G values/s; {title}")
+    return figure
+
+
+def _rate(rate: float) -> str:
+    """A rate by two or three digits; a dash where there is none."""
+    if not rate:
+        return "-"
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"
