@@ -168,7 +168,7 @@ def _keras(model: Any, _: Any, inputs: Any, law: Initializer | None, seed: int, 
         def recording(*words: Any, **options: Any) -> Any:
             output = call(*words, **options)
             if hasattr(output, "shape"):
-                record(layer.path, type(layer).__name__, keras.ops.convert_to_numpy(output))
+                record(layer.path or layer.name, type(layer).__name__, keras.ops.convert_to_numpy(output))
             return output
 
         # Past Keras, which would track it as the layer's state. Its call looks at the signature of its class.

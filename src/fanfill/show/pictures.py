@@ -1,7 +1,8 @@
 """Pictures of what `fanfill.show` finds, by matplotlib: legible 800 pixels wide, in light and in dark.
 
 An SVG paints its own ground and takes the reader's colour scheme, so that neither a light nor a dark page
-around it makes text disappear. A PNG is light.
+around it makes text disappear. A PNG is light. No label has an exponent: it would be the
+smallest text.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _logarithmic(axes: Any) -> None:
     """A logarithmic axis of variances around 1, clipped where nobody needs to read them."""
     axes.set_yscale("log")
     axes.set_ylim(1e-6, 1e6)
-    axes.set_yticks([1e-6, 1e-3, 1, 1e3, 1e6])
+    axes.set_yticks([1e-6, 1e-3, 1, 1e3, 1e6], ["1e-6", "1e-3", "1", "1e3", "1e6"])
     axes.minorticks_off()
 
 
