@@ -4,6 +4,7 @@
 # docs, and playwright for --browser; without it an environment is made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export NO_MKDOCS_2_WARNING=1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 out=${OUT:-$scratch/site}

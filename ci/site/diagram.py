@@ -35,7 +35,8 @@ def main() -> None:
         page = browser.new_page()
         page.add_script_tag(path=str(chosen.mermaid))
         page.evaluate(
-            "mermaid.initialize({startOnLoad: false, theme: 'neutral', htmlLabels: false, flowchart: {htmlLabels: false}})"
+            "mermaid.initialize({startOnLoad: false, theme: 'neutral', htmlLabels: false,"
+            " flowchart: {htmlLabels: false}})"
         )
         svg = page.evaluate("async s => (await mermaid.render('fill', s)).svg", source)
         browser.close()

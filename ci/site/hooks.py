@@ -1,6 +1,7 @@
-"""What the site shows beside docs/*.md, which stay plain files for a forge: README, the project's files, docstrings.
+"""What the site shows beside docs/*.md: README, the project's files and docstrings.
 
-No file is copied or linked: MkDocs gets these pages from memory, and links between all of them lead on the site.
+No file is copied or linked: MkDocs gets these pages from memory, and links between files lead to pages. So
+all of them stay plain files for a forge.
 """
 
 from __future__ import annotations
@@ -31,17 +32,6 @@ API = {
     "dask": "fanfill.dask",
     "checkpoints": "fanfill.checkpoints",
     "show": "fanfill.show",
-}
-# Of these a docstring says nothing that the name does not: torch's own functions, and constants.
-UNDOCUMENTED = {
-    "STREAM_VERSION",
-    "__version__",
-    "calculate_gain",
-    "constant_",
-    "ones_",
-    "zeros_",
-    "TARGET",
-    "ACTIVATIONS",
 }
 DIAGRAM = ROOT / "docs/pictures/architecture.svg"
 CSS = """
@@ -74,7 +64,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def target(link: str, folder: Path) -> str:
     """A link of a file of the repository as one of the site's pages."""
     path, mark, anchor = link.partition("#")
-    for prefix in (f"{HOME}/blob/main/", f"{HOME}/raw/main/", "https://raw.githubusercontent.com/fanfill/fanfill/main/"):
+    for prefix in (
+        f"{HOME}/blob/main/",
+        f"{HOME}/raw/main/",
+        "https://raw.githubusercontent.com/fanfill/fanfill/main/",
+    ):
         if path.startswith(prefix):
             path, folder = path.removeprefix(prefix), Path()
     if not path or re.match(r"[a-z]+:", path):
@@ -90,18 +84,32 @@ def target(link: str, folder: Path) -> str:
     return f"{HOME}/blob/main/{inside}{mark}{anchor}"
 
 
-def reference(module: str) -> str:
-    """A page of docstrings: the module's, and those of all its public names."""
+def tree_of(module: str) -> ast.Module:
+    """A module's source, parsed."""
     path = ROOT / "src" / Path(*module.split("."))
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def reference(module: str) -> str:
+    """A page of docstrings: the module's, and those of its public functions and classes."""
     names: list[str] = []
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    homes: dict[str, str] = {}
+    for node in ast.walk(tree := tree_of(module)):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             names = ast.literal_eval(node.value)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fanfill."):
+            homes |= {alias.name: node.module for alias in node.names}
     if not names:
-        raise PluginError(f"expected __all__ in {source}; got none")
-    head = f"# {module}\n\n::: {module}\n    options: {{members: [], show_root_heading: false, show_root_toc_entry: false}}\n"
-    return head + "".join(f"\n::: {module}.{name}\n" for name in names if name not in UNDOCUMENTED)
+        raise PluginError(f"expected __all__ in {module}; got none")
+
+    def documented(name: str) -> bool:
+        body = tree.body if name not in homes else tree_of(homes[name]).body
+        return any(isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name for node in body)
+
+    page = f"# {module}\n\n::: {module}\n    options: {{members: [], show_root_heading: false}}\n"
+    # By the module that defines it: fanfill.fill is a module as well as a function.
+    return page + "".join(f"\n::: {homes.get(name, module)}.{name}\n" for name in names if documented(name))
 
 
 def digest(source: str) -> str:
