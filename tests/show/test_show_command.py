@@ -94,10 +94,12 @@ def test_pictures(
     (tmp_path / "small_model.py").write_text(MODEL)
     try:
         shown(capsys, *words, "-o", "picture.svg")
-        shown(capsys, *words, "-o", "picture.png")
+        if kind == "histogram":
+            shown(capsys, *words, "-o", "picture.png")
     finally:
         sys.modules.pop("small_model", None)
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    if kind == "histogram":
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "picture.svg").read_text()
     assert "prefers-color-scheme: dark" in svg
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", svg)]
@@ -197,7 +199,7 @@ def test_pictures_have_two_endings(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from fanfill.show import pictures
 
-    found = [show.histogram("he_normal", (20, 20)) for _ in range(3)]
+    found = [show.histogram("he_normal", (20, 20), bins=4) for _ in range(3)]
     with pytest.raises(ValueError, match=r"ends in \.svg or \.png; got 'p\.pdf'"):
         pictures.save(pictures.histogram(found), tmp_path / "p.pdf")
     for name in ("one.svg", "two.svg"):
