@@ -11,7 +11,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 echo "== wheel"
 "$python" -m build --no-isolation --outdir "$scratch/dist" . >"$scratch/build.log" || { cat "$scratch/build.log"; exit 1; }
-ls "$scratch/dist"
+"$python" -m twine check --strict "$scratch"/dist/*
 
 smoke() { # name of the environment, arguments for pip
     local name=$1

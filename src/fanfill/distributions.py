@@ -42,6 +42,8 @@ class Distribution(NamedTuple):
         Of the distribution, in float64.
     bounds : callable
         ``(storage, *parameters)`` to the closed interval of the values.
+    below : callable
+        ``(x, *parameters)`` to the probability of a value up to x, by libm: for pictures, not for values.
     scaled : callable or None
         From a variance to the parameters of the distribution with mean 0 and that variance; None if fans do
         not scale it. The argument is a function: ``variance(times)`` is the variance times an integer.
@@ -55,6 +57,7 @@ class Distribution(NamedTuple):
     mean: Callable[..., float]
     std: Callable[..., float]
     bounds: Callable[..., tuple[float, float]]
+    below: Callable[..., float]
     scaled: Callable[[Callable[[int], float]], tuple[float, ...]] | None
     golden: Mapping[str, tuple[float, ...]]
 
@@ -79,6 +82,32 @@ def _point(storage: Format, value: float) -> tuple[float, float]:
 
 def _normal_bounds(storage: Format, mean: float, std: float) -> tuple[float, float]:
     return (-math.inf, math.inf) if std else _point(storage, mean)
+
+
+def _uniform_below(x: float, low: float, high: float) -> float:
+    return min(max((x - low) / (high - low), 0.0), 1.0) if low < high else _step(x, low)
+
+
+def _step(x: float, at: float) -> float:
+    return float(x >= at)
+
+
+def _normal_mass(lower: float, upper: float) -> float:
+    """The probability of N(0, 1) between two points, by the tails on their side, which are small."""
+    if lower > 0:
+        lower, upper = -upper, -lower
+    return 0.5 * (math.erfc(-upper / math.sqrt(2.0)) - math.erfc(-lower / math.sqrt(2.0)))
+
+
+def _normal_below(x: float, mean: float, std: float) -> float:
+    return _normal_mass(-math.inf, (x - mean) / std) if std else _step(x, mean)
+
+
+def _truncated_below(x: float, mean: float, std: float, lower: float, upper: float) -> float:
+    if std == 0.0:
+        return _step(x, mean)
+    z = min(max((x - mean) / std, lower), upper)
+    return _normal_mass(lower, z) / _normal_mass(lower, upper)
 
 
 def _truncated_mean(mean: float, std: float, lower: float, upper: float) -> float:
@@ -107,6 +136,7 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
         mean=_middle,
         std=_uniform_std,
         bounds=lambda storage, low, high: (low, high),
+        below=_uniform_below,
         scaled=_symmetric,
         golden={"uniform symmetric": (-0.1, 0.1), "uniform": (-0.5, 1.5)},
     ),
@@ -117,6 +147,7 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
         mean=_middle,
         std=_uniform_std,
         bounds=lambda storage, low, high: (low, math.nextafter(high, -math.inf)),
+        below=_uniform_below,
         scaled=None,
         golden={"uniform symmetric half-open": (-0.2, 0.2), "uniform half-open": (0.0, 1.0)},
     ),
@@ -127,6 +158,7 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
         mean=lambda mean, std: mean,
         std=lambda mean, std: std,
         bounds=_normal_bounds,
+        below=_normal_below,
         scaled=lambda variance: (0.0, math.sqrt(variance(1))),
         golden={"normal": (0.25, 2.0)},
     ),
@@ -137,6 +169,7 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
         mean=_truncated_mean,
         std=_truncated_std,
         bounds=_truncated_bounds,
+        below=_truncated_below,
         scaled=lambda variance: (0.0, math.sqrt(variance(1)) / STD_OF_CUT_NORMAL, -2.0, 2.0),
         golden={
             "truncated_normal": (0.0, 1.0, -2.0, 2.0),
@@ -153,6 +186,7 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
         mean=lambda value: value,
         std=lambda value: 0.0,
         bounds=_point,
+        below=_step,
         scaled=None,
         golden={"constant": (0.3,)},
     ),

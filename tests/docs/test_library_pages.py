@@ -44,12 +44,8 @@ def test_there_are_examples_of_every_kind() -> None:
 
 
 def recipe(folder: Path, kind: str) -> Path:
-    """The example of a kind as a program in a folder."""
+    """The example of a kind, as it stands on the page, as a program in a folder."""
     (example,) = (example for _, needs, example in EXAMPLES if needs == kind)
-    if kind == "cluster":  # whose workers import the program again
-        head, body = example.split("\n\n", 1)
-        indented = "\n".join(f"    {line}" for line in body.splitlines())
-        example = f'{head}\nif __name__ == "__main__":\n{indented}\n'
     program = folder / f"{kind}_recipe.py"
     program.write_text(example)
     return program

@@ -1,39 +1,63 @@
-"""The picture of a run: throughput by peer under the memory limit, and scaling over size and threads."""
+"""The pictures of a run: throughput by peer beside the memory limit, and scaling over size and threads."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fanfill.bench.measure import DISTRIBUTIONS, Row, size_text
 from fanfill.bench.report import Result
+from fanfill.show import pictures
+from fanfill.show.pictures import DASHES, LINES, Contestant
 
-__all__ = ["best_rows", "draw"]
+__all__ = ["best_rows", "contestants", "draw"]
 
 PANELS = ("uniform", "normal", "truncated")
-OURS, THEIRS, LIMIT = "#1f6fb4", "#b9bec6", "#c0392b"
-COLOURS = dict(zip(DISTRIBUTIONS, ("#7f8c8d", "#1f6fb4", "#c8741a", "#3a8f4d"), strict=True))
+COLOURS = dict(zip(DISTRIBUTIONS, LINES, strict=False))
 
 
 def draw(result: Result, folder: Path, name: str = "bench") -> list[Path]:
-    """Write ``name.png`` and ``name.svg`` into a folder; ImportError without matplotlib."""
-    figure: Any = import_module("matplotlib.figure").Figure(figsize=(13, 8), layout="constrained")
-    grid = figure.add_gridspec(2, 6, height_ratios=(1.25, 1))
-    for k, distribution in enumerate(PANELS):
-        bars(figure.add_subplot(grid[0, 2 * k : 2 * k + 2]), result, distribution)
-    over_size(figure.add_subplot(grid[1, :3]), result)
-    over_threads(figure.add_subplot(grid[1, 3:]), result)
+    """Write the scaling and, last, the throughput into a folder, each as PNG and SVG; ImportError without
+    matplotlib.
+    """
     commit = f", commit {result.commit[:12]}" if result.commit else ""
-    figure.suptitle(
-        f"fanfill {result.versions['fanfill']}{commit}: {result.machine['cpu']}, "
-        f"{result.machine['cpus']} CPUs, {result.date[:10]}",
-        fontsize=10,
+    title = (
+        f"32-bit; fanfill {result.versions['fanfill']}{commit}\n"
+        f"{result.machine['cpu']}, {result.machine['cpus']} CPUs, {result.date[:10]}"
     )
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        figure.savefig(path, dpi=150)
+    figures = {f"{name}-scaling": scaling(result), name: pictures.throughput(title, contestants(result))}
+    paths = []
+    for stem, figure in figures.items():
+        for kind in ("png", "svg"):
+            paths.append(folder / f"{stem}.{kind}")
+            pictures.save(figure, paths[-1])
     return paths
+
+
+def contestants(result: Result) -> list[Contestant]:
+    """The lines of the picture of throughput: memset, the best way of each peer, and fanfill's ways."""
+    rates: dict[tuple[str, str], dict[str, float]] = {}
+    for distribution in PANELS:
+        limit = limit_of(result, distribution)
+        for row in [*([limit] if limit else []), *best_rows(result, distribution)]:
+            if row is limit:
+                key = ("memset, one thread", "limit")
+            elif row.subject == "fanfill":
+                key = (f"fanfill {row.method} x{row.threads}", "fanfill")
+            else:
+                key = (row.subject, "peer")
+            rates.setdefault(key, {})[distribution] = (row.values_per_second or 0.0) / 1e9
+    return [Contestant(name, kind, found) for (name, kind), found in rates.items()]
+
+
+@pictures.styled
+def scaling(result: Result) -> Any:
+    """Throughput over size, and gain over threads."""
+    figure, ((left, right),) = pictures.canvas(1, 2, 3.6)
+    over_size(left, result)
+    over_threads(right, result)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
 
 
 def best_rows(result: Result, distribution: str, dtype: str = "float32") -> list[Row]:
@@ -68,27 +92,6 @@ def limit_of(result: Result, distribution: str, dtype: str = "float32") -> Row |
     return max(rows, key=lambda row: row.values, default=None)
 
 
-def bars(axes: Any, result: Result, distribution: str) -> None:
-    """One panel: a bar for each contestant, and the limit as a line."""
-    rows = best_rows(result, distribution)[::-1]
-    rates = [(row.values_per_second or 0.0) / 1e9 for row in rows]
-    labels = [
-        row.subject + (f" {row.method} x{row.threads}" if row.subject == "fanfill" else f"\n{row.method}")
-        for row in rows
-    ]
-    colours = [OURS if row.subject == "fanfill" else THEIRS for row in rows]
-    drawn = axes.barh(range(len(rows)), rates, color=colours)
-    axes.bar_label(drawn, [f"{rate:.3g}" for rate in rates], padding=3, fontsize=7)
-    axes.set_yticks(range(len(rows)), labels, fontsize=6)
-    limit = limit_of(result, distribution)
-    if limit is not None and limit.values_per_second:
-        axes.axvline(limit.values_per_second / 1e9, color=LIMIT, label="memset, one thread")
-        axes.legend(loc="lower right", fontsize=7)
-    size = f", {size_text(max(row.values for row in rows))} values" if rows else ""
-    axes.set_title(f"{distribution} float32{size}", fontsize=9)
-    axes.set_xlabel("G values/s", fontsize=8)
-
-
 def over_size(axes: Any, result: Result) -> None:
     """Throughput over size: solid lines for all threads, dashed ones for one thread."""
     rows = [row for row in result.rows if row.group == "scaling" and row.values_per_second]
@@ -103,17 +106,15 @@ def over_size(axes: Any, result: Result) -> None:
                 [row.values for row in found],
                 [(row.values_per_second or 0.0) / 1e9 for row in found],
                 color=COLOURS[distribution],
-                linestyle="-" if threads == every else "--",
+                linestyle=DASHES[threads != every],
                 marker=".",
                 label=f"{distribution} x{threads}",
             )
     sizes = sorted({row.values for row in rows})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [size_text(size) for size in sizes], fontsize=7)
+    axes.set_xticks(sizes, [size_text(size) for size in sizes])
     axes.set_ylim(bottom=0)
-    axes.set_title("scaling over size, 32-bit", fontsize=9)
-    axes.set_ylabel("G values/s", fontsize=8)
-    axes.legend(fontsize=6, ncols=2)
+    axes.set_title("G values/s over size, 32-bit")
 
 
 def over_threads(axes: Any, result: Result) -> None:
@@ -137,9 +138,6 @@ def over_threads(axes: Any, result: Result) -> None:
                 label=distribution,
             )
     ideal = sorted(counts)
-    axes.plot(ideal, ideal, color="black", linewidth=0.6, linestyle=":", label="ideal")
+    axes.plot(ideal, ideal, color=pictures.INK, linewidth=1, linestyle=":")
     axes.set_xticks(ideal)
-    axes.set_title(f"scaling over threads, {size_text(largest)} values, 32-bit", fontsize=9)
-    axes.set_ylabel("gain over one thread", fontsize=8)
-    axes.set_xlabel("threads", fontsize=8)
-    axes.legend(fontsize=6)
+    axes.set_title(f"gain over threads, {size_text(largest)} values")

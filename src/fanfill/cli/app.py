@@ -15,6 +15,7 @@ import typer
 
 import fanfill as ff
 from fanfill.cli import choices
+from fanfill.cli import show as showing
 from fanfill.cli.choices import completing, epilog, listed
 from fanfill.cli.outcome import Output
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=epilog(),
 )
+app.add_typer(showing.app, name="show")
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -27,7 +27,7 @@ from fanfill_kernels import STREAM_VERSION
 if TYPE_CHECKING:
     from fanfill.torch.pretrained import Pretrained
 
-__all__ = ["init", "parse_part", "parse_rule", "recipe", "verify"]
+__all__ = ["function_of", "init", "parse_part", "parse_rule", "recipe", "verify"]
 
 SHOWN = 10  # differences that are shown one by one
 
@@ -205,7 +205,8 @@ def _recipe(source: str, dtype: str | None, rules: Rules) -> ModelRecipe:
         made = safetensors.described(path) if described else ModelRecipe.load(path)
         made = made.with_rules(rules)
     elif re.fullmatch(r"[\w.]+:[\w.]+", source):
-        made = _of_function(_function(source), rules)
+        returns = "a torch.nn.Module, a tree of jax.ShapeDtypeStruct or a ModelRecipe"
+        made = _of_function(function_of(source, "SOURCE", returns), rules)
     else:
         raise ValueError(
             "SOURCE: expected a config.json or its folder, a recipe (.json, .toml), a safetensors file or "
@@ -265,7 +266,7 @@ def _needed(module: str, library: str, what: str) -> Any:
     return importlib.import_module(module)
 
 
-def _function(source: str) -> Callable[[], Any]:
+def function_of(source: str, what: str, returns: str) -> Callable[[], Any]:
     """The function that ``package.module:function`` names; modules of the current folder are found too."""
     place, _, name = source.partition(":")
     sys.path.insert(0, os.getcwd())
@@ -274,15 +275,14 @@ def _function(source: str) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"SOURCE: expected a module that can be imported; got {place!r}: {error}") from None
+        raise ValueError(f"{what}: expected a module that can be imported; got {place!r}: {error}") from None
     finally:
         sys.path.remove(os.getcwd())
     for step in name.split("."):
         found = getattr(found, step, None)
     if not callable(found):
         raise ValueError(
-            f"SOURCE: expected a function of {place} that takes no arguments and returns a torch.nn.Module, "
-            "a tree of jax.ShapeDtypeStruct or a ModelRecipe; "
+            f"{what}: expected a function of {place} that takes no arguments and returns {returns}; "
             f"got {name!r}, which is {'not there' if found is None else 'not callable'}"
         )
     function: Callable[[], Any] = found
