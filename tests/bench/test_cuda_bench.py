@@ -12,7 +12,7 @@ from cuda_on_cpu.fixtures import cubins, emulated, gpu  # noqa: F401
 
 import fanfill as ff
 from fanfill import selftest
-from fanfill.bench import cuda, report, suite
+from fanfill.bench import cuda, noise, report, suite
 from fanfill.bench.measure import Case
 from fanfill.cli import bench as benching
 from fanfill.cli import main
@@ -26,6 +26,7 @@ def small(monkeypatch):
     monkeypatch.setattr(cuda, "CONTESTS", (("normal", "float32"), ("normal", "bfloat16")))
     monkeypatch.setattr(cuda, "DISTRIBUTIONS", ("words",))
     monkeypatch.setattr(cuda, "SAMPLE_SECONDS", 1e-6)
+    monkeypatch.setattr(noise, "BYTES", 1 << 12)
 
 
 def test_the_command_measures_shows_and_keeps(gpu, small, tmp_path, capsys):
@@ -38,6 +39,7 @@ def test_the_command_measures_shows_and_keeps(gpu, small, tmp_path, capsys):
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["machine"]["gpu"] == "emulated sm_90"
     assert found["machine"]["nvrtc"]
+    assert found["machine"]["noise"]["before"]["limit"] > 0
     result = report.load(tmp_path / "bench.json")
     ours = [row for row in result.rows if row.subject == "fanfill"]
     assert {(row.group, row.distribution, row.dtype, row.values) for row in ours} == {

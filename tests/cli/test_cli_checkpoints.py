@@ -114,6 +114,9 @@ def test_shares_and_other_formats_are_options(source: Path, capsys: Capture) -> 
 def test_a_recipe_is_printed_and_rules_and_dtype_change_it(source: Path, capsys: Capture) -> None:
     assert main(["recipe", str(source)]) == 0
     assert ModelRecipe.loads(capsys.readouterr().out) == RECIPE
+    assert main(["recipe", str(source), "-o", "again.json"]) == 0
+    assert capsys.readouterr().out == ""
+    assert ModelRecipe.load("again.json") == RECIPE
     words = ("--dtype", "bfloat16", "--rule", "w=he_normal", "--rule", "*=ones")
     assert main(["recipe", str(source), *words]) == 0
     found = ModelRecipe.loads(capsys.readouterr().out)
