@@ -16,13 +16,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from fanfill.arguments import extended, real
+from fanfill.arguments import extended, integer_of, real
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.distributions import distribution as distribution_named
+from fanfill.distributions import record_of
 from fanfill.dtypes import storage_named
-from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
+from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale, shape_of
 from fanfill.hints import hinted
 from fanfill.messages import shown
+from fanfill.structures import STRUCTURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,20 +33,28 @@ __all__ = [
     "Initializer",
     "Law",
     "constant",
+    "delta_orthogonal",
+    "dirac",
+    "eye",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "identity",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "ones",
+    "orthogonal",
+    "sparse",
     "truncated_normal",
     "uniform",
     "variance_scaling",
     "xavier_normal",
     "xavier_uniform",
+    "zeros",
 ]
 
 _MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -62,7 +72,9 @@ class Law(NamedTuple):
     """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
 
     ``uniform (low, high)``, ``half_open_uniform (low, high)``, ``normal (mean, std)``,
-    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``.
+    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``. Those of
+    whole matrices are laws by themselves: ``identity (gain,)``, ``dirac (groups, in_axis, out_axis)``, ``sparse
+    (sparsity, std)``, ``orthogonal (gain, out_axis)``, ``delta_orthogonal (gain, in_axis, out_axis)``.
     """
 
     distribution: str
@@ -73,36 +85,41 @@ class Initializer:
     """How to fill a tensor: a distribution and, if it is scaled by fans, the rule for its variance.
 
     Immutable, hashable and picklable; two are equal if their distributions and parameters are; `eval` of its
-    `repr` gives it back. Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and
-    the names built on the first.
+    `repr` gives it back. Made by `variance_scaling` and the names built on it, `uniform`, `normal`,
+    `truncated_normal`, `constant`, `identity`, `dirac`, `sparse`, `orthogonal` and `delta_orthogonal`.
 
     Attributes
     ----------
     distribution : str
-        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``
-        or ``"constant"``.
+        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``,
+        ``"constant"``, or the function's name of one of whole matrices.
     params : tuple of float
         The parameters of a fixed distribution; empty for a fan-scaled one.
     scaling : Scaling or None
         The rule of a fan-scaled one.
     default_axes : bool
-        Fan-scaled, with the input and output axes left at (-2, -1), the layout of Keras and JAX. On a torch
-        tensor, laid out (out, in, \\*k), these would be the wrong fans.
+        It has axes, and those of inputs and outputs are left at (-2, -1), the layout of Keras and JAX. On a
+        torch tensor, laid out (out, in, \\*k), these would be the wrong ones.
+    structured : bool
+        Its values follow from their places in a matrix: ``"identity"``, ``"dirac"``, ``"sparse"``,
+        ``"orthogonal"`` and ``"delta_orthogonal"``.
     """
 
-    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling")
+    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling", "structured")
 
     distribution: str
     params: tuple[float, ...]
     scaling: Scaling | None
     default_axes: bool
+    structured: bool
     _key: tuple[object, ...]
     _hash: int
 
     def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
-        record = distribution_named(distribution)
+        structure = STRUCTURES.get(distribution) if isinstance(distribution, str) else None
+        record = record_of(distribution)
         names = record.parameters
-        if scaling is not None and record.scaled is None:
+        if scaling is not None and getattr(record, "scaled", None) is None:
             scaled = ", ".join(name for name, other in DISTRIBUTIONS.items() if other.scaled)
             raise ValueError(
                 f"expected a distribution that fans can scale, one of {scaled}; got {distribution!r}; leave "
@@ -119,7 +136,9 @@ class Initializer:
         put(self, "distribution", distribution)
         put(self, "params", params)
         put(self, "scaling", scaling)
-        put(self, "default_axes", scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1))
+        left = scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1)
+        put(self, "default_axes", structure.default_axes(params) if structure is not None else left)
+        put(self, "structured", structure is not None)
         put(self, "_key", key)
         put(self, "_hash", hash(key))
 
@@ -145,6 +164,9 @@ class Initializer:
         return Initializer, (self.distribution, self.params, self.scaling)
 
     def __repr__(self) -> str:
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return f"{self.distribution}({structure.text(*self.params)})"
         if self.scaling is None:
             literals = ", ".join(map(_literal, self.params))
             if self.distribution == "half_open_uniform":
@@ -183,7 +205,13 @@ class Initializer:
         return self.scaling.fans(shape)
 
     def mean(self, shape: Sequence[int]) -> float:
-        """The mean of the distribution for a tensor of that shape, in float64."""
+        """The mean of the distribution for a tensor of that shape, in float64.
+
+        For an initializer of whole matrices it is that of all values together, and so are `std` and `bounds`.
+        """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.mean(shape_of(shape), *self.params)
         name, params = self.law(shape)
         return distribution_named(name).mean(*params)
 
@@ -199,6 +227,9 @@ class Initializer:
             No fans for this shape (see `fanfill.fans`), or cuts that hold less than 2^-24 of the
             distribution.
         """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.std(shape_of(shape), *self.params)
         if self.scaling is not None:
             return math.sqrt(self.scaling.variance(shape))
         return distribution_named(self.distribution).std(*self.params)
@@ -219,12 +250,16 @@ class Initializer:
         TypeError
             A dtype that no tensor is filled with.
         """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.bounds(storage_named(dtype), shape_of(shape), *self.params)
         name, params = self.law(shape)
         return distribution_named(name).bounds(storage_named(dtype), *params)
 
     def law(self, shape: Sequence[int]) -> Law:
         """The distribution for a tensor of that shape, by section 4 of the number contract."""
-        scaling, scaled = self.scaling, distribution_named(self.distribution).scaled
+        scaling = self.scaling
+        scaled = None if scaling is None else distribution_named(self.distribution).scaled
         if scaling is None or scaled is None:
             return Law(self.distribution, self.params)
         return Law(self.distribution, scaled(lambda times: scaling.variance(shape, times=times)))
@@ -546,6 +581,152 @@ def constant(value: float) -> Initializer:
     """
     number = real("value", value)
     return Initializer("constant", (number or math.copysign(0.0, value),))
+
+
+@hinted
+def zeros() -> Initializer:
+    """``constant(0.0)``; any shape."""
+    return constant(0.0)
+
+
+@hinted
+def ones() -> Initializer:
+    """``constant(1.0)``; any shape."""
+    return constant(1.0)
+
+
+@hinted
+def identity(gain: float = 1.0) -> Initializer:
+    """``gain`` where row and column are equal, zero elsewhere; two axes. Also `eye`: torch's eye_, Keras'
+    Identity.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gain that is not finite or no real number.
+    """
+    return Initializer("identity", (real("gain", gain),))
+
+
+eye = identity
+
+
+@hinted
+def dirac(groups: int = 1, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+    """A convolution that hands its inputs on: 1 where output d meets input d at the kernel's centre, else zero.
+
+    As torch's dirac_: of each group of outputs the first ones, as many as there are inputs; the centre of a
+    kernel axis of length k is k // 2. Three axes or more.
+
+    Parameters
+    ----------
+    groups : int
+        Of a grouped convolution, whose groups lie one after another along the output axis.
+    in_axis, out_axis : int
+        The layout (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1, out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Groups that are no integer >= 1, or axes that are no integers; for a tensor's shape, see `fill`: axes
+        that it has not, or outputs that cannot be divided among the groups.
+    """
+    number = _whole("groups", groups)
+    if number < 1:
+        raise ValueError(f"expected groups >= 1; got {shown(groups)}; leave it out for one group")
+    axes = float(_whole("in_axis", in_axis)), float(_whole("out_axis", out_axis))
+    return Initializer("dirac", (float(number), *axes))
+
+
+@hinted
+def sparse(sparsity: float, std: float = 0.01) -> Initializer:
+    """N(0, std^2), and in each column ``ceil(sparsity * rows)`` zeros; two axes, of which the first is the rows.
+
+    Martens 2010, "Deep learning via Hessian-free optimization"; as torch's sparse_. Which rows are zero
+    follows from seed, name and column alone, whatever the dtype, and their number is exact; the other values
+    are those of ``normal(0, std)``. A part of a tensor costs the words of whole columns.
+
+    Parameters
+    ----------
+    sparsity : float
+        In [0, 1].
+    std : float
+        Finite, >= 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A sparsity outside [0, 1]; a negative or infinite std; what is no real number.
+    """
+    share = real("sparsity", sparsity)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(
+            f"expected a sparsity in [0, 1]; got {shown(sparsity)}; it is the share of zeros in each column"
+        )
+    return Initializer("sparse", (share, _at_least_zero("std", std)))
+
+
+@hinted
+def orthogonal(gain: float = 1.0, *, out_axis: int = -1) -> Initializer:
+    """``gain`` times a random matrix whose columns, or rows if these are fewer, are orthonormal.
+
+    Saxe, McClelland & Ganguli 2014, arXiv:1312.6120; as torch's and JAX's orthogonal and Keras' Orthogonal. The
+    matrix has the outputs along one side and all other axes together along the other. It is the factor Q of
+    the Gaussian matrix of the same seed and name, normals of mean 0 and std 1 in float64, with a positive
+    diagonal of R: uniform among all such matrices (Mezzadri 2007).
+
+    Computed in float64, by sums that no BLAS can round differently, and rounded once into the dtype: to 1e-11
+    orthonormal in float64, and the same bits on every machine. Two axes or more.
+
+    It takes about 16 bytes a value until it is done, and the time of a QR decomposition; 4096 x 4096 takes half
+    a minute on one core. **A part of a tensor costs as much as the whole**, and the last tensor that a part was
+    drawn of is kept in memory, in its dtype, for the next part of it. The work is done by NumPy's BLAS, whose
+    threads ``threads`` does not bound. Memory of a GPU is not filled.
+
+    Parameters
+    ----------
+    gain : float
+        Finite, >= 0; see `fanfill.gain`.
+    out_axis : int
+        The layout (\\*k, in, out) of Keras and JAX by default; torch's (out, in, \\*k) is ``out_axis=0``. Of
+        two axes either gives the same values.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gain that is negative, not finite or no real number; an axis that is no integer.
+    """
+    return Initializer("orthogonal", (_at_least_zero("gain", gain), float(_whole("out_axis", out_axis))))
+
+
+@hinted
+def delta_orthogonal(gain: float = 1.0, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
+    """`orthogonal` at the centre of a convolution's kernel, zero elsewhere; no more inputs than outputs.
+
+    Xiao et al. 2018, arXiv:1806.05393, "Dynamical isometry and a mean field theory of CNNs"; as JAX's. The
+    centre of a kernel axis of length k is (k - 1) // 2. Three axes or more. All else as in `orthogonal`.
+
+    Parameters
+    ----------
+    gain : float
+        Finite, >= 0.
+    in_axis, out_axis : int
+        The layout (\\*k, in, out) by default; torch's (out, in, \\*k) is ``in_axis=1, out_axis=0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A gain that is negative, not finite or no real number; axes that are no integers.
+    """
+    axes = float(_whole("in_axis", in_axis)), float(_whole("out_axis", out_axis))
+    return Initializer("delta_orthogonal", (_at_least_zero("gain", gain), *axes))
+
+
+def _whole(what: str, value: object) -> int:
+    number = integer_of(value)
+    if number is None:
+        raise TypeError(f"expected an integer as {what}; got {shown(value)}; give an int")
+    return number
 
 
 def _cut(truncated: bool) -> str:
