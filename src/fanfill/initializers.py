@@ -679,8 +679,8 @@ def orthogonal(gain: float = 1.0, *, out_axis: int = -1) -> Initializer:
     orthonormal in float64, and the same bits on every machine. Two axes or more.
 
     It takes about 16 bytes a value until it is done, and the time of a QR decomposition; 4096 x 4096 takes half
-    a minute on one core. **A part of a tensor costs as much as the whole**, and the last tensor that a part was
-    drawn of is kept in memory, in its dtype, for the next part of it. The work is done by NumPy's BLAS, whose
+    a minute on one core. **A part of a tensor costs as much as the whole**, and the last two tensors that parts
+    were drawn of are kept in memory, in their dtype, for further parts. The work is done by NumPy's BLAS, whose
     threads ``threads`` does not bound. Memory of a GPU is not filled.
 
     Parameters

@@ -202,7 +202,7 @@ def _two_axes(in_axis: float, out_axis: float, shape: Shape) -> tuple[int, int]:
 def _rank(name: str, shape: Shape, least: int, most: int | None = None) -> None:
     if len(shape) < least or (most is not None and len(shape) > most):
         wanted = f"{least}" if most == least else f"at least {least}"
-        remedy = "reshape the tensor, or fill a part of it" if len(shape) > least else "use another"
+        remedy = "reshape the tensor, or fill a part of it" if len(shape) > least else "use another initializer"
         raise ValueError(f"expected a shape of {wanted} axes for {name}; got {shape}; {remedy}")
 
 

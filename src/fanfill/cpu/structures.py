@@ -195,7 +195,10 @@ def _sparse(
 
 # A matrix of orthonormal rows or columns
 
-_last: list[tuple[Any, NDArray[Any]]] = []
+# The tensors that parts were drawn of, the newest last. Two of them: of the files of a checkpoint one thread
+# writes the end of a tensor while the next one begins with another.
+_kept: dict[Any, NDArray[Any]] = {}
+_MOST = 2
 _computing = lock()
 
 
@@ -210,10 +213,13 @@ def _matrix(
         return _whole(params, where, key, storage, fill)
     named = params, key, storage.name
     with _computing:
-        if not _last or _last[0][0] != named:
-            _last.clear()
-            _last.append((named, _whole(params, where, key, storage, fill)))
-        return _last[0][1]
+        found = _kept.pop(named, None)
+        if found is None:
+            while len(_kept) >= _MOST:
+                del _kept[next(iter(_kept))]
+            found = _whole(params, where, key, storage, fill)
+        _kept[named] = found
+        return found
 
 
 def _whole(params: Orthonormal, where: Region, key: Key, storage: Format, fill: Fill) -> NDArray[Any]:
