@@ -110,6 +110,7 @@ def spelling_hint(name: object, known: Iterable[str]) -> str:
 
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     spelled = re.sub(r"[^a-z0-9]+", "_", words).strip("_").removeprefix("random_")
+    spelled = spelled.removesuffix("_initializer")
     if spelled in _NOWHERE:
         return f" ({_NOWHERE[spelled]})"
     # A name is nearest to itself.

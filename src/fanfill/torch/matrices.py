@@ -63,7 +63,7 @@ def orthogonal_(
     --------
     >>> w = orthogonal_(torch.empty(3, 5), seed=0, name="w")
     """
-    if has_torch_function_variadic(tensor) and not is_dtensor(tensor):
+    if has_torch_function_variadic(tensor):
         given = {
             "gain": gain,
             "generator": generator,
@@ -102,7 +102,7 @@ def sparse_(
     --------
     >>> w = sparse_(torch.empty(30, 5), sparsity=0.1, seed=0, name="w")
     """
-    if has_torch_function_variadic(tensor) and not is_dtensor(tensor):
+    if has_torch_function_variadic(tensor):
         given = {
             "sparsity": sparsity,
             "std": std,
