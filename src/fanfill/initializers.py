@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fanfill.arguments import extended, integer_of, real
-from fanfill.distributions import DISTRIBUTIONS
+from fanfill.distributions import DISTRIBUTIONS, record_of
 from fanfill.distributions import distribution as distribution_named
-from fanfill.distributions import record_of
 from fanfill.dtypes import storage_named
 from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale, shape_of
 from fanfill.hints import hinted
@@ -72,9 +71,10 @@ class Law(NamedTuple):
     """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
 
     ``uniform (low, high)``, ``half_open_uniform (low, high)``, ``normal (mean, std)``,
-    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``. Those of
-    whole matrices are laws by themselves: ``identity (gain,)``, ``dirac (groups, in_axis, out_axis)``, ``sparse
-    (sparsity, std)``, ``orthogonal (gain, out_axis)``, ``delta_orthogonal (gain, in_axis, out_axis)``.
+    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``. Those
+    of whole matrices are laws by themselves: ``identity (gain,)``, ``dirac (groups, in_axis, out_axis)``,
+    ``sparse (sparsity, std)``, ``orthogonal (gain, out_axis)``, ``delta_orthogonal (gain, in_axis,
+    out_axis)``.
     """
 
     distribution: str
@@ -116,8 +116,8 @@ class Initializer:
     _hash: int
 
     def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
-        structure = STRUCTURES.get(distribution) if isinstance(distribution, str) else None
         record = record_of(distribution)
+        structure = STRUCTURES.get(distribution)
         names = record.parameters
         if scaling is not None and getattr(record, "scaled", None) is None:
             scaled = ", ".join(name for name, other in DISTRIBUTIONS.items() if other.scaled)
@@ -613,7 +613,7 @@ eye = identity
 
 @hinted
 def dirac(groups: int = 1, *, in_axis: int = -2, out_axis: int = -1) -> Initializer:
-    """A convolution that hands its inputs on: 1 where output d meets input d at the kernel's centre, else zero.
+    """A convolution that hands its inputs on: 1 where output d meets input d at the centre, else zero.
 
     As torch's dirac_: of each group of outputs the first ones, as many as there are inputs; the centre of a
     kernel axis of length k is k // 2. Three axes or more.
@@ -640,7 +640,7 @@ def dirac(groups: int = 1, *, in_axis: int = -2, out_axis: int = -1) -> Initiali
 
 @hinted
 def sparse(sparsity: float, std: float = 0.01) -> Initializer:
-    """N(0, std^2), and in each column ``ceil(sparsity * rows)`` zeros; two axes, of which the first is the rows.
+    """N(0, std^2), and in each column ``ceil(sparsity * rows)`` zeros; two axes, rows first.
 
     Martens 2010, "Deep learning via Hessian-free optimization"; as torch's sparse_. Which rows are zero
     follows from seed, name and column alone, whatever the dtype, and their number is exact; the other values
@@ -670,18 +670,18 @@ def sparse(sparsity: float, std: float = 0.01) -> Initializer:
 def orthogonal(gain: float = 1.0, *, out_axis: int = -1) -> Initializer:
     """``gain`` times a random matrix whose columns, or rows if these are fewer, are orthonormal.
 
-    Saxe, McClelland & Ganguli 2014, arXiv:1312.6120; as torch's and JAX's orthogonal and Keras' Orthogonal. The
-    matrix has the outputs along one side and all other axes together along the other. It is the factor Q of
-    the Gaussian matrix of the same seed and name, normals of mean 0 and std 1 in float64, with a positive
+    Saxe, McClelland & Ganguli 2014, arXiv:1312.6120; as torch's and JAX's orthogonal and Keras' Orthogonal.
+    The matrix has the outputs along one side and all other axes together along the other. It is the factor Q
+    of the Gaussian matrix of the same seed and name, normals of mean 0 and std 1 in float64, with a positive
     diagonal of R: uniform among all such matrices (Mezzadri 2007).
 
     Computed in float64, by sums that no BLAS can round differently, and rounded once into the dtype: to 1e-11
     orthonormal in float64, and the same bits on every machine. Two axes or more.
 
-    It takes about 16 bytes a value until it is done, and the time of a QR decomposition; 4096 x 4096 takes half
-    a minute on one core. **A part of a tensor costs as much as the whole**, and the last two tensors that parts
-    were drawn of are kept in memory, in their dtype, for further parts. The work is done by NumPy's BLAS, whose
-    threads ``threads`` does not bound. Memory of a GPU is not filled.
+    It takes about 16 bytes a value until it is done, and the time of a QR decomposition; 4096 x 4096 takes
+    half a minute on one core. **A part of a tensor costs as much as the whole**, and the last two tensors
+    that parts were drawn of are kept in memory, in their dtype, for further parts. The work is done by
+    NumPy's BLAS, whose threads ``threads`` does not bound. Memory of a GPU is not filled.
 
     Parameters
     ----------

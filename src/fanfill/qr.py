@@ -1,10 +1,11 @@
 """A QR decomposition whose bits are the same on every machine, as fast as BLAS allows.
 
-The result of a matrix product depends on the order of its sums, and each BLAS, processor and number of threads
-has its own. So no sum here is ever rounded by BLAS. Each factor is split into a coarse and a fine part of 22
-bits, multiples of one unit; 256 products of two such parts add up to less than 2^53 units, which float64 holds
-exactly, in any order, with or without fused multiply-adds (Ozaki et al. 2012). What is left are additions,
-multiplications, divisions and square roots of arrays, one IEEE operation at a time, in the order written here.
+The result of a matrix product depends on the order of its sums, and each BLAS, processor and number of
+threads has its own. So no sum here is ever rounded by BLAS. Each factor is split into a coarse and a fine
+part of 22 bits, multiples of one unit; 256 products of two such parts add up to less than 2^53 units, which
+float64 holds exactly, in any order, with or without fused multiply-adds (Ozaki et al. 2012). What is left are
+additions, multiplications, divisions and square roots of arrays, one IEEE operation at a time, in the order
+written here.
 
 The two fine parts are not multiplied, so that a product has 44 bits: orthonormal to about 1e-11, for three
 products in place of one. At 4096 x 4096 the whole takes 2 to 3 times as long as LAPACK's; see

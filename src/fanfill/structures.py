@@ -47,7 +47,7 @@ class Diagonals(NamedTuple):
     centre: Shape
 
     def progression(self) -> tuple[int, int, int, int, int]:
-        """The places as indices ``first + g * pitch + d * step``: first, step, d's count, pitch, g's count."""
+        """Indices ``first + g * pitch + d * step`` of the places: first, step, d's count, pitch, g's count."""
         pitches = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
         first = sum(place * pitch for place, pitch in zip(self.centre, pitches, strict=True))
         outputs, inputs = self.shape[self.out], self.shape[self.into]
@@ -123,8 +123,8 @@ def assert_on_host(recipe: Recipe, law: object) -> None:
     """Refuse a device's memory for a form that is no kernel's."""
     if recipe.form in ("sparse", "orthonormal"):
         raise ValueError(
-            f"expected host memory for {law!r}, which is computed there; got a buffer on a CUDA device; draw it "
-            "on the CPU and copy it, as fanfill.torch does with a tensor"
+            f"expected host memory for {law!r}, which is computed there; got a buffer on a CUDA device; draw "
+            "it on the CPU and copy it, as fanfill.torch does with a tensor"
         )
 
 
@@ -202,7 +202,9 @@ def _two_axes(in_axis: float, out_axis: float, shape: Shape) -> tuple[int, int]:
 def _rank(name: str, shape: Shape, least: int, most: int | None = None) -> None:
     if len(shape) < least or (most is not None and len(shape) > most):
         wanted = f"{least}" if most == least else f"at least {least}"
-        remedy = "reshape the tensor, or fill a part of it" if len(shape) > least else "use another initializer"
+        remedy = (
+            "reshape the tensor, or fill a part of it" if len(shape) > least else "use another initializer"
+        )
         raise ValueError(f"expected a shape of {wanted} axes for {name}; got {shape}; {remedy}")
 
 
@@ -229,7 +231,7 @@ def _identity(shape: Shape, gain: float, storage: Format | None = None) -> Diago
 
 
 def _dirac(
-    shape: Shape, groups: float, in_axis: float, out_axis: float, storage: Format | None = None
+    shape: Shape, groups: float, in_axis: float, out_axis: float, *, storage: Format | None = None
 ) -> Diagonals:
     _rank("dirac", shape, 3)
     into, out = _two_axes(in_axis, out_axis, shape)
@@ -284,8 +286,8 @@ def _delta(shape: Shape, in_axis: float, out_axis: float) -> tuple[Shape, int]:
     if shape[into] > shape[out]:
         raise ValueError(
             "expected at least as many outputs as inputs for delta_orthogonal, which keeps the length of "
-            f"each signal; got {shape[into]} inputs and {shape[out]} outputs in {shape}; correct the axes, or "
-            "use orthogonal"
+            f"each signal; got {shape[into]} inputs and {shape[out]} outputs in {shape}; correct the axes, "
+            "or use orthogonal"
         )
     return tuple(n if axis in (into, out) else min(n, 1) for axis, n in enumerate(shape)), out
 
@@ -340,7 +342,7 @@ STRUCTURES: Final[dict[str, Structure]] = {
     "dirac": Structure(
         parameters=("groups", "in_axis", "out_axis"),
         section="4.6",
-        recipe=lambda s, shape, *given: _diagonals(s, _dirac(shape, *given, s)),
+        recipe=lambda s, shape, *given: _diagonals(s, _dirac(shape, *given, storage=s)),
         mean=lambda shape, *given: _mean_of_places(1.0, _share(shape, _places(_dirac(shape, *given)))),
         std=lambda shape, *given: _std_of_places(1.0, _share(shape, _places(_dirac(shape, *given)))),
         bounds=lambda s, shape, *given: (0.0, 1.0),

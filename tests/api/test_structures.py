@@ -233,7 +233,8 @@ def test_parts_of_an_orthogonal_tensor_share_one_decomposition(monkeypatch: pyte
 
     monkeypatch.setattr(structures, "orthonormal", counted)
 
-    def part(name: str, first: int = 0, law: ff.Initializer = ff.orthogonal()) -> np.ndarray:
+    def part(name: str, first: int = 0, gain: float = 1.0) -> np.ndarray:
+        law = ff.orthogonal(gain)
         return ff.fill(np.empty(30, np.float32), law, seed=1, name=name, global_shape=(9, 10), offset=first)
 
     parts = [part("a", first) for first in (0, 30, 60)]
@@ -248,7 +249,7 @@ def test_parts_of_an_orthogonal_tensor_share_one_decomposition(monkeypatch: pyte
     part("b")
     assert count == 5
     assert len(structures._kept) == 2
-    part("b", 0, ff.orthogonal(0.5))
+    part("b", gain=0.5)
     assert count == 6
     threads = [threading.Thread(target=part, args=("d", first)) for first in (0, 30, 60)]
     for thread in threads:
@@ -268,10 +269,16 @@ REFUSED = [
         lambda: drawn(ff.identity(), (3,)),
         r"a shape of 2 axes for identity; got \(3,\); use another initializer",
     ),
-    (lambda: drawn(ff.sparse(0.1), (3, 4, 5)), r"a shape of 2 axes for sparse; got \(3, 4, 5\); reshape the tensor, or"),
+    (
+        lambda: drawn(ff.sparse(0.1), (3, 4, 5)),
+        r"a shape of 2 axes for sparse; got \(3, 4, 5\); reshape the tensor, or",
+    ),
     (lambda: drawn(ff.dirac(), (3, 4)), r"a shape of at least 3 axes for dirac; got \(3, 4\)"),
     (lambda: drawn(ff.orthogonal(), (3,)), r"a shape of at least 2 axes for orthogonal; got \(3,\)"),
-    (lambda: drawn(ff.delta_orthogonal(), (3, 3)), r"a shape of at least 3 axes for delta_orthogonal; got \(3, 3\)"),
+    (
+        lambda: drawn(ff.delta_orthogonal(), (3, 3)),
+        r"a shape of at least 3 axes for delta_orthogonal; got \(3, 3\)",
+    ),
     (
         lambda: drawn(ff.dirac(3), (2, 2, 4)),
         r"outputs that can be divided among 3 groups; got 4, axis 2 of \(2, 2, 4\); correct groups or",
@@ -320,7 +327,9 @@ def test_a_distribution_is_asked_for_the_right_parameters() -> None:
         ff.Initializer("sparse", (), ff.he_normal().scaling)
 
 
-TORCH_NAMES = "uniform_ normal_ trunc_normal_ constant_ ones_ zeros_ eye_ dirac_ xavier_uniform_ xavier_normal_"
+TORCH_NAMES = (
+    "uniform_ normal_ trunc_normal_ constant_ ones_ zeros_ eye_ dirac_ xavier_uniform_ xavier_normal_"
+)
 TORCH_NAMES += " kaiming_uniform_ kaiming_normal_ orthogonal_ sparse_"
 JAX_NAMES = "constant delta_orthogonal glorot_normal glorot_uniform he_normal he_uniform kaiming_normal"
 JAX_NAMES += " kaiming_uniform lecun_normal lecun_uniform normal ones orthogonal truncated_normal uniform"
@@ -338,6 +347,8 @@ def test_every_name_of_torch_jax_and_keras_is_one_or_leads_to_one(name: str) -> 
         ff.initializer(name)
     if name != "STFT":
         plain = name.replace("Random", "").replace("Initializer", "").replace("trunc_", "truncated_")
-        assert caught.value.args[0].partition("did you mean '")[2].startswith(
-            f"{re.sub('(?<=[a-z])(?=[A-Z])', '_', plain).lower().strip('_')}'"
+        assert (
+            caught.value.args[0]
+            .partition("did you mean '")[2]
+            .startswith(f"{re.sub('(?<=[a-z])(?=[A-Z])', '_', plain).lower().strip('_')}'")
         )

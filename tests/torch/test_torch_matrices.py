@@ -52,8 +52,8 @@ def test_old_names_warn_and_do_the_same(name: str) -> None:
     assert len(DEPRECATED) == 11
     shape = (6, 4, 3) if name == "dirac" else (6, 4)
     arguments = {"constant": (0.3,), "sparse": (0.5,)}.get(name, ())
+    torch.manual_seed(1)
     with pytest.warns(FutureWarning) as caught:
-        torch.manual_seed(1)
         made = getattr(ft, name)(E(shape), *arguments)
     with pytest.warns(FutureWarning) as torchs:
         getattr(init, name)(E(shape), *arguments)
@@ -170,7 +170,9 @@ def test_parts_of_what_has_no_such_matrix_get_torchs_errors_too() -> None:
 def test_fill_wants_torchs_axes_said_where_they_matter() -> None:
     with pytest.raises(ValueError, match=r"got orthogonal\(1.0\), whose axes are .*; pass out_axis=0, or"):
         ff.fill(E(4, 3, 3), ff.orthogonal(), seed=0)
-    with pytest.raises(ValueError, match=r"got dirac\(1\), whose axes are .*; pass in_axis=1, out_axis=0, or"):
+    with pytest.raises(
+        ValueError, match=r"got dirac\(1\), whose axes are .*; pass in_axis=1, out_axis=0, or"
+    ):
         ff.fill(E(4, 3, 3), ff.dirac(), seed=0)
     assert torch.equal(ff.fill(E(4, 3), ff.orthogonal(), seed=0), ft.orthogonal_(E(4, 3), seed=0))
 

@@ -18,7 +18,18 @@ from fanfill.dtypes import STORAGES
 from fanfill.initializers import Initializer
 from fanfill.structures import STRUCTURES
 
-__all__ = ["INITIALIZERS", "MATRICES", "PLACES", "WORDS", "Case", "Place", "Words", "cases", "draw", "expected"]
+__all__ = [
+    "INITIALIZERS",
+    "MATRICES",
+    "PLACES",
+    "WORDS",
+    "Case",
+    "Place",
+    "Words",
+    "cases",
+    "draw",
+    "expected",
+]
 
 SEED = 0xC0FFEE0123456789
 

@@ -1,8 +1,8 @@
 """fanfill for PyTorch: torch.nn.init's functions, whole models, sharded tensors.
 
-The functions have the names, arguments, errors and warnings of ``torch.nn.init``: all that it has. torch's weights have the
-layout (out, in, \\*k), and fans are computed accordingly. The values differ from torch's by design: they
-depend only on a seed, a name and the element's index. ``docs/pytorch.md`` has recipes.
+The functions have the names, arguments, errors and warnings of ``torch.nn.init``: all that it has. torch's
+weights have the layout (out, in, \\*k), and fans are computed accordingly. The values differ from torch's by
+design: they depend only on a seed, a name and the element's index. ``docs/pytorch.md`` has recipes.
 """
 
 from torch.nn.init import calculate_gain, constant_, ones_, zeros_

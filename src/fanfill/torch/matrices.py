@@ -1,7 +1,7 @@
 """torch.nn.init's functions of whole matrices: orthogonal_, sparse_, eye_ and dirac_.
 
-Arguments and errors: see `fanfill.torch.functions`. On a CUDA device orthogonal_ and sparse_ compute on the CPU
-and copy.
+Arguments and errors: see `fanfill.torch.functions`. On a CUDA device orthogonal_ and sparse_ compute on the
+CPU and copy.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def orthogonal_(
     global_shape: Shape | None = None,
     offset: Shape | None = None,
 ) -> torch.Tensor:
-    """``gain`` times a matrix with orthonormal rows or columns, the axes behind the first one flattened: Saxe et
-    al. 2014.
+    """``gain`` times a matrix with orthonormal rows or columns, all axes but the first flattened: Saxe et al.
+    2014.
 
-    See `fanfill.orthogonal`: the same bits on every machine, 16 bytes a value while it computes, and a shard costs
-    as much as the whole. Does nothing to a tensor without elements, as in torch.
+    See `fanfill.orthogonal`: the same bits on every machine, 16 bytes a value while it computes, and a shard
+    costs as much as the whole. Does nothing to a tensor without elements, as in torch.
 
     Examples
     --------
@@ -138,8 +138,8 @@ def dirac_(
     global_shape: Shape | None = None,
     offset: Shape | None = None,
 ) -> torch.Tensor:
-    """A convolution that hands its inputs on: torch's own function, and the same of a DTensor's shard or another
-    part.
+    """A convolution that hands its inputs on: torch's own function, and the same of a DTensor's shard or of
+    another part.
     """
     if global_shape is None and offset is None and not is_dtensor(tensor):
         return init.dirac_(tensor, groups)

@@ -60,8 +60,8 @@ class Law(NamedTuple):
     """What a box holds.
 
     ``normal (mean, std)``, ``uniform (low, high)``, ``truncated (mean, std, low, high)`` with absolute
-    bounds, ``constant (value,)``, ``matrix (initializer, shape, strides)`` of all of one tensor as it was seen
-    then, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
+    bounds, ``constant (value,)``, ``matrix (initializer, shape, strides)`` of all of one tensor as it was
+    seen then, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
     """
 
     kind: str
@@ -360,7 +360,9 @@ def _recorded(trace: Trace, name: str, real: Callable[..., Any]) -> Callable[...
         if not tensor.is_meta:
             real(tensor, *args, **kwargs)
         try:
-            law = Law("matrix", (_MATRICES[name](*args, **kwargs), tuple(tensor.shape), tuple(tensor.stride())))
+            law = Law(
+                "matrix", (_MATRICES[name](*args, **kwargs), tuple(tensor.shape), tuple(tensor.stride()))
+            )
         except (TypeError, ValueError):  # what torch takes and fanfill does not, such as a negative gain
             law = Law("unknown", (name,))
         trace.record.write(tensor, law)
