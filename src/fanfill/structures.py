@@ -47,7 +47,7 @@ class Diagonals(NamedTuple):
     centre: Shape
 
     def progression(self) -> tuple[int, int, int, int, int]:
-        """Indices ``first + g * pitch + d * step`` of the places: first, step, d's count, pitch, g's count."""
+        """Indices ``first + g * pitch + d * step``: first, step, d's count, pitch, g's count."""
         pitches = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
         first = sum(place * pitch for place, pitch in zip(self.centre, pitches, strict=True))
         outputs, inputs = self.shape[self.out], self.shape[self.into]

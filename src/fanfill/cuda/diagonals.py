@@ -39,7 +39,7 @@ def constants(target: Target, where: Region, recipe: Recipe) -> list[tuple[Targe
 def _in_box(
     target: Target, where: Region, found: Diagonals
 ) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """Bytes from the first element, lengths and strides of the places; at once of groups that are cut alike."""
+    """Bytes from the first element, lengths and strides of the places; one entry for groups cut alike."""
     corner = corner_of(where)
     kernel = [axis for axis in range(len(corner)) if axis not in (found.out, found.into)]
     inside = all(0 <= found.centre[k] - corner[k] < target.shape[k] for k in kernel)
