@@ -120,15 +120,18 @@ class Case(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """The buffer's shape."""
-        return (WORDS[self.place].number,) if self.initializer == "words" else _place(self).shape
+        return (WORDS[self.place].number,) if self.initializer == "words" else drawn_by(self)[1].shape
 
     def __str__(self) -> str:
         return " / ".join(self)
 
 
-def _place(case: Case) -> Place:
-    matrix = MATRICES.get(case.initializer)
-    return PLACES[case.place] if matrix is None else part_of(matrix[1], case.place)
+def drawn_by(case: Case) -> tuple[Initializer, Place, str]:
+    """What a golden fill draws, where, and under which name; of a matrix all parts have one name."""
+    if case.initializer in MATRICES:
+        law, shape = MATRICES[case.initializer]
+        return law, part_of(shape, case.place), "golden/matrix"
+    return INITIALIZERS[case.initializer], PLACES[case.place], f"golden/{case.place}"
 
 
 def cases() -> Iterator[Case]:
@@ -151,12 +154,12 @@ def draw(case: Case, buffer: Any, **how: Any) -> None:
         _, start, seed, name = WORDS[case.place]
         ff.words(buffer, seed=seed, name=name, start=start, **how)
         return
-    place = _place(case)
+    law, place, name = drawn_by(case)
     ff.fill(
         buffer,
-        MATRICES[case.initializer][0] if case.initializer in MATRICES else INITIALIZERS[case.initializer],
+        law,
         seed=SEED,
-        name=f"golden/{case.place}",
+        name=name,
         global_shape=place.global_shape,
         offset=place.offset,
         **how,
