@@ -20,12 +20,15 @@ from fanfill.initializers import (
     lecun_normal,
     lecun_uniform,
     normal,
+    ones,
     truncated_normal,
     uniform,
     variance_scaling,
     xavier_normal,
     xavier_uniform,
+    zeros,
 )
+from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
 from fanfill.named import initializer
 from fanfill_kernels import STREAM_VERSION, __version__
 
@@ -42,7 +45,10 @@ __all__ = [
     "__version__",
     "backends",
     "constant",
+    "delta_orthogonal",
+    "dirac",
     "draw",
+    "eye",
     "fans",
     "fill",
     "fill_many",
@@ -52,21 +58,26 @@ __all__ = [
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "identity",
     "initializer",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "ones",
+    "orthogonal",
     "seed_from",
     "select_backend",
     "set_threads",
+    "sparse",
     "truncated_normal",
     "uniform",
     "variance_scaling",
     "words",
     "xavier_normal",
     "xavier_uniform",
+    "zeros",
 ]
 
 # Names of modules that need more than `import fanfill` may load, or that most programs never ask for: they

@@ -14,7 +14,8 @@ from fanfill.backends import get
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
 from fanfill.errors import BackendUnavailableError
-from fanfill.named import NAMES, initializer
+from fanfill.named import NAMED, NAMES, initializer
+from fanfill.structures import STRUCTURES
 
 if TYPE_CHECKING:
     from fanfill_kernels.store.keys import Target
@@ -188,6 +189,9 @@ def _forms(name: str, dtype: str) -> set[tuple[str, str]]:
     arguments = _ARGUMENTS.get(name)
     if arguments is None:
         arguments = ({}, {"truncated": True}) if name.endswith("normal") else ({},)
+    structure = STRUCTURES.get(NAMED[name].__name__)
+    if structure is not None:
+        return structure.forms(dtype)
     laws = [initializer(name, **given) for given in arguments]
     return {(recipe(law, (64, 64), dtype).form, dtype) for law in laws}
 

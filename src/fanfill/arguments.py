@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST_TENSOR",
+    "at_least_zero",
     "entries_of",
     "extended",
     "integer",
@@ -141,3 +142,10 @@ def shape_of(value: int | Iterable[int], what: str) -> tuple[int, ...]:
     if prod(shape) > LARGEST_TENSOR:
         raise ValueError(f"{what}: expected at most 2**63 elements; got shape {shown(shape)}")
     return shape
+
+
+def at_least_zero(what: str, value: float) -> float:
+    number = real(what, value)
+    if number < 0.0:
+        raise ValueError(f"expected a {what} >= 0; got {shown(value)}; give its magnitude")
+    return number

@@ -16,12 +16,13 @@ from fanfill.cdf import moments
 from fanfill.dtypes import STORAGES, round_down, round_nearest, round_up
 from fanfill.messages import shown
 from fanfill.recipes import Recipe
+from fanfill.structures import STRUCTURES, Structure
 from fanfill_kernels.formats import Format
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
 
-__all__ = ["DISTRIBUTIONS", "STD_OF_CUT_NORMAL", "Distribution", "distribution", "recipe"]
+__all__ = ["DISTRIBUTIONS", "STD_OF_CUT_NORMAL", "Distribution", "distribution", "recipe", "record_of"]
 
 # The standard deviation of N(0, 1) cut at 2 sigma, 0.87962566103423975..., to the nearest float64.
 STD_OF_CUT_NORMAL: Final = float.fromhex("0x1.c25e4b6dba981p-1")
@@ -204,6 +205,12 @@ def distribution(name: object) -> Distribution:
     return found
 
 
+def record_of(name: object) -> Distribution | Structure:
+    """The record of a distribution or a structure; ValueError if there is neither."""
+    structure = STRUCTURES.get(name) if isinstance(name, str) else None
+    return distribution(name) if structure is None else structure
+
+
 @lru_cache(maxsize=4096)
 def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) -> Recipe:
     """What a kernel gets for a tensor.
@@ -222,4 +229,7 @@ def recipe(initializer: Initializer, shape: tuple[int, ...], dtype_name: str) ->
         For anything that section 7 of the number contract refuses.
     """
     name, params = initializer.law(shape)
+    structure = STRUCTURES.get(name)
+    if structure is not None:
+        return structure.recipe(STORAGES[dtype_name], shape, *params)
     return distribution(name).recipe(STORAGES[dtype_name], *params)

@@ -13,6 +13,7 @@ from fanfill.fans import Scaling
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS, NAMED, initializer
+from fanfill.structures import STRUCTURES
 
 __all__ = ["initializer_from", "with_torch_axes"]
 
@@ -55,11 +56,11 @@ def initializer_from(text: str) -> Initializer:
 
 
 def with_torch_axes(law: Initializer) -> Initializer:
-    """A fan-scaled initializer whose axes are the default ones, with those of torch's layout (out, in,
-    \\*k).
-    """
-    if not law.default_axes or law.scaling is None:
+    """An initializer whose axes are the default ones, with those of torch's layout (out, in, \\*k)."""
+    if not law.default_axes:
         return law
+    if law.scaling is None:
+        return Initializer(law.distribution, STRUCTURES[law.distribution].of_torch(law.params))
     scale, mode, _, _, batch = law.scaling
     return Initializer(law.distribution, (), Scaling(scale, mode, 1, 0, batch))
 

@@ -28,6 +28,7 @@ from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import initializer_of
 from fanfill.recipes import Recipe
+from fanfill.structures import assert_on_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -224,10 +225,14 @@ def as_memory(buffer: object, law: Initializer, backend: str | None) -> buffers.
         resolve("cpu", backend)
         memory = buffers.as_lanes(buffer)
     if memory.is_torch and law.default_axes:
+        shape = memory.shape if isinstance(memory, device_buffers.Target) else memory.view.shape
+        if law.distribution == "orthogonal" and len(shape) == 2:
+            return memory  # the same matrix, whichever axis is that of the outputs
+        what = "axes" if law.structured else "fans"
+        axes = "out_axis=0" if law.distribution == "orthogonal" else "in_axis=1, out_axis=0"
         raise ValueError(
             f"expected explicit axes on a torch tensor, whose layout is (out, in, *k); got {shown(law)}, "
-            "whose fans are those of (*k, in, out); pass in_axis=1, out_axis=0, or use fanfill.torch, which "
-            "does"
+            f"whose {what} are those of (*k, in, out); pass {axes}, or use fanfill.torch, which does"
         )
     return memory
 
@@ -272,6 +277,7 @@ def fill_storage(
         device_engine = resolve("cuda", backend)
         region = regions.region(memory.shape, global_shape, offset)
         made = recipe(law, region.shape, memory.dtype)
+        assert_on_host(made, law)
         if written is not None:
             written()
         single = cuda_run.fill_target(memory, region, made, key, device_engine, progress)
@@ -288,6 +294,7 @@ def fill_storage(
         and offset is None
         and backend is None
         and progress is None
+        and not law.structured
         and view.flags.carray
     ):
         named = law, view.shape, storage.name

@@ -89,14 +89,16 @@ def arguments_error(
 _OTHERS: dict[str, tuple[str, ...]] = {
     "full": ("constant",),
     "gaussian": ("normal",),
-    "ones": ("constant",),
     "trunc_normal": ("truncated_normal",),
-    "zeros": ("constant",),
     **{
         family: (f"{family}_uniform", f"{family}_normal")
         for family in ("glorot", "he", "kaiming", "lecun", "xavier")
     },
 }
+
+
+# What another library has, and fanfill has not.
+_NOWHERE = {"stft": "Keras' Fourier kernels are not drawn: copy their values"}
 
 
 def spelling_hint(name: object, known: Iterable[str]) -> str:
@@ -108,6 +110,9 @@ def spelling_hint(name: object, known: Iterable[str]) -> str:
 
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     spelled = re.sub(r"[^a-z0-9]+", "_", words).strip("_").removeprefix("random_")
+    spelled = spelled.removesuffix("_initializer")
+    if spelled in _NOWHERE:
+        return f" ({_NOWHERE[spelled]})"
     # A name is nearest to itself.
     meant = _OTHERS.get(spelled) or get_close_matches(spelled, list(known), n=1)
     return f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else ""

@@ -16,14 +16,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast, get_args
 
-from fanfill.arguments import extended, real
-from fanfill.distributions import DISTRIBUTIONS
+from fanfill.arguments import at_least_zero, extended, real
+from fanfill.distributions import DISTRIBUTIONS, record_of
 from fanfill.distributions import distribution as distribution_named
 from fanfill.dtypes import storage_named
-from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale
+from fanfill.fans import Axes, Scaling, axes_of, fans, rectifier_scale, shape_of
 from fanfill.hints import hinted
 from fanfill.literals import Mode
 from fanfill.messages import shown
+from fanfill.structures import STRUCTURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +44,13 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "ones",
     "truncated_normal",
     "uniform",
     "variance_scaling",
     "xavier_normal",
     "xavier_uniform",
+    "zeros",
 ]
 
 Word = TypeVar("Word", bound=str)
@@ -69,7 +72,10 @@ class Law(NamedTuple):
     """A distribution with its parameters for one tensor, in float64, before any dtype comes into play.
 
     ``uniform (low, high)``, ``half_open_uniform (low, high)``, ``normal (mean, std)``,
-    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``.
+    ``truncated_normal (mean, std, lower, upper)`` with the cuts in units of std, ``constant (value,)``. Those
+    of whole matrices are laws by themselves: ``identity (gain,)``, ``dirac (groups, in_axis, out_axis)``,
+    ``sparse (sparsity, std)``, ``orthogonal (gain, out_axis)``, ``delta_orthogonal (gain, in_axis,
+    out_axis)``.
     """
 
     distribution: str
@@ -80,36 +86,41 @@ class Initializer:
     """How to fill a tensor: a distribution and, if it is scaled by fans, the rule for its variance.
 
     Immutable, hashable and picklable; two are equal if their distributions and parameters are; `eval` of its
-    `repr` gives it back. Made by `variance_scaling`, `uniform`, `normal`, `truncated_normal`, `constant` and
-    the names built on the first.
+    `repr` gives it back. Made by `variance_scaling` and the names built on it, `uniform`, `normal`,
+    `truncated_normal`, `constant`, `identity`, `dirac`, `sparse`, `orthogonal` and `delta_orthogonal`.
 
     Attributes
     ----------
     distribution : str
-        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``
-        or ``"constant"``.
+        ``"uniform"``, ``"half_open_uniform"`` (without its upper end), ``"normal"``, ``"truncated_normal"``,
+        ``"constant"``, or the function's name of one of whole matrices.
     params : tuple of float
         The parameters of a fixed distribution; empty for a fan-scaled one.
     scaling : Scaling or None
         The rule of a fan-scaled one.
     default_axes : bool
-        Fan-scaled, with the input and output axes left at (-2, -1), the layout of Keras and JAX. On a torch
-        tensor, laid out (out, in, \\*k), these would be the wrong fans.
+        It has axes, and those of inputs and outputs are left at (-2, -1), the layout of Keras and JAX. On a
+        torch tensor, laid out (out, in, \\*k), these would be the wrong ones.
+    structured : bool
+        Its values follow from their places in a matrix: ``"identity"``, ``"dirac"``, ``"sparse"``,
+        ``"orthogonal"`` and ``"delta_orthogonal"``.
     """
 
-    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling")
+    __slots__ = ("_hash", "_key", "default_axes", "distribution", "params", "scaling", "structured")
 
     distribution: str
     params: tuple[float, ...]
     scaling: Scaling | None
     default_axes: bool
+    structured: bool
     _key: tuple[object, ...]
     _hash: int
 
     def __init__(self, distribution: str, params: tuple[float, ...], scaling: Scaling | None = None) -> None:
-        record = distribution_named(distribution)
+        record = record_of(distribution)
+        structure = STRUCTURES.get(distribution)
         names = record.parameters
-        if scaling is not None and record.scaled is None:
+        if scaling is not None and getattr(record, "scaled", None) is None:
             scaled = ", ".join(name for name, other in DISTRIBUTIONS.items() if other.scaled)
             raise ValueError(
                 f"expected a distribution that fans can scale, one of {scaled}; got {distribution!r}; leave "
@@ -126,7 +137,9 @@ class Initializer:
         put(self, "distribution", distribution)
         put(self, "params", params)
         put(self, "scaling", scaling)
-        put(self, "default_axes", scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1))
+        left = scaling is not None and (scaling.in_axis, scaling.out_axis) == (-2, -1)
+        put(self, "default_axes", structure.default_axes(params) if structure is not None else left)
+        put(self, "structured", structure is not None)
         put(self, "_key", key)
         put(self, "_hash", hash(key))
 
@@ -152,6 +165,9 @@ class Initializer:
         return Initializer, (self.distribution, self.params, self.scaling)
 
     def __repr__(self) -> str:
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return f"{self.distribution}({structure.text(*self.params)})"
         if self.scaling is None:
             literals = ", ".join(map(_literal, self.params))
             if self.distribution == "half_open_uniform":
@@ -190,7 +206,13 @@ class Initializer:
         return self.scaling.fans(shape)
 
     def mean(self, shape: Sequence[int]) -> float:
-        """The mean of the distribution for a tensor of that shape, in float64."""
+        """The mean of the distribution for a tensor of that shape, in float64.
+
+        For an initializer of whole matrices it is that of all values together, and so are `std` and `bounds`.
+        """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.mean(shape_of(shape), *self.params)
         name, params = self.law(shape)
         return distribution_named(name).mean(*params)
 
@@ -206,6 +228,9 @@ class Initializer:
             No fans for this shape (see `fanfill.fans`), or cuts that hold less than 2^-24 of the
             distribution.
         """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.std(shape_of(shape), *self.params)
         if self.scaling is not None:
             return math.sqrt(self.scaling.variance(shape))
         return distribution_named(self.distribution).std(*self.params)
@@ -226,12 +251,16 @@ class Initializer:
         TypeError
             A dtype that no tensor is filled with.
         """
+        structure = STRUCTURES.get(self.distribution)
+        if structure is not None:
+            return structure.bounds(storage_named(dtype), shape_of(shape), *self.params)
         name, params = self.law(shape)
         return distribution_named(name).bounds(storage_named(dtype), *params)
 
     def law(self, shape: Sequence[int]) -> Law:
         """The distribution for a tensor of that shape, by section 4 of the number contract."""
-        scaling, scaled = self.scaling, distribution_named(self.distribution).scaled
+        scaling = self.scaling
+        scaled = None if scaling is None else distribution_named(self.distribution).scaled
         if scaling is None or scaled is None:
             return Law(self.distribution, self.params)
         return Law(self.distribution, scaled(lambda times: scaling.variance(shape, times=times)))
@@ -286,7 +315,7 @@ def variance_scaling(
     mode = _one_of("mode", mode, _MODES)
     distribution = _one_of("distribution", distribution, _DISTRIBUTIONS)
     axes = axes_of("in_axis", in_axis), axes_of("out_axis", out_axis), axes_of("batch_axis", batch_axis)
-    return Initializer(distribution, (), Scaling(_at_least_zero("scale", scale), mode, *axes))
+    return Initializer(distribution, (), Scaling(at_least_zero("scale", scale), mode, *axes))
 
 
 @hinted
@@ -529,7 +558,7 @@ def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     ValueError, TypeError
         A parameter that is not finite or no real number; a negative std.
     """
-    return Initializer("normal", (real("mean", mean), _at_least_zero("std", std)))
+    return Initializer("normal", (real("mean", mean), at_least_zero("std", std)))
 
 
 @hinted
@@ -562,7 +591,7 @@ def truncated_normal(
         A mean or std that is not finite; a negative std; lower >= upper; a parameter that is nan or no real
         number.
     """
-    mean, std = real("mean", mean), _at_least_zero("std", std)
+    mean, std = real("mean", mean), at_least_zero("std", std)
     lower, upper = extended("lower", lower), extended("upper", upper)
     if not isinstance(absolute, bool):
         raise TypeError(f"expected True or False as absolute; got {shown(absolute)}; give a bool")
@@ -598,6 +627,18 @@ def constant(value: float) -> Initializer:
     return Initializer("constant", (number or math.copysign(0.0, value),))
 
 
+@hinted
+def zeros() -> Initializer:
+    """``constant(0.0)``; any shape."""
+    return constant(0.0)
+
+
+@hinted
+def ones() -> Initializer:
+    """``constant(1.0)``; any shape."""
+    return constant(1.0)
+
+
 def _cut(truncated: bool) -> ScaledName:
     if not isinstance(truncated, bool):
         raise TypeError(f"expected True or False as truncated; got {shown(truncated)}; give a bool")
@@ -607,20 +648,13 @@ def _cut(truncated: bool) -> ScaledName:
 def _square(gain: float) -> float:
     if isinstance(gain, str):
         raise TypeError(f"expected a real number as gain; got {shown(gain)}; write gain=gain({shown(gain)})")
-    gain = _at_least_zero("gain", gain)
+    gain = at_least_zero("gain", gain)
     square = gain * gain
     if math.isinf(square) or (gain and not square):
         raise ValueError(
             f"expected a gain whose square float64 can hold; got {gain!r}; gains are of the order of 1"
         )
     return square
-
-
-def _at_least_zero(what: str, value: float) -> float:
-    number = real(what, value)
-    if number < 0.0:
-        raise ValueError(f"expected a {what} >= 0; got {shown(value)}; give its magnitude")
-    return number
 
 
 def _one_of(what: str, value: object, known: tuple[Word, ...]) -> Word:

@@ -37,6 +37,7 @@ from fanfill.fill import (
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS, initializer_of
+from fanfill.structures import assert_on_host
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -270,6 +271,8 @@ class Job:
             shape, strides, itemsize, address = view.shape, view.strides, view.itemsize, view.ctypes.data
         region = regions.region(shape, global_shape, offset)
         made = recipe(law, region.shape, dtype)
+        if isinstance(memory, device_buffers.Target):
+            assert_on_host(made, law)
         if memory.is_torch:
             self.written.append(array)
         here = len(self.names)
@@ -277,7 +280,8 @@ class Job:
         self.substreams.append(number)
         if not isinstance(memory, device_buffers.Target):
             self.host = self.host or resolve("cpu", self.backend)
-            if region.shape == shape and 0 < view.size <= cpu_run.SMALL and view.flags.carray:
+            small = not law.structured and 0 < view.size <= cpu_run.SMALL
+            if small and region.shape == shape and view.flags.carray:
                 alike = self._alike(law, shape, memory.storage, self.host)
                 if type(array) is np.ndarray and self.backend is None:
                     remember(plans, (law, shape, array.dtype), alike.plan)
@@ -444,13 +448,9 @@ def _assert_parts(parts: list[_Part]) -> None:
 
 def _box(shape: tuple[int, ...], region: Region) -> tuple[tuple[int, int], ...]:
     """First and last coordinate, plus one, on each axis; of a flat range its indices alone."""
-    if region.pitches == (1,) and len(region.shape) != 1:
+    if regions.flat(region):
         return ((region.start, region.start + shape[0]),)
-    rest, box = region.start, []
-    for pitch, n in zip(region.pitches, shape, strict=True):
-        low, rest = divmod(rest, pitch) if pitch else (0, rest)
-        box.append((low, low + n))
-    return tuple(box)
+    return tuple((low, low + n) for low, n in zip(regions.corner_of(region), shape, strict=True))
 
 
 def _overlap(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:

@@ -18,38 +18,49 @@ from fanfill.initializers import (
     lecun_normal,
     lecun_uniform,
     normal,
+    ones,
     truncated_normal,
     uniform,
     variance_scaling,
     xavier_normal,
     xavier_uniform,
+    zeros,
 )
+from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
 from fanfill.messages import shown
 
 __all__ = ["CONSTANTS", "NAMED", "NAMES", "initializer", "initializer_of"]
 
 NAMED: Final[dict[str, Callable[..., Initializer]]] = {
     "constant": constant,
+    "delta_orthogonal": delta_orthogonal,
+    "dirac": dirac,
+    "eye": eye,
     "glorot_normal": glorot_normal,
     "glorot_uniform": glorot_uniform,
     "he_normal": he_normal,
     "he_uniform": he_uniform,
+    "identity": identity,
     "kaiming_normal": kaiming_normal,
     "kaiming_uniform": kaiming_uniform,
     "lecun_normal": lecun_normal,
     "lecun_uniform": lecun_uniform,
     "normal": normal,
+    "ones": ones,
+    "orthogonal": orthogonal,
+    "sparse": sparse,
     "truncated_normal": truncated_normal,
     "uniform": uniform,
     "variance_scaling": variance_scaling,
     "xavier_normal": xavier_normal,
     "xavier_uniform": xavier_uniform,
+    "zeros": zeros,
 }
 
 NAMES: Final = tuple(NAMED)
 
-# What rules and `fill_many` take in addition: Keras' and torch's words for two constants.
-CONSTANTS: Final = {"zeros": constant(0.0), "ones": constant(1.0)}
+# Made once: half of a model's tensors hold them.
+CONSTANTS: Final = {"zeros": zeros(), "ones": ones()}
 
 
 def initializer(name: str, **kwargs: Any) -> Initializer:

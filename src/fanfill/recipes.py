@@ -22,6 +22,8 @@ from fanfill_kernels.formats import Format
 
 __all__ = [
     "Recipe",
+    "assert_not_tiny",
+    "assert_within",
     "constant",
     "ends",
     "half_open_uniform",
@@ -56,6 +58,9 @@ class Recipe(NamedTuple):
         (width, low_tail, high_tail: u64, unit, lower, upper, std, mean, low, high: C). In float64 each tail
         is two u64, the upper half first. `unit` is the weight of one in a 64-bit line, or in the upper half
         of a 128-bit line. See `fanfill.cdf.tail_constants`.
+
+    diagonals, sparse, orthonormal
+        One record each, which `fanfill.structures` describes: these are forms of whole matrices.
 
     `lower` and `upper` clamp z, `low` and `high` clamp the value: storage values, in C, inside the exact
     interval.
@@ -116,7 +121,7 @@ def ends(mean: float, std: float, lower: float, upper: float) -> tuple[Fraction 
 
 def constant(s: Format, value: float) -> Recipe:
     """The recipe of one value, rounded to nearest even."""
-    _within("a constant", value, s)
+    assert_within("a constant", value, s)
     return Recipe("constant", s.name, (bits(round_nearest(value, s), s),))
 
 
@@ -132,21 +137,21 @@ def half_open_uniform(s: Format, low: float, high: float) -> Recipe:
 
 def _uniform(s: Format, low: float, high: float, *, endpoint: bool) -> Recipe:
     compute, c = s.compute, STORAGES[s.compute.__name__]
-    _within("a lower bound", low, s)
-    _within("an upper bound", high, s)
+    assert_within("a lower bound", low, s)
+    assert_within("an upper bound", high, s)
     if low == high:
         # A point is an interval like any other: it must be a value of the dtype, and is not rounded to one.
         _inside(low, high, s)
         return constant(s, low)
     least, greatest = _inside(low, high, s, endpoint)
     if low == -high:
-        _not_tiny("a bound", high, s)
+        assert_not_tiny("a bound", high, s)
         bound = compute(round_down(high, c))
         if endpoint and s is c:
             return Recipe("uniform", s.name, (bound,))
         # If the dtype holds nothing but zero inside, negative values become -0 and positive ones +0.
         return Recipe("uniform_clamped", s.name, (bound, -compute(round_down(high, s)), greatest))
-    _not_tiny("a half-width", high / 2 - low / 2 or math.ulp(0.0), s)
+    assert_not_tiny("a half-width", high / 2 - low / 2 or math.ulp(0.0), s)
     line = lattice(low, high, compute)
     constants = map(np.uint64, (*line.origin, line.width, line.shift))
     return Recipe("uniform_range", s.name, (*constants, compute(line.unit), least, greatest))
@@ -203,10 +208,10 @@ def lattice(low: float, high: float, compute: type[np.float32] | type[np.float64
 
 def normal(s: Format, mean: float, std: float) -> Recipe:
     """The recipe of N(mean, std^2)."""
-    _not_tiny("a mean", mean, s)
-    _not_tiny("a std", std, s)
+    assert_not_tiny("a mean", mean, s)
+    assert_not_tiny("a std", std, s)
     reach = _LIMITS[s.compute].reach
-    _within(f"|mean| + {float(reach)} std", abs(Fraction(mean)) + reach * Fraction(std), s)
+    assert_within(f"|mean| + {float(reach)} std", abs(Fraction(mean)) + reach * Fraction(std), s)
     if std == 0.0:
         return constant(s, mean)
     return Recipe("normal", s.name, (s.compute(std), s.compute(mean)))
@@ -227,7 +232,7 @@ def truncated_normal(s: Format, mean: float, std: float, lower: float, upper: fl
     cuts = interval(lower, upper)
     reach = min(max(abs(lower), abs(upper)), limits.cut_reach)
     if reach > limits.reach:
-        _within(f"|mean| + {reach} std", abs(Fraction(mean)) + Fraction(reach) * Fraction(std), s)
+        assert_within(f"|mean| + {reach} std", abs(Fraction(mean)) + Fraction(reach) * Fraction(std), s)
     # A mass of 2^-24 spans more than one float32 wherever it lies, so the cuts cannot cross here. But there
     # may be no storage value inside the interval.
     clamps = (
@@ -278,7 +283,8 @@ def _normal_up(x: float, tiny: float) -> float:
     return x if abs(x) >= tiny else tiny if x > 0 else 0.0
 
 
-def _within(what: str, value: float | Fraction, s: Format) -> None:
+def assert_within(what: str, value: float | Fraction, s: Format) -> None:
+    """Raise ValueError unless the storage type holds a value of this magnitude."""
     if value > s.largest or value < -s.largest:
         raise ValueError(
             f"expected {what} within {s.largest!r}, the largest finite value of {s.name}; "
@@ -293,7 +299,8 @@ def _shown(value: float | Fraction) -> str:
         return "a number beyond float64"
 
 
-def _not_tiny(what: str, value: float, s: Format) -> None:
+def assert_not_tiny(what: str, value: float, s: Format) -> None:
+    """Raise ValueError if a value is so small that what is made of it could be subnormal."""
     limits = _LIMITS[s.compute]
     if value and abs(value) < limits.least:
         raise ValueError(

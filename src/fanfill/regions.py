@@ -80,6 +80,20 @@ def region(
     return Region(whole, sum(map(operator.mul, first, pitches)), pitches)
 
 
+def flat(where: Region) -> bool:
+    """Whether a region is a flat range of a tensor of several axes."""
+    return where.pitches == (1,) and len(where.shape) != 1
+
+
+def corner_of(where: Region) -> tuple[int, ...]:
+    """The coordinates of a box's first element."""
+    rest, corner = where.start, []
+    for pitch in where.pitches:
+        place, rest = divmod(rest, pitch) if pitch else (0, rest)
+        corner.append(place)
+    return tuple(corner)
+
+
 def _flat(offset: object, shape: tuple[int, ...], whole: tuple[int, ...]) -> int:
     """Return the first index of a flat range, once it is known to lie inside the tensor."""
     flat = integer_of(offset)

@@ -21,7 +21,13 @@ dask = import_module("dask")
 import fanfill.dask as fd  # noqa: E402
 
 SHAPE = (130, 77)
-LAWS = {"he_normal": ff.he_normal(), "constant": ff.constant(-0.0)}
+LAWS = {
+    "he_normal": ff.he_normal(),
+    "constant": ff.constant(-0.0),
+    "identity": ff.identity(),
+    "sparse": ff.sparse(0.3),
+    "orthogonal": ff.orthogonal(),
+}
 CHUNKS = {
     "auto": "auto",
     "one": -1,

@@ -122,7 +122,7 @@ def test_a_named_initializer_is_one_call_of_the_primitive(named: Initializer, pr
 
 
 @pytest.mark.parametrize(
-    "function", [f for f in named.NAMED.values() if "in_axis" in inspect.signature(f).parameters]
+    "function", [f for f in named.NAMED.values() if "batch_axis" in inspect.signature(f).parameters]
 )
 def test_every_fan_scaled_name_takes_the_axes_as_keywords(function: object) -> None:
     init = function(in_axis=1, out_axis=0, batch_axis=2)
@@ -419,9 +419,10 @@ def test_an_initializer_is_found_by_name() -> None:
         ("TruncatedNormal", r"\(did you mean 'truncated_normal'\?\)"),
         ("glorot", r"\(did you mean 'glorot_uniform' or 'glorot_normal'\?\)"),
         ("He", r"\(did you mean 'he_uniform' or 'he_normal'\?\)"),
-        ("Zeros", r"\(did you mean 'constant'\?\)"),
+        ("Zeros", r"\(did you mean 'zeros'\?\)"),
+        ("Orthogonal", r"\(did you mean 'orthogonal'\?\)"),
+        ("STFT", r"\(Keras' Fourier kernels are not drawn: copy their values\)"),
         ("", r"''; the names"),
-        ("orthogonal", r"'orthogonal'; the names"),
         (7, ""),
         (None, ""),
     ],

@@ -20,6 +20,7 @@ import fanfill as ff
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES
 from fanfill.recipes import _LIMITS
+from fanfill.structures import STRUCTURES
 from fanfill_kernels import arithmetic, arithmetic64, narrow, philox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,8 +130,9 @@ def test_the_limits_are_as_stated() -> None:
 
 def test_every_distribution_has_its_section() -> None:
     stated = dict(re.findall(r"^### (4\.\d+) (.+)$", PAGE, re.MULTILINE))
-    assert sorted(stated) == sorted(record.section for record in DISTRIBUTIONS.values())
-    for name, record in DISTRIBUTIONS.items():
+    records = {**DISTRIBUTIONS, **STRUCTURES}
+    assert sorted(stated) == sorted({record.section for record in records.values()})
+    for name, record in records.items():
         assert name.split("_")[-1] in stated[record.section].lower(), (name, stated[record.section])
 
 
@@ -254,6 +256,22 @@ def test_the_normal_written_from_the_page_is_the_fill_bit_for_bit(
     sub = substream(name)
     expected = np.array([normal(first + k, seed, sub, std, mean) for k in range(600)], np.float32)
     np.testing.assert_array_equal(buffer.view(np.uint32), expected.view(np.uint32))
+
+
+def test_the_zeros_of_sparse_written_from_the_page_are_the_fills() -> None:
+    """Section 4.7."""
+    seed, name, rows, columns = 0xC0FFEE, "decoder.0.wq", 30, 7
+    own = substream(name).to_bytes(8, "little")
+    digest = hashlib.blake2b(own, digest_size=8, person=b"sparse").digest()
+    sub = int.from_bytes(digest, "little")
+    values = ff.draw((rows, columns), ff.sparse(0.35, 0.5), seed=seed, name=name)
+    for column in range(columns):
+        ranks = [(word(row * columns + column, seed, sub), row) for row in range(rows)]
+        zero = {row for _, row in sorted(ranks)[: math.ceil(0.35 * rows)]}
+        for row in range(rows):
+            found = values[row, column]
+            wanted = F(0) if row in zero else normal(row * columns + column, seed, substream(name), 0.5, 0.0)
+            assert bits(found) == bits(wanted), (row, column)
 
 
 def test_the_normal_written_from_the_page_notices_a_coefficient_that_is_one_place_off(

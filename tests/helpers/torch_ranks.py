@@ -121,6 +121,20 @@ def every_function(mesh: DeviceMesh) -> None:
     assert_bits(ft.constant_(part, 0.3).full_tensor(), torch.full((31, 13, 3), 0.3))
 
 
+@check(2)
+def matrices(mesh: DeviceMesh) -> None:
+    for axis in (0, 1):
+        for function in (ft.orthogonal_, functools.partial(ft.sparse_, sparsity=0.4)):
+            part = distribute(torch.zeros(9, 14), mesh, [Shard(axis)])
+            function(part, seed=1, name="w")
+            assert_bits(part.full_tensor(), function(torch.empty(9, 14), seed=1, name="w"))
+        part = distribute(torch.zeros(9, 14), mesh, [Shard(axis)])
+        assert_bits(ft.eye_(part).full_tensor(), torch.eye(9, 14))
+        part = distribute(torch.zeros(8, 3, 5), mesh, [Shard(axis)])
+        expected = nn.init.dirac_(torch.empty(8, 3, 5), 2)
+        assert_bits(ft.dirac_(part, 2).full_tensor(), expected)
+
+
 @check(4)
 def equal_generators(mesh: DeviceMesh) -> None:
     torch.manual_seed(6)

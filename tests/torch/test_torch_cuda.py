@@ -40,6 +40,23 @@ def test_the_bits_are_those_of_the_cpu(function: Any, dtype: Any) -> None:
         assert torch.equal(bits(there), bits(function(here, seed=1, name="w")))
 
 
+def test_matrices_are_those_of_the_cpu() -> None:
+    for function, args in ((ft.orthogonal_, ()), (ft.sparse_, (0.3,)), (ft.eye_, ()), (ft.dirac_, (2,))):
+        shape = (30, 20, 3) if function is ft.dirac_ else (30, 20)
+        key = {"seed": 1, "name": "w"} if function in (ft.orthogonal_, ft.sparse_) else {}
+        here, there = (
+            function(torch.zeros(shape, device=device), *args, **key) for device in ("cpu", "cuda")
+        )
+        assert torch.equal(bits(there), bits(here))
+    here, there = (
+        ft.init_module(
+            torch.nn.Linear(9, 8, device=device), 1, rules={"weight": "orthogonal", "bias": "zeros"}
+        )
+        for device in ("cpu", "cuda")
+    )
+    assert torch.equal(bits(here.weight), bits(there.weight))
+
+
 def test_the_work_is_on_torchs_current_stream() -> None:
     w = torch.empty(1 << 26, device="cuda")
     stream = torch.cuda.Stream()

@@ -209,9 +209,6 @@ def _default(config_class: Any) -> Any:
     return model_class(config)._from_config(config)
 
 
-UNEXPRESSED = {"rwkv"}  # large orthogonal_
-
-
 @pytest.mark.slow
 def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: Path) -> None:
     """And the smaller models agree with how transformers really initialises them."""
@@ -219,7 +216,7 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
 
     planned, tensors = 0, 0
     for number, (kind, config_class) in enumerate(CONFIG_MAPPING.items()):
-        if number % 8 and kind not in UNEXPRESSED:  # a sample
+        if number % 8 and kind != "rwkv":  # a sample, and the one with large orthogonal matrices
             continue
         folder = tmp_path / kind
         try:
@@ -230,10 +227,6 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
         except Exception:  # missing packages or arguments: the same without a trace
             continue
         size = sum(p.numel() for p in model.parameters())
-        if kind in UNEXPRESSED:
-            with pytest.raises(ValueError, match="got none for"):
-                pretrained.plan(folder)
-            continue
         made = pretrained.plan(folder)
         planned += 1
         if size < 30_000_000:
@@ -242,7 +235,9 @@ def test_every_configuration_is_planned_or_refused_by_a_tensors_name(tmp_path: P
             recipe = ft.recipe(build)
             for name, entry in recipe.tensors.items():
                 law = entry.whole_law()
-                if law is None or not entry.size or not real[name].is_floating_point():
+                if law is None or getattr(law, "structured", False):
+                    continue
+                if not entry.size or not real[name].is_floating_point():
                     continue
                 tensors += 1
                 x = real[name].float().numpy()

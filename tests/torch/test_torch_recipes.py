@@ -210,8 +210,17 @@ def _later_written() -> torch.Tensor:
     return torch.empty_like(w).copy_(w)
 
 
+def _half(draw: Callable[[torch.Tensor], object]) -> torch.Tensor:
+    w = torch.zeros(300, 300)
+    draw(w[:150])
+    return w
+
+
 REFUSED: list[tuple[Callable[[], torch.Tensor], str]] = [
-    (lambda: nn.init.orthogonal_(torch.empty(300, 300)), "orthogonal_"),
+    (lambda: nn.init.orthogonal_(torch.empty(300, 300), -1.0), "orthogonal_"),
+    (lambda: _half(nn.init.orthogonal_), "orthogonal of another view of it"),
+    (lambda: nn.init.sparse_(torch.empty(300, 300).t(), 0.1).t(), "sparse of another view of it"),
+    (lambda: nn.init.eye_(torch.empty(300, 300)).t().contiguous(), "identity of another view of it"),
     (lambda: torch.randn(BIG).exp(), "exp"),
     (lambda: torch.zeros(BIG).log(), "log"),
     (lambda: torch.randn(BIG).mul_(torch.randn(BIG)), "mul_"),

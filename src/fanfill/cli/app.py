@@ -151,7 +151,7 @@ def fill(
         ),
     ] = None,
     threads: _Threads = None,
-    gain: Annotated[float | None, typer.Option(help="of xavier_*")] = None,
+    gain: Annotated[float | None, typer.Option(help="of xavier_*, identity, *orthogonal")] = None,
     scale: Annotated[float | None, typer.Option(help="of variance_scaling")] = None,
     mode: Annotated[
         str | None,
@@ -174,13 +174,15 @@ def fill(
         bool, typer.Option("--no-endpoint", help="of uniform: high itself is never drawn")
     ] = False,
     mean: Annotated[float | None, typer.Option(help="of normal, truncated_normal")] = None,
-    std: Annotated[float | None, typer.Option(help="of normal, truncated_normal")] = None,
+    std: Annotated[float | None, typer.Option(help="of normal, truncated_normal, sparse")] = None,
     lower: Annotated[float | None, typer.Option(help="of truncated_normal: cut, in units of std")] = None,
     upper: Annotated[float | None, typer.Option(help="of truncated_normal: cut, in units of std")] = None,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="of truncated_normal: the cuts are values, as in torch")
     ] = False,
     value: Annotated[float | None, typer.Option(help="of constant")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="of sparse: the share of zeros in a column")] = None,
+    groups: Annotated[int | None, typer.Option(help="of dirac")] = None,
     in_axis: Annotated[
         str | None, typer.Option(help="of fan-scaled ones: 0, or 0,1, or none; default: -2")
     ] = None,
@@ -211,6 +213,8 @@ def fill(
         "upper": upper,
         "absolute": absolute or None,
         "value": value,
+        "sparsity": sparsity,
+        "groups": groups,
         "in_axis": filling.parse_axes("--in-axis", in_axis),
         "out_axis": filling.parse_axes("--out-axis", out_axis),
         "batch_axis": filling.parse_axes("--batch-axis", batch_axis),

@@ -38,8 +38,7 @@ def command(device: str, *, exhaustively: bool = False, output: Output) -> None:
             "--exhaustive: expected a CUDA device, whose roots and quotients it tries; got --device "
             f"{device}, which has none here; leave --exhaustive out, or see fanfill info for what CUDA lacks"
         )
-    cases = sum(case.dtype not in selftest.untested() for case in golden.cases())
-    total = len(tested) * len(selftest.LAYOUTS) * cases
+    total = len(selftest.LAYOUTS) * sum(len(list(selftest.cases(subject))) for subject in tested)
     checks: list[Check] = []
     others: list[Result] = []
     tried: list[Tried] = []
@@ -154,7 +153,7 @@ def cells(subject: Subject, checks: Iterable[Check]) -> tuple[Sequence[str], Seq
             wrong[check.case[:2]] += check.problem is not None
     rows = [
         (law, *(cell(tried[law, dtype], wrong[law, dtype]) for dtype in selftest.DTYPES))
-        for law in ("words", *golden.INITIALIZERS)
+        for law in ("words", *golden.INITIALIZERS, *golden.MATRICES)
     ]
     return ("initializer", *selftest.DTYPES), rows
 

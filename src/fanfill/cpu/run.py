@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fanfill import tiling
+from fanfill import imports, tiling
 from fanfill.cpu import pages, threads
+from fanfill.structures import STRUCTURED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,7 +144,16 @@ def _part_of(fill: Fill, backend: Backend, helpers: int) -> _Part:
     plan = _plan(view, region, backend, helpers)
     if recipe.form == "constant":
         return plan.tiles, _constant(view, plan, recipe.params[0])
-    return plan.tiles, _draw(view, plan, recipe, key, backend)
+    if recipe.form in STRUCTURED:
+        structures = imports.module("fanfill.cpu.structures")
+
+        def whole(part: NDArray[Any], where: Region, of: Recipe, key: Key) -> None:
+            fill_lanes(part, where, of, key, backend, helpers)
+
+        kernels = structures.bound(recipe, region, view.shape, key, backend, whole)
+    else:
+        kernels = backend.kernels(recipe.form, recipe.dtype)
+    return plan.tiles, _draw(view, plan, recipe, key, backend, kernels)
 
 
 def _part_of_small(small: Small, most: int) -> _Part:
@@ -235,10 +245,10 @@ def _constant(view: NDArray[Any], plan: Tiling, bits: int) -> Callable[[], Calla
 
 
 def _draw(
-    view: NDArray[Any], plan: Tiling, recipe: Recipe, key: Key, backend: Backend
+    view: NDArray[Any], plan: Tiling, recipe: Recipe, key: Key, backend: Backend, kernels: HostKernels
 ) -> Callable[[], Callable[[int], int]]:
     target = _canonical(view, plan)
-    kernels, params = backend.kernels(recipe.form, recipe.dtype), recipe.params
+    params = recipe.params
     streams = plan.in_place and view.nbytes >= NONTEMPORAL
     if streams:
         kernels = kernels._replace(run=kernels.nontemporal)

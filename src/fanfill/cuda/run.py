@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fanfill.cuda.diagonals import constants
 from fanfill.tiling import Axis, merge
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def fill_target(
     """
     total = prod(target.shape)
     made: list[Single] = []
-    if total:
+    if total and recipe.form == "diagonals":
+        for some, where, constant in constants(target, region, recipe):
+            fill_target(some, where, constant, key, backend)
+    elif total:
         from fanfill_kernels.cuda.geometry import launches
 
         with backend.launcher(target) as queue:
@@ -98,6 +102,9 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
     for fill in fills:
         target, region, recipe, key = fill
         if not prod(target.shape):
+            continue
+        if recipe.form == "diagonals":
+            alone += [(*constant, key) for constant in constants(target, region, recipe)]
             continue
         where = _whole(target, region) or _only(parts(target, region, recipe.form))
         found = where and run_of(recipe.form, target.itemsize, *where)

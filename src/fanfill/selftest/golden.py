@@ -9,14 +9,27 @@ import functools
 import json
 from collections.abc import Iterator
 from importlib import resources
+from math import prod
 from typing import Any, NamedTuple
 
 import fanfill as ff
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES
 from fanfill.initializers import Initializer
+from fanfill.structures import STRUCTURES
 
-__all__ = ["INITIALIZERS", "PLACES", "WORDS", "Case", "Place", "Words", "cases", "draw", "expected"]
+__all__ = [
+    "INITIALIZERS",
+    "MATRICES",
+    "PLACES",
+    "WORDS",
+    "Case",
+    "Place",
+    "Words",
+    "cases",
+    "draw",
+    "expected",
+]
 
 SEED = 0xC0FFEE0123456789
 
@@ -38,6 +51,13 @@ INITIALIZERS = {
 }
 
 
+MATRICES = {
+    case: (Initializer(name, params), shape)
+    for name, record in STRUCTURES.items()
+    for case, (params, shape) in record.golden.items()
+}
+
+
 class Place(NamedTuple):
     """The buffer's shape, the global tensor's shape, and where the buffer lies in the tensor."""
 
@@ -55,6 +75,20 @@ PLACES = {
     "flat": Place((1001,), (70, 90), 1003),
     "far flat": Place((77,), (2**20, 2**19), 2**34 - 39),
 }
+
+
+# Of a matrix: the whole, a box in its middle, and a range of its elements.
+PARTS = ("whole", "middle", "range")
+
+
+def part_of(shape: tuple[int, ...], part: str) -> Place:
+    """One of the `PARTS` of a tensor."""
+    if part == "whole":
+        return Place(shape)
+    if part == "range":
+        size = prod(shape)
+        return Place((size // 2,), shape, size // 4)
+    return Place(tuple(n - n // 4 - n // 3 for n in shape), shape, tuple(n // 3 for n in shape))
 
 
 class Words(NamedTuple):
@@ -86,10 +120,18 @@ class Case(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """The buffer's shape."""
-        return (WORDS[self.place].number,) if self.initializer == "words" else PLACES[self.place].shape
+        return (WORDS[self.place].number,) if self.initializer == "words" else drawn_by(self)[1].shape
 
     def __str__(self) -> str:
         return " / ".join(self)
+
+
+def drawn_by(case: Case) -> tuple[Initializer, Place, str]:
+    """What a golden fill draws, where, and under which name; of a matrix all parts have one name."""
+    if case.initializer in MATRICES:
+        law, shape = MATRICES[case.initializer]
+        return law, part_of(shape, case.place), "golden/matrix"
+    return INITIALIZERS[case.initializer], PLACES[case.place], f"golden/{case.place}"
 
 
 def cases() -> Iterator[Case]:
@@ -100,6 +142,10 @@ def cases() -> Iterator[Case]:
         for dtype in STORAGES:
             for place in PLACES:
                 yield Case(law, dtype, place)
+    for law in MATRICES:
+        for dtype in STORAGES:
+            for place in PARTS:
+                yield Case(law, dtype, place)
 
 
 def draw(case: Case, buffer: Any, **how: Any) -> None:
@@ -108,12 +154,12 @@ def draw(case: Case, buffer: Any, **how: Any) -> None:
         _, start, seed, name = WORDS[case.place]
         ff.words(buffer, seed=seed, name=name, start=start, **how)
         return
-    place = PLACES[case.place]
+    law, place, name = drawn_by(case)
     ff.fill(
         buffer,
-        INITIALIZERS[case.initializer],
+        law,
         seed=SEED,
-        name=f"golden/{case.place}",
+        name=name,
         global_shape=place.global_shape,
         offset=place.offset,
         **how,

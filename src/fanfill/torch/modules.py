@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -14,13 +15,14 @@ from fanfill.distributions import recipe
 from fanfill.fill import watched
 from fanfill.many import Job
 from fanfill.messages import shown
+from fanfill.structures import HOST_ALONE
 from fanfill.torch.defaults import Draw, shape_of
 from fanfill.torch.drawing import locate
 from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
-from fanfill.torch.tensors import STORAGE_NAMES
+from fanfill.torch.tensors import STORAGE_NAMES, fill_by_copy
 from fanfill.torch.walking import Parameter, buffers, parameters
 from fanfill.torch.zero3 import is_zero3, partition
 
@@ -82,8 +84,7 @@ def init_module(
 
         A value is
 
-        * an `Initializer`, the name of one, "zeros" or "ones". Default axes are replaced by torch's layout,
-          (out, in, \\*k);
+        * an `Initializer`, or the name of one. Default axes are replaced by torch's layout, (out, in, \\*k);
         * None, which leaves the parameter as it is, whatever it is;
         * a list of pairs (box, one of these), drawn in that order: a box is what one writes between brackets,
           ``0``, ``slice(0, 64)``, ``(..., slice(0, 8))``. The fans are those of the box, the values those
@@ -172,29 +173,37 @@ def init_module(
 def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None) -> None:
     """Every parameter's first draw as one job, then the second ones, which may write over the first."""
     rounds = []
+    copies: list[list[Callable[[], None]]] = []
     for number in range(max((len(task.draws) for task in tasks), default=0)):
-        job = Job(seed, None)
+        job, copied = Job(seed, None), list[Callable[[], None]]()
         for name, tensor, places, draws in tasks:
             if number >= len(draws):
                 continue
             law, box = draws[number]
             for place in places:
-                if box is None and place.local is tensor:
+                if box is None and place.local is tensor and not law.structured:
                     job.add(tensor, law, name)
                     continue
                 for part in parts(place, box):
+                    if law.distribution in HOST_ALONE and part.tensor.is_cuda:
+                        where = place.global_shape, part.offset
+                        copied.append(partial(fill_by_copy, part.tensor, law, seed, name, *where))
+                        continue
                     job.add(part.tensor, law, name, place.global_shape, part.offset)
                 if place.local is not tensor:
                     job.written.append(tensor)
         rounds.append(job)
+        copies.append(copied)
     whole, done = sum(job.values() for job in rounds), 0
 
     def report(values: int, _: int) -> None:
         if progress is not None and done + values < whole:
             progress(done + values, whole)
 
-    for job in rounds:
+    for job, copied in zip(rounds, copies, strict=True):
         job.run(get_threads(), report if progress else None)
+        for copy in copied:
+            copy()
         done += job.values()
     if progress is not None:
         progress(whole, whole)

@@ -167,7 +167,8 @@ def _parts(tensor: torch.Tensor, dtype: str, record: Record) -> tuple[tuple[Part
                 return (), f"{law.kind} in a part of it that is no box"
             found.append((law, place.start, place.lengths))
     made = []
-    for number, (law, start, lengths) in enumerate(found):
+    for number, (traced, start, lengths) in enumerate(found):
+        law = traced.of(own) if lengths == shape else traced.of(Box(0, (), ()))
         if law.known:
             made.append(Part(as_initializer(law, dtype), start, lengths))
         elif not _covered(start, lengths, [each[1:] for each in found[number + 1 :]]):
@@ -235,6 +236,9 @@ def as_initializer(law: Law, dtype: str) -> Initializer | Number:
     if law.kind == "constant":
         (value,) = law.args
         return initializers.constant(value) if dtype in STORAGES and isfinite(value) else value
+    if law.kind == "matrix":
+        made: Initializer = law.args[0]
+        return made
     if law.kind == "normal":
         return initializers.normal(*law.args)
     if law.kind == "uniform":

@@ -143,7 +143,7 @@ def _boxed(key: object, value: Any, shape: tuple[int, ...] | None) -> list[Draw]
     draws = []
     for index, laws in value:
         box = _box(key, index, shape)
-        draws += [Draw(_of_box(law, tuple(s.stop - s.start for s in box)), box) for law, _ in laws]
+        draws += [Draw(_of_box(key, law, tuple(s.stop - s.start for s in box)), box) for law, _ in laws]
     return draws
 
 
@@ -153,8 +153,14 @@ def _law(value: Any) -> Initializer:
     return with_torch_axes(initializer(value) if made is None else made)
 
 
-def _of_box(law: Initializer, shape: tuple[int, ...]) -> Initializer:
+def _of_box(key: object, law: Initializer, shape: tuple[int, ...]) -> Initializer:
     """The same with the box's own fans: a third of a fused weight is a weight."""
+    if law.structured:
+        raise ValueError(
+            f"rules: expected an initializer of single values for a box of {shown(key)}; got {law!r}, whose "
+            "values follow from their places in the whole tensor; give the whole tensor this initializer, or "
+            "fill the box by fanfill.fill under a name of its own"
+        )
     return law if law.scaling is None else Initializer(*law.law(shape))
 
 

@@ -17,13 +17,22 @@ from fanfill.cpu.buffers import assert_stored, mark_written, overlaps, torch_lan
 from fanfill.cuda.buffers import as_storage
 from fanfill.dtypes import STORAGES
 from fanfill.fill import fill_storage, key_of
+from fanfill.structures import HOST_ALONE
 
 if TYPE_CHECKING:
     from fanfill.initializers import Initializer
 
 Shape = int | Iterable[int]  # of a global tensor, or an offset in it
 
-__all__ = ["STORAGE_NAMES", "Shape", "assert_fillable", "fill_memory", "has_no_values", "is_plain"]
+__all__ = [
+    "STORAGE_NAMES",
+    "Shape",
+    "assert_fillable",
+    "fill_by_copy",
+    "fill_memory",
+    "has_no_values",
+    "is_plain",
+]
 
 # Those of fanfill's dtypes that this torch has.
 STORAGE_NAMES: dict[torch.dtype, str] = {
@@ -115,6 +124,9 @@ def fill_memory(
     ValueError, TypeError
         As `fanfill.fill`, before anything is written.
     """
+    if tensor.is_cuda and law.distribution in HOST_ALONE:
+        fill_by_copy(tensor, law, seed, name, global_shape, offset)
+        return None
     # detach: shares memory and version counter, and a leaf that requires grad has no numpy() of its own.
     memory = as_storage(tensor.detach()) if tensor.is_cuda else torch_lanes(tensor)
     return fill_storage(
@@ -125,6 +137,21 @@ def fill_memory(
         offset=offset,
         written=partial(mark_written, tensor),
     )
+
+
+def fill_by_copy(
+    tensor: torch.Tensor,
+    law: Initializer,
+    seed: int,
+    name: str | int,
+    global_shape: Shape | None = None,
+    offset: Shape | None = None,
+) -> None:
+    """Fill a tensor on a device with what is computed on the CPU, as `fill_memory`; it waits for the copy."""
+    made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    fill_memory(made, law, seed, name, global_shape, offset)
+    with torch.no_grad():
+        tensor.copy_(made)
 
 
 def _assert_kept(tensor: torch.Tensor) -> None:

@@ -29,6 +29,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from fanfill import matrices
+from fanfill.initializers import Initializer
+
 __all__ = ["Box", "Held", "Law", "Trace", "tracing"]
 
 # Factories and what they fill a tensor with.
@@ -44,7 +47,12 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
     "reciprocal": lambda x: 1 / x,
 }
 # These return at once on meta tensors, beside trunc_normal_, whose aliases all meet in one function.
-_SKIPPED = ("orthogonal_", "dirac_", "sparse_", "eye_")
+_MATRICES: dict[str, Callable[..., Initializer]] = {
+    "orthogonal_": lambda gain=1, generator=None: matrices.orthogonal(float(gain), out_axis=0),
+    "dirac_": lambda groups=1: matrices.dirac(groups, in_axis=1, out_axis=0),
+    "sparse_": lambda sparsity, std=0.01, generator=None: matrices.sparse(float(sparsity), float(std)),
+    "eye_": matrices.identity,
+}
 _TRUNC = "_no_grad_trunc_normal_"
 
 
@@ -52,7 +60,8 @@ class Law(NamedTuple):
     """What a box holds.
 
     ``normal (mean, std)``, ``uniform (low, high)``, ``truncated (mean, std, low, high)`` with absolute
-    bounds, ``constant (value,)``, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
+    bounds, ``constant (value,)``, ``matrix (initializer, shape, strides)`` of all of one tensor as it was
+    seen then, ``unset ()`` of memory that nothing was written to, and ``unknown (why,)``.
     """
 
     kind: str
@@ -73,7 +82,16 @@ class Law(NamedTuple):
         if self.kind == "truncated":
             mean, std, low, high = (x * by for x in self.args)
             return Law("truncated", (mean, abs(std), min(low, high), max(low, high)))
+        if self.kind == "matrix" and self.args[0].distribution == "orthogonal" and by > 0:
+            gain, axis = self.args[0].params
+            return Law("matrix", (matrices.orthogonal(gain * by, out_axis=int(axis)), *self.args[1:]))
         return None
+
+    def of(self, box: Box) -> Law:
+        """The same, or unknown if it is a matrix that this box does not hold whole."""
+        if self.kind != "matrix" or self.args[1:] == (box.shape, box.strides):
+            return self
+        return Law("unknown", (f"{self.args[0].distribution} of another view of it",))
 
     def shifted(self, by: float) -> Law | None:
         """The law of a value plus a number, if it is one."""
@@ -134,11 +152,11 @@ class Held:
         """The one law of a box; unknown if parts of it were written later than the whole."""
         if len(self.pieces) == 1:
             only: Law = self.pieces[0].law
-            return only
+            return only.of(box)
         for piece in reversed(self.pieces):
             law: Law = piece.law
             if piece.box == box:
-                return law
+                return law.of(box)
             if piece.box.meets(box):
                 break
         return Law("unknown", ("a read of memory whose parts hold different laws",))
@@ -310,7 +328,7 @@ def tracing(small: int) -> Iterator[Record]:
         torch.manual_seed(0)  # what is random and no law, such as log(uniform), is stored: the same each time
         _replace(stack, vars(init), _TRUNC, _recorded_trunc(trace, getattr(init, _TRUNC)))
         copies = sys.modules.get("transformers.initialization")
-        for name in _SKIPPED:
+        for name in _MATRICES:
             new = _recorded(trace, name, vars(init)[name])
             _replace(stack, vars(init), name, new)
             if copies is not None and name in copies.TORCH_INIT_FUNCTIONS:
@@ -340,8 +358,14 @@ def _recorded_trunc(trace: Trace, real: Callable[..., Any]) -> Callable[..., Any
 def _recorded(trace: Trace, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def call(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         if not tensor.is_meta:
-            return real(tensor, *args, **kwargs)
-        trace.record.write(tensor, Law("unknown", (name,)))
+            real(tensor, *args, **kwargs)
+        try:
+            law = Law(
+                "matrix", (_MATRICES[name](*args, **kwargs), tuple(tensor.shape), tuple(tensor.stride()))
+            )
+        except (TypeError, ValueError):  # what torch takes and fanfill does not, such as a negative gain
+            law = Law("unknown", (name,))
+        trace.record.write(tensor, law)
         return tensor
 
     return call
