@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["How", "again", "draw", "draw_placed", "draw_planned", "locate", "plan_for", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_WORD = 2**32 - 1
 
 
 class _Plan(NamedTuple):
@@ -222,9 +223,11 @@ def plan_for(tensor: torch.Tensor, law: Initializer) -> Plan | None:
 
 
 def draw_planned(tensor: torch.Tensor, plan: Plan, seed: int, name: str | int) -> None:
-    """Fill a tensor by its plan."""
+    """Fill a tensor by its plan, with a seed and a name that have been checked."""
+    # A count's numbers are each new: to keep them, as names are kept, costs more than to cut them.
+    low, high = (name & _WORD, name >> 32) if type(name) is int else halves(name)
     mark_written(tensor)
-    sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, *halves(name))
+    sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, low, high)
 
 
 def _generator(generator: torch.Generator | None, distribution: str) -> torch.Generator | None:

@@ -44,7 +44,7 @@ def _kept(make: Law) -> Law:
 
     @functools.wraps(make)
     def call(*args: Any) -> Initializer:
-        if {*map(type, args)} <= PLAIN:
+        if PLAIN.issuperset(map(type, args)):
             return cached(*args)
         return make(*args)
 
