@@ -2,9 +2,9 @@
 
     python benchmarks/torch_twice.py [--library transformers|timm] [--most MILLIONS] [MODEL ...]
 
-Each is built from its configuration, made small, or under its name, with no weights downloaded. Every parameter
-and buffer is hashed. Of timm, one model a module is built: the smallest. Models that are larger than --most are
-named and left out.
+Each is built from its configuration, made small, or under its name, with no weights downloaded. Every
+parameter and buffer is hashed. Of timm, one model a module is built: the smallest. Models that are larger
+than --most are named and left out.
 """
 
 from __future__ import annotations

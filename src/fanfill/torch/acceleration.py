@@ -44,7 +44,7 @@ from fanfill.torch.drawing import draw_placed, draw_planned, locate, plan_for
 from fanfill.torch.governing import Governed, govern, release
 from fanfill.torch.naming import Known, Names, checked_trees
 from fanfill.torch.seeding import Stream, from_generator, seed_of
-from fanfill.torch.sharding import Placed, is_dtensor
+from fanfill.torch.sharding import Placed, is_dtensor, placed
 from fanfill.torch.tensors import STORAGE_NAMES, fill_memory
 from fanfill.torch.tracing import Trace
 
@@ -185,7 +185,8 @@ class _Mode(TorchFunctionMode):  # type: ignore[misc]
         if drawn is None:
             return func(*args, **kwargs)
         if law_of is of_uniform:
-            self.uniform = _Drawn(*drawn, _version(drawn[0]))
+            tensor, law, stream, known = drawn
+            self.uniform = _Drawn(tensor, law, stream, known, _version(tensor))
         return args[0] if args else kwargs["tensor"]
 
     def _made(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -217,14 +218,15 @@ class _Mode(TorchFunctionMode):  # type: ignore[misc]
             return None
         try:
             law = of_erfinv(last.law)
+            if law is None:
+                return None
             if func not in IN_PLACE:
                 tensor = torch.empty_like(tensor)
                 if known is not None and known.part is not None:
                     return None
-            ready = None if law is None else _ready(tensor, law, known)
+            # Whether it can be filled is not asked again: a view made under no_grad cannot answer now.
+            ready = _checked(tensor, law, placed(tensor), known)
         except _REFUSED:
-            return None
-        if ready is None:
             return None
         _fill(ready, last.stream, known)
         return tensor
@@ -240,13 +242,13 @@ _Ready = tuple[torch.Tensor, Initializer, Placed]
 
 
 def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Draw what a call asks for; None if torch must refuse the call or handle it, else a `_Drawn`'s beginning.
+    """Draw what a call asks for, and return a `_Drawn`'s beginning; None if torch must refuse or handle it.
 
     The way by a plan is the quickest one, for a whole tensor on a device whose like was filled before.
     """
     if _is_traced():
         return None
-    known, pairs = None, False
+    known, ready, pairs = None, None, False
     try:
         tensor, generator, law = law_of(*args, **kwargs)
         if law is None or not (generator is None or isinstance(generator, torch.Generator)):
@@ -260,7 +262,8 @@ def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwa
                 if calls.seed is None or generator is not None:
                     return None
                 known = None if known is None or known.part is not None else known
-            ready = _ready(*(_real(tensor, law) if pairs else (tensor, law)), known)
+            real, part = _real(tensor, law) if pairs else (tensor, law)
+            ready = _ready(real, part, known)
             if ready is None:
                 return None
     except _REFUSED:
@@ -271,7 +274,7 @@ def _drawn(calls: _Calls, law_of: Callable[..., Any], args: tuple[Any, ...], kwa
         stream = calls.next_other() if pairs else calls.next(generator)
     if plan is not None:
         draw_planned(tensor, plan, *stream)
-    else:
+    elif ready is not None:
         _fill(ready, stream, known)
     return tensor, law, stream, known
 
@@ -295,6 +298,11 @@ def _ready(tensor: torch.Tensor, law: Initializer, known: Known | None) -> _Read
     where = locate(tensor)
     if where is None or (where.local.is_cuda and backend_named("cuda").unusable() is not None):
         return None
+    return _checked(tensor, law, where, known)
+
+
+def _checked(tensor: torch.Tensor, law: Initializer, where: Placed, known: Known | None) -> _Ready:
+    """Raise what the fill would raise of the law."""
     shape = where.global_shape
     if known is not None and known.global_shape is not None:
         if law.scaling is not None:  # by the fans of what the call was given
@@ -325,7 +333,7 @@ def _is_still(tensor: object, last: _Drawn) -> bool:
         return True
     if is_dtensor(tensor) or is_dtensor(drawn) or tensor.dtype != drawn.dtype:
         return False
-    return tensor.is_set_to(drawn)  # as two tensors that `.data` gives
+    return bool(tensor.is_set_to(drawn))  # as two tensors that `.data` gives
 
 
 def _is_traced() -> bool:
