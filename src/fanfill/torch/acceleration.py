@@ -2,11 +2,13 @@
 
 Two hooks are enough to catch torch's functions under every name, whoever imported them and when:
 
-* A TorchFunctionMode, which torch keeps for each thread, sees ``Tensor.uniform_`` and ``Tensor.normal_``. All
-  random functions of ``torch.nn.init`` end in these two, and old code calls them directly.
+* A TorchFunctionMode, which torch keeps for each thread, sees torch's factories, and ``Tensor.uniform_`` and
+  ``Tensor.normal_``. All random functions of ``torch.nn.init`` end in these two; old code calls them directly.
 * A mode would see only the redraws inside ``trunc_normal_``. So it is caught at the one function that all its
   aliases call. That function is replaced when the first block begins and restored when the last one ends; a
   thread outside any block gets torch's.
+
+What reaches neither is drawn by torch's generators, which `fanfill.torch.governing` seeds.
 """
 
 from __future__ import annotations
@@ -58,27 +60,37 @@ class accelerated(contextlib.ContextDecorator):
     """Inside this block, fanfill draws what torch would draw to initialise tensors.
 
     This covers ``torch.nn.init``'s random functions, and so all layers of torch.nn; ``Tensor.uniform_`` and
-    ``Tensor.normal_``; and everything built on these, such as the models of Hugging Face transformers.
-    Everything else runs as in torch: constants, the permutations of ``sparse_``, ``torch.randn``, and tensors
-    and parameters that fanfill refuses (see `fanfill.torch.functions`).
+    ``Tensor.normal_``; truncated normals by ``uniform_`` and ``erfinv_``; and everything built on these, such
+    as the models of Hugging Face transformers and timm. With a seed also ``torch.rand``, ``randn``,
+    ``rand_like``, ``randn_like`` and ``torch.normal``, and complex tensors. Everything else is torch's:
+    permutations, dropout, tensors and parameters that fanfill refuses (see `fanfill.torch.functions`), and all
+    draws inside a transform of torch.func, a trace or compiled code.
 
     Parameters
     ----------
     seed : int, optional
-        In [0, 2^64). Call number k of the block, counted from 0, is drawn with this seed and the name k. So
-        the values depend only on the order of the calls. If None, each call's seed and name come from torch's
+        In [0, 2^64). Call number k of the block, counted from 0, is drawn with this seed and the name k, and
+        number k of the factories and complex tensors with the name "torch k". So the values depend only on
+        the order of the calls. torch's own generators, of the CPU and of CUDA devices, follow the seed too
+        inside the block, and are as they were after it. If None, each call's seed and name come from torch's
         default CPU generator, which ``torch.manual_seed`` seeds. A call with its own ``generator`` takes them
         from there.
+    names : torch.nn.Module or mapping, optional
+        A module, or a mapping from prefixes to modules: their parameters and buffers, and boxes of them, are
+        drawn with their names, those of `init_module`, in place of a call's number. Every other tensor is
+        drawn by the order of the calls. Needs a seed.
 
     Raises
     ------
     TypeError, ValueError
-        If the seed is not an integer in [0, 2^64).
+        If the seed is not an integer in [0, 2^64); if ``names`` is something else, has two parameters of one
+        name, or comes without a seed.
 
     Notes
     -----
-    A block affects only the thread that enters it. Blocks nest: inside the inner one, its seed counts.
-    Entering an object again inside its own block continues its count; entering it anew starts at 0.
+    A block affects only the thread that enters it, save that torch's generators are the same for all threads.
+    Blocks nest: inside the inner one, its seed counts. Entering an object again inside its own block
+    continues its count; entering it anew starts at 0.
 
     Examples
     --------
