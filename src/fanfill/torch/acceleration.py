@@ -2,8 +2,9 @@
 
 Two hooks are enough to catch torch's functions under every name, whoever imported them and when:
 
-* A TorchFunctionMode, which torch keeps for each thread, sees torch's factories, and ``Tensor.uniform_`` and
-  ``Tensor.normal_``. All random functions of ``torch.nn.init`` end in these two; old code calls them directly.
+* A TorchFunctionMode, which torch keeps for each thread, sees torch's factories, ``Tensor.uniform_`` and
+  ``Tensor.normal_``. All random functions of ``torch.nn.init`` end in the latter two; old code calls them
+  directly.
 * A mode would see only the redraws inside ``trunc_normal_``. So it is caught at the one function that all its
   aliases call. That function is replaced when the first block begins and restored when the last one ends; a
   thread outside any block gets torch's.
@@ -63,8 +64,8 @@ class accelerated(contextlib.ContextDecorator):
     ``Tensor.normal_``; truncated normals by ``uniform_`` and ``erfinv_``; and everything built on these, such
     as the models of Hugging Face transformers and timm. With a seed also ``torch.rand``, ``randn``,
     ``rand_like``, ``randn_like`` and ``torch.normal``, and complex tensors. Everything else is torch's:
-    permutations, dropout, tensors and parameters that fanfill refuses (see `fanfill.torch.functions`), and all
-    draws inside a transform of torch.func, a trace or compiled code.
+    permutations, dropout, tensors and parameters that fanfill refuses (see `fanfill.torch.functions`), and
+    all draws inside a transform of torch.func, a trace or compiled code.
 
     Parameters
     ----------
@@ -146,8 +147,9 @@ class _Calls:
     def next(self, generator: torch.Generator | None) -> Stream:
         if self.seed is None or generator is not None:
             return from_generator(generator)
-        self.count += 1
-        return self.seed, self.count - 1
+        count = self.count
+        self.count = count + 1
+        return self.seed, count
 
     def next_other(self) -> Stream:
         """Of a factory or a complex tensor. Among the others, these would move their numbers."""

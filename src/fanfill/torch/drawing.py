@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fanfill.cpu.buffers import mark_written
 from fanfill.distributions import recipe
 from fanfill.fill import halves, key_of, remember
 from fanfill.imports import module
@@ -226,7 +225,7 @@ def draw_planned(tensor: torch.Tensor, plan: Plan, seed: int, name: str | int) -
     """Fill a tensor by its plan, with a seed and a name that have been checked."""
     # A count's numbers are each new: to keep them, as names are kept, costs more than to cut them.
     low, high = (name & _WORD, name >> 32) if type(name) is int else halves(name)
-    mark_written(tensor)
+    torch.autograd.graph.increment_version(tensor)
     sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, low, high)
 
 

@@ -44,9 +44,10 @@ def _kept(make: Law) -> Law:
 
     @functools.wraps(make)
     def call(*args: Any) -> Initializer:
-        if PLAIN.issuperset(map(type, args)):
-            return cached(*args)
-        return make(*args)
+        for each in args:
+            if type(each) not in PLAIN:
+                return make(*args)
+        return cached(*args)
 
     return call  # type: ignore[return-value]
 
