@@ -3,8 +3,8 @@
     python benchmarks/torch_twice.py [--library transformers|timm] [--most MILLIONS] [MODEL ...]
 
 Each is built from its configuration, made small, or under its name, with no weights downloaded. Every
-parameter and buffer is hashed. Of timm, one model a module is built: the smallest. Models that are larger
-than --most are named and left out.
+parameter and buffer is hashed. Of timm, one model a module is built, by its name one of the smallest. Models
+that are larger than --most are named and left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 import fanfill.torch as ft
 
 Build = Callable[[], torch.nn.Module]
+LITTLE = ("tiny", "nano", "atto", "femto", "pico", "xxs", "_xs", "mini", "small", "_b0", "18", "lite", "_s")
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -86,7 +87,7 @@ def of_transformers(chosen: list[str]) -> Iterator[tuple[str, list[Build]]]:
 
 
 def of_timm(chosen: list[str]) -> Iterator[tuple[str, list[Build]]]:
-    """The smallest model of each module."""
+    """A model of each module, by its name one of the smallest."""
     import timm
 
     def way(name: str) -> Build:
@@ -96,10 +97,9 @@ def of_timm(chosen: list[str]) -> Iterator[tuple[str, list[Build]]]:
         yield from ((name, [way(name)]) for name in chosen)
         return
     for module in timm.list_modules():
-        sizes = {name: size(way(name)) for name in timm.list_models(module=module)}
-        known = {name: count for name, count in sizes.items() if count is not None}
-        if known:
-            name = min(known, key=lambda name: known[name])
+        names = timm.list_models(module=module)
+        if names:
+            name = min(names, key=lambda name: (not any(word in name for word in LITTLE), len(name), name))
             yield name, [way(name)]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,33 @@ def test_transformers_models_are_covered(name: str) -> None:
             assert torch.equal(ours, other), key
         elif ours.numel() > 2000:
             assert abs(ours.detach().std() / other.detach().std() - 1) < 0.1, key
+
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/torch_twice.py"
+
+
+@pytest.mark.parametrize(
+    ("library", "models"),
+    [
+        # Of transformers' types these draw by torch.rand, exponential_ and the like, or not by torch.nn.init.
+        ("transformers", ["mamba", "falcon_mamba", "nemotron_h", "swiftformer"]),
+        pytest.param("transformers", [], marks=pytest.mark.slow),  # each takes more than ten minutes
+        pytest.param("timm", [], marks=pytest.mark.slow),
+    ],
+)
+def test_models_are_built_twice_alike(library: str, models: list[str]) -> None:
+    """The table of docs/pytorch.md."""
+    pytest.importorskip(library, reason=f"{library} is not installed", exc_type=ImportError)
+    done = subprocess.run(
+        [sys.executable, BENCHMARK, "--library", library, *models],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 not reproduced" in done.stdout
+    if models:
+        assert f"{len(models)} reproduced" in done.stdout
 
 
 def test_init_module_with_rules_for_a_transformers_model() -> None:

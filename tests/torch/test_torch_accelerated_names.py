@@ -182,8 +182,9 @@ def test_complex_parameters_and_truncated_normals_by_erfinv() -> None:
         layer.weight[1:3].normal_()
         plain.weight[1:3].uniform_(-1.0, 1.0).erfinv_()
         out = plain.weight.uniform_(-1.0, 1.0).erfinv()
-        plain.bias[1:3].uniform_(-1.0, 1.0)
-        left = plain.bias[1:3].erfinv()
+        part = plain.bias[1:3]
+        part.uniform_(-1.0, 1.0)
+        left = part.erfinv()
     law = ff.normal(0.0, math.sqrt(0.5))
     pairs = values((4, 5, 2), law, "a.weight")
     pairs[1:3] = values((2, 5, 2), law, "torch 0")  # a part of a complex parameter has no name
