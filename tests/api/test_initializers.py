@@ -400,7 +400,7 @@ def test_an_initializer_is_found_by_name() -> None:
     assert initializer("he_normal", mode="fan_out", truncated=True) == he_normal("fan_out", truncated=True)
     assert initializer("constant", value=2) == constant(2)
     for name, function in named.NAMED.items():
-        assert getattr(initializers, name) is function
+        assert getattr(ff, name) is function
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,10 @@ def random_parameters(model: Any) -> dict[str, Any]:
 
 def test_every_layer_of_torch_nn_is_covered() -> None:
     """torch's own generator is not asked for a single number, and all values are those of the seed."""
-    state = torch.get_rng_state()
     with ft.accelerated(seed=3):
+        state = torch.get_rng_state()
         one = layers()
-    assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.get_rng_state(), state)
     with ft.accelerated(seed=3):
         two = layers()
     with ft.accelerated(seed=4):
@@ -59,6 +60,7 @@ def test_every_layer_of_torch_nn_is_covered() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(torch.equal(first[name], third[name]) for name in first)
     assert not one[4].weight[2].any()
+    state = torch.get_rng_state()
     layers()
     assert not torch.equal(torch.get_rng_state(), state)  # the control: torch does ask it
 
@@ -111,24 +113,26 @@ def small_models() -> dict[str, Callable[[], Any]]:
     vit = transformers.ViTConfig(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32
     )
+    mamba = transformers.MambaConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2, state_size=8)
     return {
+        "mamba": lambda: transformers.MambaModel(mamba),  # calls torch.rand
         "llama": lambda: transformers.LlamaForCausalLM(llama),
         "vit": lambda: transformers.ViTModel(vit),  # truncated normals
     }
 
 
-@pytest.mark.parametrize("name", ["llama", "vit"])
+@pytest.mark.parametrize("name", ["llama", "mamba", "vit"])
 def test_transformers_models_are_covered(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make = small_models()[name]
-        state = torch.get_rng_state()
         with ft.accelerated(seed=1):
+            state = torch.get_rng_state()
             one = make()
-        if name == "llama":  # ViT's constructor calls torch.randn, and draws anew in its place later
             assert torch.equal(torch.get_rng_state(), state)
         with ft.accelerated(seed=1):
             two = make()
+        state = torch.get_rng_state()
         theirs = make()
         assert not torch.equal(torch.get_rng_state(), state)  # the control
     assert digest(one) == digest(two) != digest(theirs)
@@ -137,6 +141,20 @@ def test_transformers_models_are_covered(name: str) -> None:
             assert torch.equal(ours, other), key
         elif ours.numel() > 2000:
             assert abs(ours.detach().std() / other.detach().std() - 1) < 0.1, key
+
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/torch_twice.py"
+
+
+@pytest.mark.slow  # more than ten minutes each
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_models_are_built_twice_alike(library: str) -> None:
+    """The table of docs/pytorch.md."""
+    pytest.importorskip(library, reason=f"{library} is not installed", exc_type=ImportError)
+    command = [sys.executable, BENCHMARK, "--library", library]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 not reproduced" in done.stdout
 
 
 def test_init_module_with_rules_for_a_transformers_model() -> None:

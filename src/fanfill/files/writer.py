@@ -13,6 +13,7 @@ This module meets these requirements:
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import mmap
 import os
@@ -80,16 +81,19 @@ def create(
             error.strerror = f"{error.strerror}; {size:,} bytes are needed"
             raise
         fill_units(descriptor, 0, size, make, threads=threads, done=done)
-        os.fsync(descriptor)
-        done(size)
 
-    return complete(target, write, is_there)
+    return complete(target, write, is_there, functools.partial(done, size))
 
 
-def complete(target: Path, write: Callable[[io.FileIO], object], is_there: Callable[[], bool]) -> bool:
+def complete(
+    target: Path,
+    write: Callable[[io.FileIO], object],
+    is_there: Callable[[], bool],
+    synced: Callable[[], object],
+) -> bool:
     """Let `write` write a file, unless it is there by the time it can be locked; whether this call wrote it.
 
-    The file gets its name once the disk has all of it. Errors are those of `create`.
+    The file gets its name once the disk has all of it and `synced` was called. Errors are those of `create`.
     """
     with locked(target) as file:
         temporary = partial_name(target)
@@ -101,6 +105,7 @@ def complete(target: Path, write: Callable[[io.FileIO], object], is_there: Calla
                 os.ftruncate(file.fileno(), 0)
                 write(file)
                 os.fsync(file.fileno())
+                synced()
                 if not system.RENAMES_MAPPED:
                     file.close()  # Windows does not rename an open file; it has no such lock either
                 os.replace(temporary, target)

@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,8 @@ class Piece:
 
         def save(file: io.FileIO) -> None:
             torch.save(self._made(threads), file)
-            done(self.size)
 
-        return writer.complete(target, save, is_there)
+        return writer.complete(target, save, is_there, partial(done, self.size))
 
     def compare(self, folder: Path, threads: int, done: Done) -> Difference | None:
         """Draw it again, and find the first element that differs."""
@@ -165,6 +165,7 @@ class Index:
             folder / self.name,
             lambda file: file.write(pickle.dumps(self._made(folder))),
             (folder / self.name).exists,
+            lambda: None,
         )
 
     def compare(self, folder: Path) -> Difference | None:

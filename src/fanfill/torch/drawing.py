@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fanfill.cpu.buffers import mark_written
 from fanfill.distributions import recipe
 from fanfill.fill import halves, key_of, remember
 from fanfill.imports import module
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["How", "again", "draw", "draw_placed", "draw_planned", "locate", "plan_for", "whole_shape"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_WORD = 2**32 - 1
 
 
 class _Plan(NamedTuple):
@@ -231,9 +231,11 @@ def plan_for(tensor: torch.Tensor, law: Initializer) -> Plan | None:
 
 
 def draw_planned(tensor: torch.Tensor, plan: Plan, seed: int, name: str | int) -> None:
-    """Fill a tensor by its plan."""
-    mark_written(tensor)
-    sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, *halves(name))
+    """Fill a tensor by its plan, with a seed and a name that have been checked."""
+    # A count's numbers are each new: to keep them, as names are kept, costs more than to cut them.
+    low, high = (name & _WORD, name >> 32) if type(name) is int else halves(name)
+    torch.autograd.graph.increment_version(tensor)
+    sys.modules["fanfill.cuda.plans"].launch(plan, tensor.data_ptr(), seed, low, high)
 
 
 def _generator(generator: torch.Generator | None, distribution: str) -> torch.Generator | None:

@@ -45,9 +45,10 @@ def _kept(make: Law) -> Law:
 
     @functools.wraps(make)
     def call(*args: Any) -> Initializer:
-        if {*map(type, args)} <= PLAIN:
-            return cached(*args)
-        return make(*args)
+        for each in args:
+            if type(each) not in PLAIN:
+                return make(*args)
+        return cached(*args)
 
     return call  # type: ignore[return-value]
 
