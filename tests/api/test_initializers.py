@@ -14,7 +14,7 @@ from cases import FIXED, INITIALIZERS
 from scipy import stats
 
 import fanfill as ff
-from fanfill import initializers, named
+from fanfill import named
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.fans import gain
@@ -57,7 +57,7 @@ IDS = list(map(repr, EXAMPLES))
 
 @pytest.mark.parametrize("init", EXAMPLES, ids=IDS)
 def test_repr_evaluates_back(init: Initializer) -> None:
-    names = {name: getattr(initializers, name) for name in initializers.__all__}
+    names = {name: getattr(ff, name) for name in (*named.NAMED, "Initializer")}
     again = eval(repr(init), names)
     assert again == init
     assert repr(again) == repr(init)

@@ -283,7 +283,7 @@ def test_the_first_command_of_the_readme_does_the_main_job(capsys: pytest.Captur
 def test_the_second_command_of_the_readme_runs_the_tests() -> None:
     setup, install, job = blocks("README.md", "sh")[1].strip().split(" && ")
     assert setup == "python3 -m venv .venv"
-    assert install == ".venv/bin/python -m pip install -e '.[test]'"
+    assert install == ".venv/bin/python -m pip install -e '.[test,frameworks]'"
     assert shlex.split(job) == [".venv/bin/python", "-m", "pytest"]
 
 
@@ -315,6 +315,18 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_s_links_work_wherever_it_is_shown_and_lead_to_files_of_this_repository() -> None:
+    """On PyPI a relative link leads nowhere."""
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
+    home = PROJECT["project"]["urls"]["Homepage"]
+    bases = f"{home}/blob/main/", f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/"
+    assert len(targets) > 20
+    for target in targets:
+        base = next((base for base in bases if target.startswith(base)), None)
+        assert base is not None, target
+        assert (ROOT / target.removeprefix(base)).exists(), target
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
