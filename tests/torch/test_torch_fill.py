@@ -45,6 +45,18 @@ def test_a_leaf_that_requires_grad_is_filled_outside_of_any_graph(name: str) -> 
     assert p.detach().any()
 
 
+@pytest.mark.parametrize("name", FILLS)
+def test_a_view_of_a_parameter_that_was_made_under_no_grad_is_filled_again_and_again(name: str) -> None:
+    """Once it is filled, torch raises when asked whether such a view is a leaf."""
+    p = torch.nn.Parameter(torch.zeros(8, 4))
+    with torch.no_grad():
+        v = p[1:3]
+        for _ in range(3):
+            v.zero_()
+            FILLS[name](v)
+            assert np.array_equal(p.detach()[1:3].numpy(), ff.draw((2, 4), LAW, seed=1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("view", [lambda w: w, lambda w: w.t(), lambda w: w[1:, ::2], lambda w: w[:0]])
 def test_views_and_their_base_share_the_count(dtype: Any, view: Any) -> None:

@@ -48,7 +48,7 @@ from fanfill.torch.governing import Governed, govern, release
 from fanfill.torch.naming import Known, Names, checked_trees
 from fanfill.torch.seeding import Stream, from_generator, seed_of
 from fanfill.torch.sharding import Placed, is_dtensor, placed
-from fanfill.torch.tensors import STORAGE_NAMES, fill_memory
+from fanfill.torch.tensors import STORAGE_NAMES, fill_memory, is_leaf
 from fanfill.torch.tracing import Trace
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def _real(tensor: torch.Tensor, law: Initializer) -> tuple[torch.Tensor, Initial
     """A complex tensor as pairs, each part with its share of the variance; any other as it is."""
     if not tensor.dtype.is_complex:
         return tensor, law
-    if not tensor.is_leaf or is_dtensor(tensor) or tensor.is_neg():
+    if not is_leaf(tensor) or is_dtensor(tensor) or tensor.is_neg():
         raise NotImplementedError("torch's")
     if law.distribution == "normal":
         mean, std = law.params

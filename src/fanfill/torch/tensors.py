@@ -31,6 +31,7 @@ __all__ = [
     "fill_by_copy",
     "fill_memory",
     "has_no_values",
+    "is_leaf",
     "is_plain",
 ]
 
@@ -90,7 +91,7 @@ def assert_fillable(tensor: torch.Tensor) -> None:
             "expected a tensor that stores its own values; got a lazily negated view (Tensor.is_neg()); "
             "fill the tensor that it is a view of, or its resolve_neg()"
         )
-    if not tensor.is_leaf:
+    if not is_leaf(tensor):
         _assert_kept(tensor)
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         _inference_tensor().zero_()  # raises torch's own error
@@ -152,6 +153,14 @@ def fill_by_copy(
     fill_memory(made, law, seed, name, global_shape, offset)
     with torch.no_grad():
         tensor.copy_(made)
+
+
+def is_leaf(tensor: torch.Tensor) -> bool:
+    """Whether autograd has not computed the tensor."""
+    try:
+        return bool(tensor.is_leaf)
+    except RuntimeError:  # of a view made under no_grad that was written to: torch fills it, and asks nothing
+        return True
 
 
 def _assert_kept(tensor: torch.Tensor) -> None:
