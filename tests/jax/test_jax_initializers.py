@@ -37,9 +37,37 @@ def test_the_arguments_are_jaxs(name: str) -> None:
     assert arguments(getattr(fj, name)) == arguments(getattr(THEIRS, name))
 
 
-@pytest.mark.parametrize("name", ["zeros", "ones", "constant", "orthogonal", "delta_orthogonal"])
+@pytest.mark.parametrize("name", ["zeros", "ones", "constant"])
 def test_what_fanfill_does_not_draw_is_jaxs_own(name: str) -> None:
     assert getattr(fj, name) is getattr(THEIRS, name)
+
+
+@pytest.mark.parametrize(
+    ("ours", "shape", "law"),
+    [
+        (fj.orthogonal(1.5), (3, 4, 6), ff.orthogonal(1.5)),
+        (fj.orthogonal(column_axis=0), (5, 2, 3), ff.orthogonal(out_axis=0)),
+        (fj.delta_orthogonal(), (3, 3, 4, 6), ff.delta_orthogonal()),
+    ],
+    ids=repr,
+)
+def test_orthogonal_matrices_have_the_bits_of_draw(ours: Any, shape: Any, law: ff.Initializer) -> None:
+    wanted = ff.draw(shape, law, seed=5)
+    key = jax.random.key(5)
+    assert np.asarray(ours(key, shape)).tobytes() == wanted.tobytes()
+    assert np.asarray(jax.jit(lambda key: ours(key, shape))(key)).tobytes() == wanted.tobytes()
+
+
+def test_orthogonal_matrices_that_cannot_be_are_refused_while_tracing() -> None:
+    for made, shape in (
+        (fj.orthogonal(), (3,)),
+        (fj.delta_orthogonal(), (3, 3)),
+        (fj.delta_orthogonal(), (3, 3, 6, 4)),
+    ):
+        with pytest.raises(ValueError, match="expected|at least a 2D|3D, 4D or 5D"):
+            jax.eval_shape(lambda key, made=made, shape=shape: made(key, shape), KEY)
+    with pytest.raises(ValueError, match="expected a gain >= 0"):
+        fj.orthogonal(-1.0)
 
 
 def test_second_names_are_the_same_functions() -> None:

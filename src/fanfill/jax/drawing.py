@@ -80,7 +80,9 @@ def draw_staged(
                 raise
         else:
             # One device's array is not to be committed to it, as memory that JAX takes over from CuPy is.
-            in_program = sharding is None and ffi.available_on_cuda and on_devices(None)
+            in_program = (
+                sharding is None and ffi.available_on_cuda and not law.structured and on_devices(None)
+            )
             if not in_program or on_cuda.unusable() is not None or max(shape, default=0) > _LONGEST:
                 return draw_shards(law, seed_of(words), name, shape, dtype, sharding)
     if max(shape, default=0) > _LONGEST:

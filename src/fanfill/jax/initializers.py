@@ -14,12 +14,14 @@ import jax
 import numpy as np
 
 # By name, now: whoever puts these functions in the place of JAX's must not get ours calling themselves.
-from jax.nn.initializers import constant, delta_orthogonal, ones, orthogonal, zeros
+from jax.nn.initializers import constant, ones, zeros
+from jax.nn.initializers import delta_orthogonal as jax_delta_orthogonal
 from jax.nn.initializers import normal as jax_normal
+from jax.nn.initializers import orthogonal as jax_orthogonal
 from jax.nn.initializers import uniform as jax_uniform
 from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
-from fanfill import initializers
+from fanfill import initializers, matrices
 from fanfill.arguments import shape_of
 from fanfill.fans import Axes
 from fanfill.initializers import Initializer
@@ -155,6 +157,21 @@ def truncated_normal(
     cuts = _number("lower", lower), _number("upper", upper)
     law = initializers.truncated_normal(0.0, _number("stddev", stddev), *cuts)
     return JaxInitializer(law, dtype)
+
+
+def orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> JaxInitializer:
+    """`scale`, which is >= 0, times a random matrix of orthonormal columns or rows: `fanfill.orthogonal`.
+
+    All axes but `column_axis` are the matrix's rows. The host draws it, for devices of any kind.
+    """
+    law = matrices.orthogonal(_number("scale", scale), out_axis=column_axis)
+    return JaxInitializer(law, dtype, functools.partial(jax_orthogonal, scale, column_axis))
+
+
+def delta_orthogonal(scale: Any = 1.0, column_axis: int = -1, dtype: Any = None) -> JaxInitializer:
+    """`orthogonal` at the centre of a convolution's kernel of three to five axes, zero elsewhere."""
+    law = matrices.delta_orthogonal(_number("scale", scale))
+    return JaxInitializer(law, dtype, functools.partial(jax_delta_orthogonal, scale, column_axis))
 
 
 def variance_scaling(

@@ -46,7 +46,8 @@ def draw_shards(
     JAX asks for a shard once for each device that holds it. Replicas get the same memory, and CPU devices
     keep it, so that they share one buffer.
     """
-    if not through_host and on_devices(sharding) and on_cuda.unusable() is None:
+    on_host = through_host or law.structured  # whose kernels are the host's alone
+    if not on_host and on_devices(sharding) and on_cuda.unusable() is None:
         return _draw_on_devices(law, seed, name, shape, np.dtype(dtype), sharding)
     drawn: dict[tuple[tuple[int, int], ...], NDArray[Any]] = {}
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fanfill.jax import ffi, on_cuda
 from fanfill.jax.keys import two_words
 from fanfill.jax.memory import aligned
-from fanfill.jax.spec import fill_parts
+from fanfill.jax.spec import decode, fill_parts
 
 __all__ = ["traced", "traced_sharded"]
 
@@ -32,7 +32,7 @@ def _traced(words: Any, shape: tuple[int, ...], dtype: Any, spec: str) -> Any:
         return _by_callback(words, jnp.zeros(len(shape), jnp.uint32), shape, dtype, spec)
 
     # The choice is made here, not within the partitioned call: a callback lowered there crashes when it runs.
-    return _by_platform(here, elsewhere, words)
+    return _by_platform(spec, here, elsewhere, words)
 
 
 # Flax's Linen asks for the shape of each parameter's initializer at every apply. Traced once for each shape,
@@ -49,6 +49,7 @@ def traced_sharded(
     def part(words: Any) -> Any:
         offsets = _offsets(dict(mesh.shape), partition, local)
         return _by_platform(
+            spec,
             functools.partial(ffi.fill_by_ffi, local=local, dtype=dtype, spec=spec),
             functools.partial(_by_callback, local=local, dtype=dtype, spec=spec),
             words,
@@ -61,12 +62,14 @@ def traced_sharded(
     )
 
 
-def _by_platform(ours: Callable[..., Any], elsewhere: Callable[..., Any], words: Any, *others: Any) -> Any:
+def _by_platform(
+    spec: str, ours: Callable[..., Any], elsewhere: Callable[..., Any], words: Any, *others: Any
+) -> Any:
     """Our call on the platforms that have it, whichever of them the program is compiled for."""
     having: dict[str, Callable[..., Any]] = {}
     if ffi.available:
         having["cpu"] = ours
-    if ffi.available_on_cuda and on_cuda.unusable() is None:
+    if ffi.available_on_cuda and on_cuda.unusable() is None and not decode(spec).law.structured:
         having["cuda"] = lambda words, *others: ours(two_words(words), *others)
     if not having:
         return elsewhere(words, *others)
