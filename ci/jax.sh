@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export PYTHONDONTWRITEBYTECODE=1
 unset FANFILL_CACHE_DIR FANFILL_BACKEND
 
 if [ "${1:-}" = --quick ]; then

@@ -6,7 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export PYTHONDONTWRITEBYTECODE=1
 unset FANFILL_BACKEND
 
 "${PYTHON:-python3}" -m venv --without-pip "$scratch/venv"

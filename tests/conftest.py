@@ -62,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Children import the same modules a thousand times, and some tests time it: without bytecode an import takes
+# five times as long. Workers start after this file is read.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     shared.folder()  # workers and child processes inherit where it is
     # JAX reads it once, when any test first uses it; tests of shards need several devices.

@@ -267,6 +267,7 @@ def test_dcp_folders_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from fanfill.torch import dcp
 
     monkeypatch.setattr(dcp, "PIECE", 3000)
+    monkeypatch.chdir(tmp_path)
     recipe = ModelRecipe({"w": drawn((50, 70), "float32", ff.normal()), "b": drawn((9,), "float32", 1.0)})
     recipe.write(tmp_path, 3, format="dcp")
 
@@ -302,11 +303,12 @@ def test_dcp_folders_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found() == "__1_0.distcp: expected a file; there is none"
     piece.write_bytes(kept)
     for changed, message in (
-        (described.replace(b"__1_0", b"__0_0"), ".metadata: expected the tensors and files of the recipe"),
-        (b"other", ".metadata: expected an index of DCP"),
+        (described.replace(b"__1_0", b"__0_0"), ".metadata: expected the index as torch"),
+        (b"cposix\nsystem\n(S'touch ran'\ntR.", ".metadata: expected the index as torch"),
     ):
         index.write_bytes(changed)
         assert message in found()
+        assert not os.path.exists("ran")  # a pickle is compared, and never read
     index.unlink()
     assert found() == ".metadata: expected a file; there is none"
 

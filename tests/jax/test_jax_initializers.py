@@ -64,7 +64,7 @@ def test_orthogonal_matrices_that_cannot_be_are_refused_while_tracing() -> None:
         (fj.delta_orthogonal(), (3, 3)),
         (fj.delta_orthogonal(), (3, 3, 6, 4)),
     ):
-        with pytest.raises(ValueError, match="expected|at least a 2D|3D, 4D or 5D"):
+        with pytest.raises(ValueError, match=r"expected|at least a 2D|3D, 4D or 5D"):
             jax.eval_shape(lambda key, made=made, shape=shape: made(key, shape), KEY)
     with pytest.raises(ValueError, match="expected a gain >= 0"):
         fj.orthogonal(-1.0)

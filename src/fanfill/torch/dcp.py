@@ -7,7 +7,7 @@ written in any order, by any number of hosts, and their index comes last.
 from __future__ import annotations
 
 import io
-import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.storage import WriteResult
 
 from fanfill.checkpoints.drawing import draw_box
 from fanfill.checkpoints.planning import Difference
@@ -81,7 +82,7 @@ class Piece:
             with zipfile.ZipFile(path) as archive:
                 broken = archive.testzip()  # torch does not look at the checksums
             read = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # torch raises many kinds
             return Difference(self.name, "", 0, f"expected a tensor as torch.save writes it; {error}")
         made = self._made(threads)
         done(self.size)
@@ -140,15 +141,42 @@ class Index:
     recipe: ModelRecipe
     name: str = ".metadata"
 
-    def _made(self, folder: Path) -> Metadata:
-        """The index of complete files, whose sizes it holds."""
-        pieces = plan(self.recipe, 0)
+    def write(self, folder: Path) -> bool:
+        """Write it from complete files, unless it is there."""
+        if (folder / self.name).exists():
+            return False
+        self._write(folder, folder)
+        return True
+
+    def compare(self, folder: Path) -> Difference | None:
+        """Whether it is what this torch writes; a missing piece is that piece's affair.
+
+        It is not read: it is a pickle, which runs what its author wished.
+        """
+        try:
+            found = (folder / self.name).read_bytes()
+        except FileNotFoundError:
+            return Difference(self.name, "", 0, "expected a file; there is none")
+        with tempfile.TemporaryDirectory() as elsewhere:
+            try:
+                self._write(folder, Path(elsewhere))
+            except FileNotFoundError:
+                return None
+            made = (Path(elsewhere) / self.name).read_bytes()
+        if found == made:
+            return None
+        what = f"expected the index as torch {torch.__version__} writes it; another release may write another"
+        return Difference(self.name, "", 0, what)
+
+    def _write(self, folder: Path, out: Path) -> None:
+        """Write the index of a folder's files, whose sizes it holds, into another or the same."""
         chunks: dict[str, list[ChunkStorageMetadata]] = {}
-        places = {}
-        for piece in pieces:
+        places = []
+        for piece in plan(self.recipe, 0):
             chunk = ChunkStorageMetadata(torch.Size(piece.start), torch.Size(piece.shape))
             chunks.setdefault(piece.index.fqn, []).append(chunk)
-            places[piece.index] = _StorageInfo(piece.name, 0, (folder / piece.name).stat().st_size)
+            size = (folder / piece.name).stat().st_size
+            places.append(WriteResult(piece.index, piece.size, _StorageInfo(piece.name, 0, size)))
         tensors = {
             name: TensorStorageMetadata(
                 TensorProperties(dtype=getattr(torch, self.recipe.tensors[of].dtype)),
@@ -157,28 +185,12 @@ class Index:
             )
             for name, of in names_of(self.recipe)
         }
-        return Metadata(tensors, planner_data={name: (name,) for name in tensors}, storage_data=places)
+        planner_data = {name: (name,) for name in tensors}
+        _Writer(out).finish(Metadata(tensors, planner_data=planner_data), [places])
 
-    def write(self, folder: Path) -> bool:
-        """Write it, unless it is there."""
-        return writer.complete(
-            folder / self.name,
-            lambda file: file.write(pickle.dumps(self._made(folder))),
-            (folder / self.name).exists,
-            lambda: None,
-        )
 
-    def compare(self, folder: Path) -> Difference | None:
-        """Whether it describes the recipe's tensors and their files; a missing one is that file's affair."""
-        try:
-            made = self._made(folder)
-        except FileNotFoundError:
-            return None
-        try:
-            read = dcp.FileSystemReader(folder).read_metadata()
-        except FileNotFoundError:
-            return Difference(self.name, "", 0, "expected a file; there is none")
-        except Exception as error:  # a pickle's bytes may raise anything
-            return Difference(self.name, "", 0, f"expected an index of DCP; {error}")
-        same = read.state_dict_metadata == made.state_dict_metadata and read.storage_data == made.storage_data
-        return None if same else Difference(self.name, "", 0, "expected the tensors and files of the recipe")
+class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
+    """DCP's own, without the path and the random number that it would write into the index."""
+
+    def storage_meta(self) -> None:
+        return None
