@@ -146,7 +146,7 @@ def leak_file(k: int) -> None:
 Watch = tuple[int, Callable[[int], None]]
 SMALL: dict[str, Watch] = {
     "nothing": (50_000, leak_nothing),
-    "object": (20_000, leak_object),
+    "object": (40_000, leak_object),
     "thread": (1000, leak_thread),
     "file": (1000, leak_file),
 }
