@@ -87,7 +87,9 @@ def target(link: str, folder: Path) -> str:
 def tree_of(module: str) -> ast.Module:
     """A module's source, parsed."""
     path = ROOT / "src" / Path(*module.split("."))
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.with_suffix(".py")
+    if not source.exists():  # a package; a folder alone may be left of an older state
+        source = path / "__init__.py"
     return ast.parse(source.read_text(encoding="utf-8"))
 
 
