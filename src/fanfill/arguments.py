@@ -145,6 +145,7 @@ def shape_of(value: int | Iterable[int], what: str) -> tuple[int, ...]:
 
 
 def at_least_zero(what: str, value: float) -> float:
+    """A parameter as a finite float >= 0; TypeError or ValueError for anything else."""
     number = real(what, value)
     if number < 0.0:
         raise ValueError(f"expected a {what} >= 0; got {shown(value)}; give its magnitude")

@@ -91,6 +91,44 @@ def test_torch_tensors_have_the_bits_of_the_host(gpu, tensor, by_plan, dtype):
                 assert [(one.device, one.stream) for one in gpu.launches] == [(0, 0xB00)]
 
 
+def test_a_repeated_call_of_fanfill_torch_goes_to_its_plan(gpu, tensor, by_plan, monkeypatch):
+    torch = sys.modules["torch"]
+    import fanfill.torch as ft
+    from fanfill.torch import drawing, laws
+
+    made = tensor((12, 17))
+    kind = type(made)
+    kind.__torch_function__ = torch._C._disabled_torch_function_impl
+    monkeypatch.setattr(drawing, "_PLAIN", (torch.Tensor, kind))
+    law = ff.he_normal(in_axis=1, out_axis=0)
+    on_cpu = torch.empty(12, 17)
+    with gpu.use(0):
+        ff.fill(made, law, seed=9)
+        ft.kaiming_normal_(made, seed=9)
+        by_plan()
+        monkeypatch.setattr(laws, "kaiming", None)  # the way of a first call
+        for seed, name in zip(SEEDS, NAMES, strict=True):
+            before = made._version
+            gpu.launches.clear()
+            assert ft.kaiming_normal_(made, seed=seed, name=name) is made
+            assert made._version > before
+            assert bits(made) == on_host((12, 17), law, seed=seed, name=name).tobytes()
+            assert len(gpu.launches) == 1
+        first, second = (
+            bits(ft.kaiming_normal_(made, generator=torch.Generator().manual_seed(seed))) for seed in (3, 4)
+        )
+        assert first != second
+        # Refused in the very words of a first call, and nothing is launched.
+        gpu.launches.clear()
+        with pytest.raises(TypeError, match="expected a seed with the name"):
+            drawing.again(made, ("kaiming_normal", 0, "fan_in", "leaky_relu"), None, None, "a")
+        assert not gpu.launches
+    # Another place, shape or argument is no repetition: the first call's way, which is not there.
+    for other, arguments in ((on_cpu, {}), (tensor((17, 12)), {}), (made, {"a": 1})):
+        with pytest.raises(TypeError, match="NoneType"):
+            ft.kaiming_normal_(other, **arguments, seed=1)
+
+
 def test_cupy_arrays_have_the_bits_of_the_host_on_cupy_s_stream(gpu, by_plan):
     for dtype in (np.float32, np.float64, np.float16):
         array = cupy.empty((9, 1000), dtype)

@@ -265,6 +265,13 @@ def test_without_a_usable_device_the_host_draws(monkeypatch: pytest.MonkeyPatch)
         lowered(lambda key: draw(key), KEY)  # traced anew
 
 
+@pytest.mark.usefixtures("usable")
+def test_in_a_program_the_host_draws_matrices_as_a_whole() -> None:
+    for init in (fj.orthogonal(), fj.JaxInitializer(ff.identity())):
+        with pytest.raises(ValueError, match="platform"):  # a callback, as above
+            lowered(lambda key, init=init: init(key, (6, 4)), KEY)
+
+
 def test_a_key_is_hashed_as_on_the_host() -> None:
     hashed = jax.jit(fj.keys.two_words)
     for seed in range(3):  # words of an rbg key: one of another length would take another second to compile
@@ -350,6 +357,16 @@ def test_materialize_draws_on_each_device_its_shard(
     ]
     assert [array.shape for array in taken[::8]] == [(16, 16), (16, 32), (16,), (3, 5)]
     assert [array.device.id for array in taken[:8]] == list(range(8))
+
+
+def test_the_host_draws_what_it_alone_draws_and_sends_it(handed_over: Any) -> None:
+    machine, taken = handed_over
+    laws = {"orthogonal": ff.orthogonal(), "sparse": ff.sparse(0.5), "identity": ff.identity()}
+    made = fj.materialize({name: leaf(8, 4, partition=P("data")) for name in laws}, 3, laws)
+    for name, law in laws.items():
+        assert same(made[name], ff.draw((8, 4), law, seed=3, name=name)), name
+    assert len(taken) == 8  # the identity's shards, whose kernels every device has
+    assert machine.launches
 
 
 def test_the_host_draws_if_it_is_asked_to(handed_over: Any) -> None:

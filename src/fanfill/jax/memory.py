@@ -12,6 +12,7 @@ from fanfill.cpu.buffers import aligned
 from fanfill.fill import fill
 from fanfill.initializers import Initializer
 from fanfill.jax import on_cuda
+from fanfill.structures import HOST_ALONE
 
 __all__ = ["aligned", "draw_shards", "fill_part"]
 
@@ -42,11 +43,12 @@ def draw_shards(
 ) -> jax.Array:
     """An array of which this process draws its own shards; None: on JAX's default device.
 
-    CUDA devices draw theirs themselves, unless fanfill has no kernels there, or the host is asked to. Else
+    CUDA devices draw theirs themselves, unless fanfill has no kernels there, the initializer is one that the
+    host alone draws, or the host is asked to. Else
     JAX asks for a shard once for each device that holds it. Replicas get the same memory, and CPU devices
     keep it, so that they share one buffer.
     """
-    on_host = through_host or law.structured  # whose kernels are the host's alone
+    on_host = through_host or law.distribution in HOST_ALONE
     if not on_host and on_devices(sharding) and on_cuda.unusable() is None:
         return _draw_on_devices(law, seed, name, shape, np.dtype(dtype), sharding)
     drawn: dict[tuple[tuple[int, int], ...], NDArray[Any]] = {}

@@ -69,6 +69,7 @@ def _by_platform(
     having: dict[str, Callable[..., Any]] = {}
     if ffi.available:
         having["cpu"] = ours
+    # Matrices as a whole have no kernel that reads its key from the device.
     if ffi.available_on_cuda and on_cuda.unusable() is None and not decode(spec).law.structured:
         having["cuda"] = lambda words, *others: ours(two_words(words), *others)
     if not having:

@@ -86,15 +86,14 @@ def again(
         if type(tensor) not in _PLAIN or has_torch_function_variadic(tensor) or tensor.is_nested:
             return False
         named = call, (*map(type, call),), tensor.shape, tensor.dtype
-        plan = _plans.get(named)
-        if plan is None or not tensor.is_cpu:
+        plan = _plans.get(named) if tensor.is_cpu else None
+        on_device = None
+        if plan is None:
             law = _laws.get(named)
             on_device = None if law is None else plan_for(tensor, law)
             if on_device is None:
                 return False
-            draw_planned(tensor, on_device, *stream(_generator(generator, call[0]), seed, name))
-            return True
-        if (
+        elif (
             tensor.layout is not torch.strided
             or not tensor.is_contiguous()
             or not tensor.is_leaf
@@ -108,6 +107,10 @@ def again(
         address = tensor.data_ptr()
     except (RuntimeError, TypeError):  # an argument without a hash; a tensor without memory of its own
         return False
+    if on_device is not None:
+        draw_planned(tensor, on_device, *stream(_generator(generator, call[0]), seed, name))
+        return True
+    assert plan is not None
     if seed is None and name is None and generator is None:
         key = default_key()
     else:
