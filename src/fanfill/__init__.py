@@ -8,9 +8,10 @@ from fanfill.cpu.threads import get_threads, set_threads
 from fanfill.errors import BackendUnavailableError
 from fanfill.fans import fans, gain
 from fanfill.fill import draw, fill, words
-from fanfill.initializers import (
-    Initializer,
-    constant,
+from fanfill.initializers import Initializer, constant, normal, ones, truncated_normal, uniform, zeros
+from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
+from fanfill.named import initializer
+from fanfill.scaled import (
     glorot_normal,
     glorot_uniform,
     he_normal,
@@ -19,17 +20,10 @@ from fanfill.initializers import (
     kaiming_uniform,
     lecun_normal,
     lecun_uniform,
-    normal,
-    ones,
-    truncated_normal,
-    uniform,
     variance_scaling,
     xavier_normal,
     xavier_uniform,
-    zeros,
 )
-from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
-from fanfill.named import initializer
 from fanfill_kernels import STREAM_VERSION, __version__
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fanfill.hints import arguments_error, arguments_of, spelling_hint
-from fanfill.initializers import (
-    Initializer,
-    constant,
+from fanfill.initializers import Initializer, constant, normal, ones, truncated_normal, uniform, zeros
+from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
+from fanfill.messages import shown
+from fanfill.scaled import (
     glorot_normal,
     glorot_uniform,
     he_normal,
@@ -17,17 +18,10 @@ from fanfill.initializers import (
     kaiming_uniform,
     lecun_normal,
     lecun_uniform,
-    normal,
-    ones,
-    truncated_normal,
-    uniform,
     variance_scaling,
     xavier_normal,
     xavier_uniform,
-    zeros,
 )
-from fanfill.matrices import delta_orthogonal, dirac, eye, identity, orthogonal, sparse
-from fanfill.messages import shown
 
 __all__ = ["CONSTANTS", "NAMED", "NAMES", "initializer", "initializer_of"]
 

@@ -18,9 +18,9 @@ from fanfill import named
 from fanfill.distributions import DISTRIBUTIONS
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.fans import gain
-from fanfill.initializers import (
-    Initializer,
-    constant,
+from fanfill.initializers import Initializer, constant, normal, truncated_normal, uniform
+from fanfill.named import initializer
+from fanfill.scaled import (
     glorot_normal,
     glorot_uniform,
     he_normal,
@@ -29,14 +29,10 @@ from fanfill.initializers import (
     kaiming_uniform,
     lecun_normal,
     lecun_uniform,
-    normal,
-    truncated_normal,
-    uniform,
     variance_scaling,
     xavier_normal,
     xavier_uniform,
 )
-from fanfill.named import initializer
 
 INF = math.inf
 SHAPE = (3, 3, 64, 128)

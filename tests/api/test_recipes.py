@@ -10,18 +10,9 @@ from cases import FORMS, assert_covers
 
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, round_down, round_nearest
-from fanfill.initializers import (
-    Initializer,
-    constant,
-    he_normal,
-    he_uniform,
-    lecun_normal,
-    normal,
-    truncated_normal,
-    uniform,
-    variance_scaling,
-)
+from fanfill.initializers import Initializer, constant, normal, truncated_normal, uniform
 from fanfill.recipes import Recipe
+from fanfill.scaled import he_normal, he_uniform, lecun_normal, variance_scaling
 from fanfill_kernels.formats import Format
 
 # Parameters that lead to each form, and how many words that form's parameters begin with.

@@ -9,7 +9,8 @@ from bare_recipes import DTYPES, INF, bare
 
 import fanfill as ff
 from fanfill.dtypes import STORAGES
-from fanfill.initializers import Initializer, constant, normal, truncated_normal, uniform, variance_scaling
+from fanfill.initializers import Initializer, constant, normal, truncated_normal, uniform
+from fanfill.scaled import variance_scaling
 
 NARROW_FAMILY = [name for name in DTYPES if name != "float64"]
 LEAST = {name: 2.0**-900 if name == "float64" else 2.0**-80 for name in DTYPES}

@@ -21,7 +21,7 @@ from jax.nn.initializers import orthogonal as jax_orthogonal
 from jax.nn.initializers import uniform as jax_uniform
 from jax.nn.initializers import variance_scaling as jax_variance_scaling
 
-from fanfill import initializers, matrices
+from fanfill import initializers, matrices, scaled
 from fanfill.arguments import shape_of
 from fanfill.fans import Axes
 from fanfill.initializers import Initializer
@@ -189,7 +189,7 @@ def variance_scaling(
     or "uniform". An axis may have one role only: flax's default for embeddings, whose in_axis is also its
     out_axis, is ``in_axis=-1, out_axis=-2`` here.
     """
-    law = initializers.variance_scaling(
+    law = scaled.variance_scaling(
         _number("scale", scale), mode, distribution, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
     theirs = functools.partial(jax_variance_scaling, scale, mode, distribution, in_axis, out_axis, batch_axis)

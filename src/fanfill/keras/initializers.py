@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras.initializers import Constant, Identity, Ones, Orthogonal, Zeros
 
-from fanfill import initializers
+from fanfill import initializers, scaled
 from fanfill.initializers import Initializer
 from fanfill.keras.drawing import drawn
 from fanfill.literals import ScaledName
@@ -62,8 +62,8 @@ def _scaled(made: Any, shape: tuple[int, ...]) -> Initializer:
     if into is not None and out is not None:  # all other axes count for nothing
         into, out = [axis % rank for axis in into], [axis % rank for axis in out]
         rest = [axis for axis in range(rank) if axis not in (*into, *out)]
-        return initializers.variance_scaling(scale, mode, kind, in_axis=into, out_axis=out, batch_axis=rest)
-    law = initializers.variance_scaling(scale, mode, kind)
+        return scaled.variance_scaling(scale, mode, kind, in_axis=into, out_axis=out, batch_axis=rest)
+    law = scaled.variance_scaling(scale, mode, kind)
     if rank >= 2:
         return law
     # Keras: both fans of a vector are its length, those of a scalar 1.

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fanfill import initializers
+from fanfill import initializers, scaled
 from fanfill.initializers import Initializer
 from fanfill.torch.laws import TORCH_AXES
 
@@ -28,9 +28,9 @@ __all__ = ["Draw", "Rule", "norm_draws", "rule_of", "shape_of"]
 _ZERO, _ONE = initializers.constant(0.0), initializers.constant(1.0)
 
 # kaiming_uniform_(a=sqrt(5)): the old uniform +-1/sqrt(fan_in).
-_FAN_IN = initializers.variance_scaling(1 / 3, "fan_in", "uniform", **TORCH_AXES)
-_XAVIER_UNIFORM = initializers.xavier_uniform(**TORCH_AXES)
-_XAVIER_NORMAL = initializers.xavier_normal(in_axis=1, out_axis=0)
+_FAN_IN = scaled.variance_scaling(1 / 3, "fan_in", "uniform", **TORCH_AXES)
+_XAVIER_UNIFORM = scaled.xavier_uniform(**TORCH_AXES)
+_XAVIER_NORMAL = scaled.xavier_normal(in_axis=1, out_axis=0)
 
 
 class Draw(NamedTuple):

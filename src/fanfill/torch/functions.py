@@ -29,7 +29,7 @@ import torch
 from torch.nn import init
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fanfill import initializers
+from fanfill import scaled
 from fanfill.torch import laws
 from fanfill.torch.drawing import How, again, draw, whole_shape
 from fanfill.torch.laws import TORCH_AXES
@@ -303,7 +303,7 @@ def lecun_uniform_(
     call = ("lecun_uniform",)
     if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
         return tensor
-    law = initializers.lecun_uniform(**TORCH_AXES)
+    law = scaled.lecun_uniform(**TORCH_AXES)
     return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 
@@ -324,7 +324,7 @@ def lecun_normal_(
     call = ("lecun_normal", truncated)
     if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
         return tensor
-    law = initializers.lecun_normal(truncated=truncated, **TORCH_AXES)
+    law = scaled.lecun_normal(truncated=truncated, **TORCH_AXES)
     return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 
@@ -348,7 +348,7 @@ def variance_scaling_(
     call = ("variance_scaling", scale, mode, distribution)
     if global_shape is None and offset is None and again(tensor, call, generator, seed, name):
         return tensor
-    law = initializers.variance_scaling(scale, mode, distribution, **TORCH_AXES)
+    law = scaled.variance_scaling(scale, mode, distribution, **TORCH_AXES)
     return _scaled(tensor, law, How(generator, seed, name, global_shape, offset), call)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import init
 
-from fanfill import initializers
+from fanfill import initializers, scaled
 from fanfill.dtypes import STORAGES, round_down, round_up
 from fanfill.initializers import Initializer
 from fanfill.literals import FanMode, ScaledName
@@ -99,7 +99,7 @@ def xavier(gain: float, distribution: str, shape: tuple[int, ...], dtype: torch.
     fan_in, fan_out = fans(shape)
     std = gain * math.sqrt(2.0 / float(fan_in + fan_out))
     _check_scaled(std, distribution, dtype)
-    make = initializers.xavier_uniform if distribution == "uniform" else initializers.xavier_normal
+    make = scaled.xavier_uniform if distribution == "uniform" else scaled.xavier_normal
     return make(float(gain), **TORCH_AXES)
 
 
@@ -126,9 +126,9 @@ def kaiming(
     if nonlinearity in ("relu", "leaky_relu"):
         # Exactly 2 / (1 + slope^2): the square of torch's rounded gain would be off by an ulp.
         slope = 0.0 if nonlinearity == "relu" else 0.01 if a is None else float(a)
-        make = initializers.he_uniform if distribution == "uniform" else initializers.he_normal
+        make = scaled.he_uniform if distribution == "uniform" else scaled.he_normal
         return make(fan, slope, **TORCH_AXES)
-    return initializers.variance_scaling(gain * gain, fan, distribution, **TORCH_AXES)
+    return scaled.variance_scaling(gain * gain, fan, distribution, **TORCH_AXES)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
