@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole acceptance on a machine with a GPU, in at most seven minutes: what is there, the selftest of every golden
+# The whole acceptance on a machine with a GPU, in at most six minutes: what is there, the selftest of every golden
 # case, the tests that need a device, compute-sanitizer if it is installed, the benchmark, many tensors at once, and
 # fanfill.jax if JAX has its plugin for CUDA.
 # Leaves gpu.json and gpu.md in OUT (default: gpu-results/), and ends with 1 if anything failed. PYTHON names an
@@ -34,15 +34,15 @@ step() { # its name, the most seconds it may take, then a command, whose output 
 }
 
 step info 20 "$python" -m fanfill info
-step selftest 60 "$python" -m fanfill selftest --device cuda
-step tests 90 "$python" -m pytest -q -n0 -m cuda tests/cuda/test_cuda_device.py tests/torch/test_torch_cuda.py
+step selftest 50 "$python" -m fanfill selftest --device cuda
+step tests 80 "$python" -m pytest -q -n0 -m cuda tests/cuda/test_cuda_device.py tests/torch/test_torch_cuda.py
 if command -v compute-sanitizer >/dev/null; then
-    step sanitizer 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/cuda_many.py --small
+    step sanitizer 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/cuda_many.py --small
 fi
-step bench 80 "$python" -m fanfill bench --quick --device cuda --peers torch --out "$out/bench"
-step many 50 "$python" benchmarks/cuda_many.py --json "$out/many.json"
+step bench 70 "$python" -m fanfill bench --quick --device cuda --peers torch --out "$out/bench"
+step many 45 "$python" benchmarks/cuda_many.py --json "$out/many.json"
 if "$python" -c 'import sys; from fanfill.jax.on_cuda import has_plugin; sys.exit(not has_plugin())' 2>/dev/null; then
-    step jax 60 "$python" benchmarks/jax_cuda.py
+    step jax 45 "$python" benchmarks/jax_cuda.py
 fi
 
 "$python" benchmarks/cuda_many.py --report "$out" "${steps[@]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,14 @@ from pathlib import Path
 import cuda_many
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_its_steps_take_six_minutes_at_most() -> None:
+    script = (ROOT / "ci/gpu.sh").read_text()
+    assert "in at most six minutes" in script
+    limits = [int(seconds) for seconds in re.findall(r"^ *step \w+ (\d+) ", script, re.MULTILINE)]
+    assert len(limits) == 7
+    assert sum(limits) <= 360
 
 
 def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:
