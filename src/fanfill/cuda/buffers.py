@@ -58,7 +58,7 @@ class DeviceBuffer:
     def __init__(
         self, pointer: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        self.dtype = dtype
+        self.shape, self.dtype = shape, dtype
         self.__cuda_array_interface__ = {
             "shape": shape,
             "strides": strides,

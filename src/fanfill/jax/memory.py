@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -18,14 +19,14 @@ __all__ = ["aligned", "draw_shards", "fill_part"]
 
 
 def fill_part(
-    out: NDArray[Any],
+    out: Any,
     law: Initializer,
     seed: int,
     name: str | int,
     shape: tuple[int, ...],
     offset: tuple[int, ...],
-) -> NDArray[Any]:
-    """Fill the part of a tensor of that shape that begins at `offset`."""
+) -> Any:
+    """Fill a buffer with the part of a tensor of that shape that begins at `offset`; return it."""
     if out.shape == shape:  # the whole: a third of the time of a small part
         return fill(out, law, seed=seed, name=name)
     return fill(out, law, seed=seed, name=name, global_shape=shape, offset=offset)
@@ -80,13 +81,17 @@ def _default_devices() -> set[Any]:
 def _draw_on_devices(
     law: Initializer, seed: int, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any], sharding: Any
 ) -> jax.Array:
+    def drawn(device: Any, index: tuple[slice, ...]) -> jax.Array:
+        box = _box(index, shape)
+        offset = tuple(start for start, _ in box)
+        fill = functools.partial(fill_part, law=law, seed=seed, name=name, shape=shape, offset=offset)
+        return on_cuda.filled(device, tuple(stop - start for start, stop in box), dtype, fill)
+
     if sharding is None:
         (device,) = _default_devices()
-        return on_cuda.draw_box(device, law, seed, name, shape, dtype, tuple((0, n) for n in shape))
-    shards = [
-        on_cuda.draw_box(device, law, seed, name, shape, dtype, _box(index, shape))
-        for device, index in sharding.addressable_devices_indices_map(shape).items()
-    ]
+        return drawn(device, (slice(None),) * len(shape))
+    places = sharding.addressable_devices_indices_map(shape).items()
+    shards = [drawn(device, index) for device, index in places]
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -13,10 +13,8 @@ import jax
 import numpy as np
 
 from fanfill.backends import get
-from fanfill.fill import fill
-from fanfill.initializers import Initializer
 
-__all__ = ["draw_box", "has_plugin", "is_cuda", "unusable"]
+__all__ = ["filled", "has_plugin", "is_cuda", "unusable"]
 
 
 @functools.cache
@@ -37,28 +35,18 @@ def is_cuda(device: Any) -> bool:
     return device.platform == "gpu" and "rocm" not in device.client.platform_version
 
 
-def draw_box(
-    device: Any,
-    law: Initializer,
-    seed: int,
-    name: str | int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    box: tuple[tuple[int, int], ...],
+def filled(
+    device: Any, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Callable[[Any], object]
 ) -> jax.Array:
-    """An array on a CUDA device, filled there: the box, from start to stop along each axis, of a tensor.
+    """An array on a CUDA device, whose memory `fill` has filled there.
 
-    Its memory is CuPy's, handed over without a copy, but for dtypes of which CuPy makes no arrays: of these
-    JAX makes a copy on the device.
+    It is CuPy's, handed over without a copy, but for dtypes of which CuPy makes no arrays: of these JAX makes
+    a copy on the device.
     """
-    part = tuple(stop - start for start, stop in box)
-    if not prod(part):
-        return jax.device_put(np.empty(part, dtype), device)
-    memory, buffer = _memory(device.local_hardware_id, part, dtype)
-    if part == shape:
-        fill(buffer, law, seed=seed, name=name)
-    else:
-        fill(buffer, law, seed=seed, name=name, global_shape=shape, offset=tuple(start for start, _ in box))
+    if not prod(shape):
+        return jax.device_put(np.empty(shape, dtype), device)
+    memory, buffer = _memory(device.local_hardware_id, shape, dtype)
+    fill(buffer)
     made = jax.dlpack.from_dlpack(memory)
     return made if made.dtype == dtype else jax.lax.bitcast_convert_type(made, dtype)
 
