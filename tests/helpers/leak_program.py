@@ -1,6 +1,8 @@
 """Fills without end in one process, as a program that ``test_leaks.py`` runs: does the process grow?
 
 Its argument says of which size. It prints what grew: over many fills, then over some with a leak added.
+Small fills are judged by what the allocators have handed out, which is exact, so that some thousand fills
+show what is lost at each; large ones by the resident memory, where whatever else maps memory shows too.
 """
 
 from __future__ import annotations
@@ -30,21 +32,42 @@ kept: list[object] = []
 
 
 class Seen(NamedTuple):
-    """This process from outside: resident bytes, threads, open files."""
+    """This process from outside: bytes of memory, threads, open files."""
 
-    rss: int
+    memory: int
     threads: int
     files: int
 
 
-def look() -> Seen:
-    gc.collect()
-    # glibc keeps freed scratch, some MiB for each thread that ever had any: what it need not keep goes back.
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Seen(
-        pages * resource.getpagesize(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+class Handed(ctypes.Structure):
+    """glibc's ``struct mallinfo2``: what its allocator holds, in bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
     )
+
+
+def handed_out() -> int:
+    """Bytes that glibc has handed out, and 16, the least that an object takes, for each of Python's."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = Handed
+    found = ask()
+    return int(found.uordblks + found.hblkhd) + 16 * sys.getallocatedblocks()
+
+
+def resident() -> int:
+    """Bytes in memory, without what glibc keeps of freed scratch: some MiB for each thread that ever had any."""
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def look(memory: Callable[[], int]) -> Seen:
+    gc.collect()
+    return Seen(memory(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")))
 
 
 def law(k: int) -> ff.Initializer:
@@ -145,8 +168,8 @@ def leak_file(k: int) -> None:
 # How many fills, and what is lost at each: nothing first, and what the same look must then see.
 Watch = tuple[int, Callable[[int], None]]
 SMALL: dict[str, Watch] = {
-    "nothing": (50_000, leak_nothing),
-    "object": (40_000, leak_object),
+    "nothing": (5000, leak_nothing),
+    "object": (5000, leak_object),
     "thread": (1000, leak_thread),
     "file": (1000, leak_file),
 }
@@ -157,8 +180,8 @@ def growth(seen: list[Seen], spare: int) -> str:
     """What there is more or less of at any look than at the first, but for some bytes of memory to spare."""
     first = seen[0]
     for each in seen[1:]:
-        if each.rss - first.rss > spare:
-            return f"{each.rss - first.rss} bytes more"
+        if each.memory - first.memory > spare:
+            return f"{each.memory - first.memory} bytes more"
         if each.threads != first.threads:
             return f"threads: {first.threads}, then {each.threads}"
         if each.files != first.files:
@@ -166,7 +189,9 @@ def growth(seen: list[Seen], spare: int) -> str:
     return "flat"
 
 
-def watch(fill: Callable[[int], object], watches: dict[str, Watch], spare: int) -> None:
+def watch(
+    fill: Callable[[int], object], watches: dict[str, Watch], memory: Callable[[], int], spare: int
+) -> None:
     """Fill and look: before, and ten times on the way.
 
     Memory that grows once may be a helper's scratch, when the machine has let it take part for the first
@@ -174,12 +199,12 @@ def watch(fill: Callable[[int], object], watches: dict[str, Watch], spare: int) 
     """
     for name, (count, leak) in watches.items():
         for _ in range(3):
-            seen = [look()]
+            seen = [look(memory)]
             for k in range(count):
                 fill(k)
                 leak(k)
                 if (k + 1) % (count // LOOKS) == 0:
-                    seen.append(look())
+                    seen.append(look(memory))
             found = growth(seen, spare)
             if leak is not leak_nothing or not found.endswith("bytes more"):
                 break
@@ -191,10 +216,10 @@ def small() -> None:
     for k in range(warm):  # until every kernel is there and every cache full, of 4096 laws and names at most
         fill_small(memory, k * KINDS + RARE + k // 4 % 4)  # each of the four laws
     numbers = itertools.count(warm * KINDS)
-    for _ in range(5000):
+    for _ in range(6000):
         fill_small(memory, next(numbers))
-    # 21 bytes a fill are less than the smallest object and what refers to it.
-    watch(lambda _: fill_small(memory, next(numbers)), SMALL, MIB)
+    # 13 bytes a fill are less than the smallest object.
+    watch(lambda _: fill_small(memory, next(numbers)), SMALL, handed_out, 64 << 10)
 
 
 def work_on_all_threads() -> None:
@@ -216,7 +241,7 @@ def large() -> None:
     for _ in range(3 * 4 * 5 * 7):  # of every kind, not large yet
         fill_large(memory, next(numbers), MIB // 16)
     # A sixth of a thread's least scratch a fill. The programs that NumPy's threads keep bound come and go.
-    watch(lambda _: fill_large(memory, next(numbers)), LARGE, 4 * MIB)
+    watch(lambda _: fill_large(memory, next(numbers)), LARGE, resident, 4 * MIB)
 
 
 if __name__ == "__main__":
