@@ -122,7 +122,9 @@ def test_json_holds_the_same(few, wrong_numpy, capsys):
     assert found["seconds"] > 0
 
 
-def test_many_differences_are_not_all_told(wrong_numpy, capsys):
+def test_many_differences_are_not_all_told(wrong_numpy, monkeypatch, capsys):
+    cases = [case for case in golden.cases() if case.dtype == "float32" and "normal" in case.initializer]
+    monkeypatch.setattr(golden, "cases", lambda: iter(cases))
     assert exit_code("selftest", "--device", "cpu") == 1
     out = capsys.readouterr().out
     assert re.search(r"^\.\.\. and \d+ more$", out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Fifty dense layers of width 1024: which initial weights carry a signal through, and which do not.
+"""Fifty dense layers of width 512: which initial weights carry a signal through, and which do not.
 
 The second moment of the activations (forward) and of the gradient (backward) is followed layer by layer, as a
 ratio to what went in. The weights are never held together: each layer's are drawn twice, by name.
@@ -14,7 +14,7 @@ import pytest
 
 import fanfill as ff
 
-WIDTH, DEPTH, BATCH = 1024, 50, 16
+WIDTH, DEPTH, BATCH = 512, 50, 16
 Array = np.ndarray[Any, Any]
 
 
@@ -29,7 +29,7 @@ TANH = Activation(np.tanh, lambda z: 1.0 - np.tanh(z) ** 2)
 
 
 def weights(initializer: ff.Initializer, layer: int, backend: str | None) -> Array:
-    """A layer's weights, (in, out). In float64, where a signal may grow by 1024 a layer without overflow."""
+    """A layer's weights, (in, out). In float64, where a signal may grow by 512 a layer without overflow."""
     drawn = ff.draw((WIDTH, WIDTH), initializer, seed=2, name=f"layer.{layer}", device="cpu", backend=backend)
     return drawn.astype(np.float64)
 

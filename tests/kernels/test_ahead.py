@@ -16,8 +16,10 @@ from fanfill_kernels.store.keys import Target
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
 
 GENERIC = Target("generic", "")
+# The kernel of runs alone: test_compile_ahead.py has all of them, here and for a processor that is named.
+FORM = ("uniform_range", "float32")
 FILLED = """
-right(); right_turned(); assert "numba" not in sys.modules
+right(law=ff.uniform(0.5, 2)); assert "numba" not in sys.modules
 """
 
 
@@ -26,10 +28,10 @@ def test_a_process_finds_what_was_compiled_ahead_of_time_and_imports_no_numba(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Target | None
 ) -> None:
     monkeypatch.setenv("FANFILL_CACHE_DIR", str(tmp_path))
-    kernels = ahead.kernels_of([("normal", "float32")], [4])
+    kernels = ahead.kernels_of([FORM], [])
     if goal is None:
         undivided(probe.try_out)
-    kept = ahead.keep(kernels) if goal is None else ahead.keep_for(goal, [("normal", "float32")], [4])
+    kept = ahead.keep(kernels) if goal is None else ahead.keep_for(goal, [FORM], [])
     found = [kernel.key for kernel in kept]
     assert found == [kernel.key(goal) for kernel in kernels]
     assert all(cache.load(key) for key in found)

@@ -186,8 +186,7 @@ def test_no_folder_for_a_cache_is_no_error(
     blocked = tmp_path / "file"
     blocked.touch()
     nowhere = {name: value.replace("BLOCKED", str(blocked)) for name, value in settings.items()}
-    for _ in range(2):
-        assert copy.draw(**nowhere) == Drawn(first.bits, cached=False)
+    assert copy.draw(**nowhere) == Drawn(first.bits, cached=False)
 
 
 def damage(file: Path, how: str) -> None:
@@ -204,7 +203,7 @@ def damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["cut short", "one bit", *(pytest.param(how, marks=pytest.mark.slow) for how in ("empty", "garbage"))],
+    ["one bit", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut short", "empty", "garbage"))],
 )
 def test_a_damaged_kernel_is_compiled_anew_and_mended(copy: Copy, first: Drawn, how: str) -> None:
     (file,) = copy.files()
@@ -230,7 +229,7 @@ def test_code_that_others_may_write_is_not_run(copy: Copy, first: Drawn, what: s
 
 def test_processes_that_compile_at_once_all_draw_the_right_bits(tmp_path: Path, first: Drawn) -> None:
     copy = Copy(tmp_path)
-    together = [copy.start() for _ in range(3)]
+    together = [copy.start() for _ in range(2)]
     drawn = [copy.finish(process) for process in together]
     alone = copy.draw()
     assert alone.cached

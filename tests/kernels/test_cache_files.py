@@ -85,6 +85,17 @@ def test_what_no_store_has_left_is_not_loaded_and_is_replaced(folder: Path, data
     assert cache.load("a") == b"code"
 
 
+def test_an_entry_that_is_cut_short_or_has_another_bit_anywhere_is_not_loaded(folder: Path) -> None:
+    cache.store("a", b"code")
+    kept = (folder / "a.bin").read_bytes()
+    flipped = [kept[:k] + bytes([kept[k] ^ 1 << k % 8]) + kept[k + 1 :] for k in range(len(kept))]
+    for damaged in (*flipped, *(kept[:k] for k in range(len(kept)))):
+        (folder / "a.bin").write_bytes(damaged)
+        assert cache.load("a") is None, damaged
+    (folder / "a.bin").write_bytes(kept)
+    assert cache.load("a") == b"code"
+
+
 def test_an_entry_that_would_not_be_read_is_not_kept(folder: Path) -> None:
     largest = cache._LARGEST - cache._HEAD
     cache.store("a", bytes(largest + 1))
