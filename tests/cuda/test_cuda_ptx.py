@@ -2,7 +2,8 @@
 the NumPy backend bit for bit.
 
 Equal kernels are run once: NVRTC writes the same text for several architectures. By default one target runs
-all of its kernels and another those whose source is not the same there; ``-m slow`` runs those of every target.
+all of its kernels, and another those whose source is not the same there; ``-m slow`` runs those of every
+target.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ CORES = len(os.sched_getaffinity(0))
 # For Blackwell NVRTC writes every kernel in another way. Unless all targets are asked for, only the text of
 # those is audited, by test_cuda_compile.py.
 EMULATED = tuple(target for target in QUICK if target[1] < 100)
-# The source asks for an architecture where it converts to a narrow type, in a way of its own for each of these
-# forms: the others convert as a normal does.
+# The source asks for an architecture where it converts to a narrow type, in a way of its own for each of
+# these forms: the others convert as a normal does.
 CONVERTING = ("uniform_clamped", "uniform_range", "normal")
 
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -278,7 +279,7 @@ def test_every_kernel_of_every_architecture_and_compiler_is_among_those_that_are
     for major, architecture in targets:
         module = Module(ptx(major, architecture))
         names = [name for name in NAMES if is_run(name, architecture, targets)]
-        assert len(names) >= (len(NAMES) if targets == TARGETS else 40)
+        assert len(names) >= (len(NAMES) if targets == TARGETS else 30)
         assert {module.source(name)[0] for name in names} <= run
     assert min(map(len, found.values())) >= 1
     record_testsuite_property("distinct kernels", sum(map(len, found.values())))

@@ -60,7 +60,7 @@ def handed_out() -> int:
 
 
 def resident() -> int:
-    """Bytes in memory, without what glibc keeps of freed scratch: some MiB for each thread that ever had any."""
+    """Bytes in memory, without what glibc keeps of freed scratch: some MiB for each thread that had any."""
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

@@ -10,7 +10,8 @@ import pytest
 from processes import HELPERS, assert_ends, python, start
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="reads /proc, asks glibc 2.33"
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="reads /proc and asks glibc 2.33",
 )
 
 
