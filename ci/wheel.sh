@@ -16,8 +16,8 @@ echo "== wheel"
 smoke() { # name of the environment, arguments for pip
     local name=$1
     shift
-    "$python" -m venv "$scratch/$name"
-    "$scratch/$name/bin/python" -m pip install --quiet --no-compile "$@" "$(echo "$scratch"/dist/*.whl)[cli,ml-dtypes]"
+    "$python" -m venv --without-pip "$scratch/$name"
+    "$python" -m pip --python "$scratch/$name/bin/python" install --quiet --no-compile "$@" "$(echo "$scratch"/dist/*.whl)[cli,ml-dtypes]"
     mkdir "$scratch/$name/cache"
     (
         cd "$scratch/$name"
