@@ -65,7 +65,10 @@ import importlib, io
 import numba
 from numba.core.registry import cpu_target
 cpu_target.target_context
-draw(5000, backend="numpy")  # what each attempt would import and record anew
+numba.njit(lambda n: np.arange(n).sum())(3)
+# What each attempt would import and record anew.
+draw(5000, backend="numpy")
+ff.fill(np.empty((40, 40), np.float32).T, LAW, seed=3, backend="numpy")
 def take(module, path):
     owner = importlib.import_module(module)
     kind, _, name = path.rpartition(".")
