@@ -20,6 +20,7 @@ import fanfill as ff
 from fanfill import selftest
 from fanfill.cuda import backend as cuda_backend
 from fanfill.cuda.buffers import DeviceBuffer
+from fanfill.distributions import recipe
 from fanfill.dtypes import dtype_of
 from fanfill.selftest import Check, Subject, golden
 from fanfill.selftest.golden import Case
@@ -53,8 +54,24 @@ def cases(subject: Subject) -> Iterator[Case]:
 
 def run(subject: Subject) -> Iterator[Check]:
     """Check these cases on a CUDA device, one call of `fill_many` for each initializer and dtype."""
+    prepare(subject)
     for _, some in groupby(cases(subject), key=lambda case: case[:2]):
         yield from checks(subject, list(some))
+
+
+def prepare(subject: Subject) -> None:
+    """Compile all kernels side by side; a call would compile its own alone."""
+    from fanfill_kernels.cuda.geometry import prepared
+
+    assert subject.number is not None
+    names = set()
+    for case in cases(subject):
+        law, place, _ = golden.drawn_by(case)
+        made = recipe(law, place.global_shape or place.shape, case.dtype)
+        names.add(f"grouped_{prepared(made.form, made.dtype, made.params)[0]}")
+    gpu = cuda_backend.driver()
+    with gpu.use(subject.number):
+        cuda_backend.Queue(gpu, subject.number, gpu.stream(subject.number)).prepare(names)
 
 
 def checks(subject: Subject, together: list[Case]) -> Iterator[Check]:
