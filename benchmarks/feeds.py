@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from quality_controls import rounded_twice
 from quality_laws import Array, Law
-from quality_sources import NAME, SEED, fanfill_source
+from quality_sources import NAME, SEED, FanfillSource
 from quality_tally import BLOCK, Source
 from scipy import special
 
@@ -61,7 +61,7 @@ def uniform_again(law: Law, x: Array) -> Array:
 
 def value_bits(law: Law, kept: int, source: Source | None = None, skipped: int = 0) -> Iterator[Array]:
     """`kept` bits, 24 or 16, of each value after its law's CDF, behind the first `skipped`."""
-    draw, values = (source or fanfill_source(law))(), np.empty(BLOCK, law.number.real)
+    draw, values = (source or FanfillSource(law))(), np.empty(BLOCK, law.number.real)
     steps = 2.0 ** (kept + skipped)
     for number in range(2**40):
         draw(number, values)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from quality_checks import Check, checks
 from quality_laws import Array, Law
-from quality_sources import SEED, fanfill_source
-from quality_tally import BLOCK, PASSES, Draw, Source, tallied
+from quality_sources import SEED, Altered, FanfillSource, Flaw, Mixed
+from quality_tally import BLOCK, PASSES, Engine, Source, tallied
 
 from fanfill.distributions import recipe
 from fanfill_kernels import arithmetic, philox
@@ -38,27 +38,15 @@ class Control(NamedTuple):
     wanted: frozenset[str] = PASSES
     neighbours: tuple[tuple[Source, Source | None], ...] = ()
 
-    def checks(self, threads: int = 2) -> list[Check]:
+    def checks(self, engine: Engine = tallied) -> list[Check]:
         """The statistics of this stream."""
-        found = tallied(
-            self.law, self.source, self.draws, self.neighbours, threads=threads, wanted=self.wanted
-        )
+        found = engine(self.law, self.source, self.draws, self.neighbours, wanted=self.wanted)
         return checks(self.law, found)
 
 
-def altered(law: Law, change: Callable[[Array], object]) -> Source:
+def altered(law: Law, change: Callable[[Array], object]) -> Altered:
     """fanfill's stream, each block changed in place."""
-
-    def begin() -> Draw:
-        draw = fanfill_source(law)()
-
-        def drawn(number: int, out: Array) -> None:
-            draw(number, out)
-            change(out)
-
-        return drawn
-
-    return begin
+    return Altered(FanfillSource(law), change)
 
 
 def of_words(law: Law, change: Callable[[Array], object], values: Any = None) -> Source:
@@ -167,28 +155,16 @@ def _keep_23_bits_off_zero(out: Array) -> None:
 
 
 def _spoil_one(out: Array) -> None:
-    out[BLOCK // 2] = np.nan
+    out[out.size // 2] = np.nan
 
 
-def _times(factor: float) -> Callable[[Array], object]:
-    return lambda out: np.multiply(out, np.float32(factor), out=out)
+def _times(factor: float) -> Flaw:
+    return Flaw(lambda out: np.multiply(out, np.float32(factor), out=out), "scaled", factor)
 
 
 def _share_with_neighbour() -> tuple[tuple[Source, Source | None], ...]:
     """A neighbouring stream that has one value in 64 in common."""
-    own, other = fanfill_source(NORMAL), fanfill_source(NORMAL, SEED + 1)
-
-    def begin() -> Draw:
-        first, second, block = own(), other(), np.empty(BLOCK, np.float32)
-
-        def drawn(number: int, out: Array) -> None:
-            first(number, block)
-            second(number, out)
-            out[::64] = block[::64]
-
-        return drawn
-
-    return ((begin, None),)
+    return ((Mixed(FanfillSource(NORMAL, SEED + 1), FanfillSource(NORMAL), 64), None),)
 
 
 def _groups(*names: str) -> frozenset[str]:
@@ -200,7 +176,13 @@ CONTROLS = (
     Control(
         "one word in eight used twice", UNIFORM, of_words(UNIFORM, _repeat_words), 2**20, _groups("lags")
     ),
-    Control("each pair again, swapped", NORMAL, altered(NORMAL, _repeat_swapped), 2**20, _groups("lags")),
+    Control(
+        "each pair again, swapped",
+        NORMAL,
+        altered(NORMAL, Flaw(_repeat_swapped, "swapped")),
+        2**20,
+        _groups("lags"),
+    ),
     Control("one radius for two pairs", NORMAL, of_words(NORMAL, _share_radii), 2**20, _groups("lags")),
     Control(
         "radius and angle from one word",
@@ -209,11 +191,17 @@ CONTROLS = (
         2**20,
         _groups("chi-square", "KS", "pairs"),
     ),
-    Control("uniform of 23 bits", UNIFORM, altered(UNIFORM, _keep_23_bits), 2**27, _groups("zeros")),
+    Control(
+        "uniform of 23 bits",
+        UNIFORM,
+        altered(UNIFORM, Flaw(_keep_23_bits, "floored", 2.0**22)),
+        2**27,
+        _groups("zeros"),
+    ),
     Control(
         "uniform of 23 bits, never 0",
         UNIFORM,
-        altered(UNIFORM, _keep_23_bits_off_zero),
+        altered(UNIFORM, Flaw(_keep_23_bits_off_zero, "centred", 2.0**22)),
         2**28,
         _groups("small"),
         _groups("cells"),
@@ -230,7 +218,7 @@ CONTROLS = (
     Control(
         "tails cut at 5.77 sigma",
         NORMAL,
-        altered(NORMAL, lambda out: np.clip(out, -5.77, 5.77, out=out)),
+        altered(NORMAL, Flaw(lambda out: np.clip(out, -5.77, 5.77, out=out), "clipped", 5.77)),
         2_300_000_000,
         _groups("tails"),
         _groups("levels"),
@@ -270,15 +258,17 @@ CONTROLS = (
     Control(
         "one last bit in 256 cleared",
         NORMAL,
-        altered(NORMAL, _keep_even),
+        altered(NORMAL, Flaw(_keep_even, "evened")),
         2**23,
         _groups("last bits"),
     ),
-    Control("one NaN a block", NORMAL, altered(NORMAL, _spoil_one), 2**20, _groups("finite")),
+    Control(
+        "one NaN a block", NORMAL, altered(NORMAL, Flaw(_spoil_one, "spoiled")), 2**20, _groups("finite")
+    ),
     Control(
         "one value in 64 shared with the next seed",
         NORMAL,
-        fanfill_source(NORMAL),
+        FanfillSource(NORMAL),
         2**23,
         _groups("neighbours"),
         _groups("neighbours"),

@@ -32,16 +32,68 @@ class Stream(NamedTuple):
     neighbours: tuple[tuple[Source, Source | None], ...] = ()
 
 
-def fanfill_source(law: Law, seed: int = SEED, name: str | int = NAME) -> Source:
+class FanfillSource(NamedTuple):
     """The real kernels; block b holds elements b BLOCK, b BLOCK + 1, ... of an endless tensor."""
-    made, sub = recipe(law.initializer, (1,), law.dtype), substream(name)
-    run = kernels(made.form, made.dtype).run
-    key = (seed & 0xFFFFFFFF, seed >> 32, sub & 0xFFFFFFFF, sub >> 32)
-    return lambda: lambda number, out: run(out, number * BLOCK, key, made.params)
+
+    law: Law
+    seed: int = SEED
+    name: str | int = NAME
+
+    def __call__(self) -> Draw:
+        made, sub = recipe(self.law.initializer, (1,), self.law.dtype), substream(self.name)
+        run = kernels(made.form, made.dtype).run
+        key = (self.seed & 0xFFFFFFFF, self.seed >> 32, sub & 0xFFFFFFFF, sub >> 32)
+        return lambda number, out: run(out, number * BLOCK, key, made.params)
+
+
+class Flaw(NamedTuple):
+    """What is done to a block of float32 in place: on the host, and the kernel that does it on a device."""
+
+    change: Callable[[Array], object]
+    kernel: str
+    by: float = 0.0
+
+    def __call__(self, out: Array) -> object:
+        return self.change(out)
+
+
+class Altered(NamedTuple):
+    """fanfill's stream, each block changed in place."""
+
+    source: FanfillSource
+    change: Callable[[Array], object]
+
+    def __call__(self) -> Draw:
+        draw = self.source()
+
+        def drawn(number: int, out: Array) -> None:
+            draw(number, out)
+            self.change(out)
+
+        return drawn
+
+
+class Mixed(NamedTuple):
+    """A stream in which one value in ``every`` is another stream's."""
+
+    source: FanfillSource
+    other: FanfillSource
+    every: int
+
+    def __call__(self) -> Draw:
+        draw, foreign = self.source(), self.other()
+
+        def drawn(number: int, out: Array) -> None:
+            draw(number, out)
+            block = np.empty_like(out)
+            foreign(number, block)
+            out[:: self.every] = block[:: self.every]
+
+        return drawn
 
 
 def fanfill_stream(law: Law, seed: int = SEED) -> Stream:
-    own = partial(fanfill_source, law)
+    own = partial(FanfillSource, law)
     beside = (
         (own(seed + 1), None),
         (own(seed, NAME + 1), None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import quality_passes as passes
@@ -18,6 +19,7 @@ PASSES = frozenset({"moments", "levels", "cells", "last", "lags", "neighbours"})
 
 Draw = Callable[[int, Array], None]  # (number of the block, where to put its values)
 Source = Callable[[], Draw]  # called once in each thread
+Neighbours = tuple[tuple[Source, Source | None], ...]
 
 
 @dataclass
@@ -85,11 +87,64 @@ def empty(law: Law, neighbours: int, done: frozenset[str] = PASSES) -> Tally:
     )
 
 
+class Engine(Protocol):
+    """What counts the values of a source: `tallied`, or `quality_device.Device.tallied`."""
+
+    def __call__(
+        self,
+        law: Law,
+        source: Source,
+        draws: int,
+        neighbours: Neighbours = (),
+        *,
+        wanted: frozenset[str] = PASSES,
+        progress: Callable[[int], object] = ...,
+    ) -> Tally: ...
+
+
+class Constants(NamedTuple):
+    """What the passes have to know of a law.
+
+    Attributes
+    ----------
+    inverse, to_unit
+        Of the standard deviation, and of that of z^2 - 1.
+    levels, infinite
+        Magnitudes, as signed bits: six levels, and the least of what is no number.
+    wide
+        float32's bits by those of a narrow type, where these are looked up: a bfloat16 is the upper half of
+        a float32.
+    """
+
+    inverse: float
+    to_unit: Any
+    levels: Array
+    infinite: Any
+    wide: Array | None
+
+
+def constants(law: Law) -> Constants:
+    n = law.number
+    magnitude = np.dtype(f"i{n.real().itemsize}").type
+    # A level beyond the last is never reached.
+    found = [bits for _, bits in law.levels] + [np.iinfo(magnitude).max] * 6
+    wide = None
+    if law.narrow and law.dtype != "bfloat16":
+        wide = np.concatenate((law.magnitudes, -law.magnitudes)).view(n.bits)
+    return Constants(
+        1.0 / (law.scale * law.std),
+        np.float32(1.0 / np.sqrt(law.moments[4] - 1.0)),
+        np.array(found[:6], magnitude),
+        magnitude(((1 << (n.sign - n.mantissa)) - 1) << n.mantissa),
+        wide,
+    )
+
+
 def tallied(
     law: Law,
     source: Source,
     draws: int,
-    neighbours: tuple[tuple[Source, Source | None], ...] = (),
+    neighbours: Neighbours = (),
     *,
     threads: int = 2,
     wanted: frozenset[str] = PASSES,
@@ -121,30 +176,22 @@ class _Worker:
         self,
         law: Law,
         source: Source,
-        neighbours: tuple[tuple[Source, Source | None], ...],
+        neighbours: Neighbours,
         wanted: frozenset[str],
     ) -> None:
         n = law.number
         self.law, self.wanted = law, wanted
         self.draw = source()
         self.neighbours = [(a(), b() if b else None) for a, b in neighbours]
-        self.inverse = 1.0 / (law.scale * law.std)
+        made = constants(law)
+        self.inverse, self.to_unit, self.wide = made.inverse, made.to_unit, made.wide
+        self.levels, self.infinite = made.levels, made.infinite
         self.x = np.empty(BLOCK, n.real)
         self.bits = self.x.view(n.bits)
         self.raw = np.empty(BLOCK, law.storage.lanes) if law.narrow else self.bits
-        # A bfloat16 is the upper half of a float32; the other narrow types are looked up.
-        self.wide = None
-        if law.narrow and law.dtype != "bfloat16":
-            self.wide = np.concatenate((law.magnitudes, -law.magnitudes)).view(n.bits)
         self.magnitudes = np.empty(BLOCK, f"i{n.real().itemsize}")
         self.numbers = np.empty(BLOCK, np.int32)
         self.z, self.square, self.other_z, self.other_square = np.empty((4, BLOCK), np.float32)
-        # A level beyond the last is never reached.
-        found = [bits for _, bits in law.levels] + [np.iinfo(self.magnitudes.dtype).max] * 6
-        self.levels = np.array(found[:6], self.magnitudes.dtype)
-        infinite = ((1 << (n.sign - n.mantissa)) - 1) << n.mantissa
-        self.infinite = self.magnitudes.dtype.type(infinite)
-        self.to_unit = np.float32(1.0 / np.sqrt(law.moments[4] - 1.0))
 
     def count(self, blocks: range) -> Tally:
         """The counts of these blocks."""

@@ -12,7 +12,7 @@ import feeds
 import numpy as np
 import pytest
 from quality_laws import Array, Law
-from quality_sources import NAME, SEED, fanfill_source
+from quality_sources import NAME, SEED, FanfillSource
 from quality_tally import BLOCK
 from scipy import stats
 
@@ -24,7 +24,7 @@ bash = pytest.mark.skipif(sys.platform == "win32", reason="batteries.sh is a bas
 
 def first_values(law: Law) -> Array:
     out = np.empty(BLOCK, law.number.real)
-    fanfill_source(law)()(0, out)
+    FanfillSource(law)()(0, out)
     return out.astype(np.float64)
 
 

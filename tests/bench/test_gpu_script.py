@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import cuda_many
+import quality
+
+from fanfill import STREAM_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,8 +21,24 @@ def test_its_steps_take_six_minutes_at_most() -> None:
     script = (ROOT / "ci/gpu.sh").read_text()
     assert "in at most six minutes" in script
     limits = [int(seconds) for seconds in re.findall(r"^ *step \w+ (\d+) ", script, re.MULTILINE)]
-    assert len(limits) == 7
+    assert len(limits) == 8
     assert sum(limits) <= 360
+
+
+def test_it_counts_the_draws_that_the_cpus_table_shows_to_follow_their_laws() -> None:
+    """So that a departure there is the GPU's, and no draw of chance."""
+    script = (ROOT / "ci/gpu.sh").read_text()
+    assert re.search(r"^step quality \d+ .* --device cuda --draws 1e9 --controls$", script, re.MULTILINE)
+    page = (ROOT / "docs/quality.md").read_text()
+    section = page.partition("<!-- measured: all -->")[2].partition("<!-- end -->")[0]
+    rows = re.findall(
+        r"^\| fanfill \| `(.*?)` \| (\w+) \| (\S+) \| \d+ \|.*\| (\S+) \|$", section, re.MULTILINE
+    )
+    streams = {(call, dtype) for call, dtype, *_ in rows}
+    assert streams == {(law.label, law.dtype) for law in quality.LAWS}
+    assert {(draws, departs) for _, _, draws, departs in rows} == {("1e9", "no"), ("1e8", "no")}
+    assert "--draws 1e9 " in section
+    assert f"stream version {STREAM_VERSION}," in section
 
 
 def test_without_a_gpu_it_fails_and_says_why(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import quality_sources
 from quality_checks import Check, checks, chi_square, counted
 from quality_controls import CONTROLS, Control
 from quality_laws import Law
-from quality_sources import fanfill_source, fanfill_stream
+from quality_sources import FanfillSource, fanfill_stream
 from quality_tally import BLOCK, tallied
 from scipy import stats
 
@@ -66,7 +66,7 @@ def test_the_statistics_reject(control: Control) -> None:
 def block_of(law: Law, number: int) -> np.ndarray:
     """One block as float64."""
     out = np.empty(BLOCK, law.storage.lanes)
-    fanfill_source(law)()(number, out)
+    FanfillSource(law)()(number, out)
     return out.view(dtype_of(law)).astype(np.float64)
 
 
@@ -83,7 +83,7 @@ def edges_of(law: Law) -> np.ndarray:
 @pytest.mark.parametrize("law", quality.LAWS, ids=named)
 def test_the_counts_are_those_of_numpy(law: Law) -> None:
     x = np.concatenate([block_of(law, number) for number in range(2)])
-    found = tallied(law, fanfill_source(law), 2 * BLOCK, threads=1)
+    found = tallied(law, FanfillSource(law), 2 * BLOCK, threads=1)
     assert found.values == x.size
 
     cell = np.searchsorted(edges_of(law), np.abs(x), side="right") - 1 + law.cells * np.signbit(x)
@@ -131,7 +131,7 @@ def test_neighbouring_streams_are_multiplied() -> None:
     values = {}
     for seed, name in ((0, 1000), (1, 1000), (0, 1001), (0, "layer.0"), (0, "layer.1")):
         out = np.empty(BLOCK, np.float32)
-        fanfill_source(NORMAL, quality_sources.SEED + seed, name)()(0, out)
+        FanfillSource(NORMAL, quality_sources.SEED + seed, name)()(0, out)
         values[seed, name] = out.astype(np.float64)
     own = values[0, 1000]
     pairs = [(own, values[1, 1000]), (own, values[0, 1001]), (values[0, "layer.0"], values[0, "layer.1"])]

@@ -13,7 +13,7 @@ import quality
 from quality_checks import Check, checks
 from quality_controls import FROM_ZERO, FROM_ZERO_64, TRUNCATED, addend_rounded, rounded_twice
 from quality_laws import Law
-from quality_sources import fanfill_source, peer_streams
+from quality_sources import FanfillSource, peer_streams
 from quality_tally import BLOCK, Draw, Source, tallied
 from scipy import special, stats
 
@@ -139,7 +139,7 @@ def test_the_shares_of_narrow_types_are_those_of_their_values(law: Law) -> None:
 def test_uniforms_are_held_to_one_half_where_two_points_share_a_last_place() -> None:
     """Below that, a lattice of odd multiples of 2^-31 makes all of a binade even, the next one odd."""
     law = Law("uniform", 1.0, "float32")
-    counts = tallied(law, fanfill_source(law), 2**23, wanted=LAST).last
+    counts = tallied(law, FanfillSource(law), 2**23, wanted=LAST).last
     share = counts[:, 1::2].sum(1) / np.maximum(1, counts.sum(1))
     exponents = np.arange(256) - 127
     held = law.last_shares.any(1)

@@ -12,7 +12,7 @@ import quality_passes as passes
 from quality_checks import Check, checks
 from quality_controls import altered
 from quality_laws import Law
-from quality_sources import BETWEEN, fanfill_source, fanfill_stream
+from quality_sources import BETWEEN, FanfillSource, fanfill_stream
 from quality_tally import tallied
 
 NORMAL = Law("normal", 1.0, "float32")
@@ -83,12 +83,12 @@ def test_every_single_statistic_rejects_some_flaw_and_no_flawless_stream(law: La
 def test_a_tally_of_a_gibibyte_keeps_none_of_it() -> None:
     tracemalloc.start()
     try:
-        tallied(NORMAL, fanfill_source(NORMAL), 2**20)  # what is made once
+        tallied(NORMAL, FanfillSource(NORMAL), 2**20)  # what is made once
         begun = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        tallied(NORMAL, fanfill_source(NORMAL), 2**28, wanted=frozenset({"levels"}))
+        tallied(NORMAL, FanfillSource(NORMAL), 2**28, wanted=frozenset({"levels"}))
         few = tracemalloc.get_traced_memory()[1] - begun
-        kept = fanfill_source(NORMAL)
+        kept = FanfillSource(NORMAL)
         blocks = [np.empty(2**17, np.float32) for _ in range(256)]  # the negative control: an eighth is kept
         for number, block in enumerate(blocks):
             kept()(number, block)

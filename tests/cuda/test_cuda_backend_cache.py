@@ -160,3 +160,26 @@ def test_a_fill_in_a_signal_handler_while_its_thread_loads_the_same_kernel(emula
     assert len(ended) == 1
     for buffer in buffers:
         assert_same_bits(gpu.host(buffer), on_host(40, ff.normal(), seed=1))
+
+
+OTHER = 'extern "C" __global__ void marked(unsigned* out) { out[threadIdx.x] = threadIdx.x + 7; }'
+
+
+def test_another_source_is_ptx_and_for_an_older_driver_machine_code(emulated):
+    gpu = emulated(90)
+    images = []
+
+    def load(image):
+        images.append(image)
+        if not image.startswith(b"\x7fELF"):
+            raise RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+        return "loaded"
+
+    assert cuda_backend.load_source(gpu.driver, OTHER, "other.cu").module.entries.keys() == {"marked"}
+    assert cuda_backend.load_source(gpu.driver._replace(load=load), OTHER, "other.cu") == "loaded"
+    assert [image[:4] == b"\x7fELF" for image in images] == [False, True]
+    assert b"sm_90" in images[0]
+    # A device newer than the compiler gets PTX or nothing.
+    newer = gpu.driver._replace(load=load, architecture=lambda number: 999)
+    with pytest.raises(ff.BackendUnavailableError, match=r"expected an architecture that NVRTC .*; got 999;"):
+        cuda_backend.load_source(newer, OTHER, "other.cu")

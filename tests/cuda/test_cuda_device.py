@@ -15,6 +15,7 @@ import fanfill as ff
 from fanfill import selftest
 from fanfill.backends import get
 from fanfill.dtypes import STORAGES
+from fanfill.selftest import grouped
 
 pytestmark = [
     pytest.mark.cuda,
@@ -37,6 +38,7 @@ def on_host(law="he_normal", shape=SHAPE, dtype=np.float32, seed=1, **part):
 def test_every_golden_case_in_every_layout_on_every_device():
     for subject in selftest.subjects("cuda"):
         assert [check for check in selftest.run(subject) if check.problem] == []
+        assert [check for check in grouped.run(subject) if check.problem] == []
 
 
 def test_a_large_fill_equals_the_host(cupy):

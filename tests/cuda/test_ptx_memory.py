@@ -52,6 +52,23 @@ def test_narrow_loads_extend_and_narrow_stores_cut() -> None:
     )  # fmt: skip
 
 
+def test_an_atomic_sum_gives_the_old_number_and_no_host_thread_loses_one() -> None:
+    memory = aligned(24)
+    module = kernel(
+        """ld.param.u64 %l1, [a]; mov.u64 %l2, 3;
+        atom.global.add.u64 %l3, [%l1], %l2;
+        setp.eq.u64 %p1, %l3, 2997;
+        @%p1 st.global.u64 [%l1+8], %l3;
+        atom.global.add.u64 %l3, [%l1+16], 1;"""
+    )
+    module.launch("k", (100,), (10,), [address(memory)], memory=[(memory.ctypes.data, 24)], workers=2)
+    assert memory.view(np.uint64).tolist() == [3000, 2997, 1000]
+    with pytest.raises(Trap, match="outside of the memory"):
+        module.launch("k", (1,), (1,), [address(memory, 8)], memory=[(memory.ctypes.data, 24)])
+    with pytest.raises(Trap, match="misaligned"):
+        module.launch("k", (1,), (1,), [address(memory, 4)], memory=[(memory.ctypes.data, 24)])
+
+
 def test_parameters_are_laid_out_and_read_like_structs() -> None:
     parameters = """.param .u8 small, .param .align 8 .b8 box[40], .param .u64 .ptr .align 1 out,
         .param .f32 scale, .param .u64 .ptr .global .align 16 last"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import fanfill as ff
@@ -12,7 +13,7 @@ from fanfill import machine, selftest
 from fanfill.cli import tables
 from fanfill.cli.outcome import DIFFERENT, Output
 from fanfill.errors import BackendUnavailableError
-from fanfill.selftest import Check, Subject, adapters, exhaustive, golden
+from fanfill.selftest import Check, Subject, adapters, exhaustive, golden, grouped
 from fanfill.selftest.adapters import Result
 from fanfill.selftest.exhaustive import Tried
 
@@ -39,13 +40,15 @@ def command(device: str, *, exhaustively: bool = False, output: Output) -> None:
             f"{device}, which has none here; leave --exhaustive out, or see fanfill info for what CUDA lacks"
         )
     total = len(selftest.LAYOUTS) * sum(len(list(selftest.cases(subject))) for subject in tested)
+    total += sum(len(list(grouped.cases(subject))) for subject in devices)
     checks: list[Check] = []
     others: list[Result] = []
     tried: list[Tried] = []
     with output.phases("fills") as follow:
         follow("filling", 0, total)
         for subject in tested:
-            for check in selftest.run(subject):
+            through_many = grouped.run(subject) if subject in devices else ()
+            for check in chain(selftest.run(subject), through_many):
                 checks.append(check)
                 follow("filling", len(checks), total)
         for name in adapters.ADAPTERS if device in ("auto", "cpu") else ():
@@ -137,8 +140,10 @@ def show(
         )
     wrong = len(failed) + sum(len(other.problems) for other in others)
     verdict = f"{wrong} differ" if wrong else "all as committed"
+    together = any(check.layout == grouped.LAYOUT for check in checks)
     console.out(
-        f"{len(checks)} fills in {len(selftest.LAYOUTS)} layouts, stream version {ff.STREAM_VERSION}, "
+        f"{len(checks)} fills in {len(selftest.LAYOUTS)} layouts"
+        f"{' and in grouped launches' if together else ''}, stream version {ff.STREAM_VERSION}, "
         f"{seconds:.1f} s: {verdict}",
         highlight=False,
     )

@@ -206,6 +206,27 @@ def kept(compiler: nvrtc.Compiler, architecture: int, which: str) -> tuple[str, 
     return key, image, True
 
 
+def load_source(gpu: Driver, text: str, name: str) -> Any:
+    """Compile a source that is none of fanfill's kernels, and load it on the current device.
+
+    As PTX, which serves devices newer than the compiler too; a driver that is a minor version older than the
+    compiler refuses that, and gets machine code.
+    """
+    newest, architecture = gpu.version() // 1000, gpu.architecture(gpu.current())
+    image = _compiled(text, name, newest, architecture, ptx=True)
+    try:
+        return gpu.load(image)
+    except RuntimeError:
+        return gpu.load(_compiled(text, name, newest, architecture, ptx=False))
+
+
+@functools.cache
+def _compiled(text: str, name: str, newest: int, architecture: int, *, ptx: bool) -> bytes:
+    compiler = compiler_for(newest, architecture)
+    known = newest_known(compiler, architecture) if ptx else architecture
+    return compiler.compile(text, name, known, ptx)
+
+
 def newest_known(compiler: nvrtc.Compiler, architecture: int) -> int:
     """The newest architecture, up to the one that is asked for, that an NVRTC compiles for."""
     known: list[int] = [arch for arch in compiler.architectures if arch <= architecture]

@@ -53,12 +53,20 @@ class Target(NamedTuple):
 
 
 class DeviceBuffer:
-    """Device memory as any library may offer it: by ``__cuda_array_interface__``, and a dtype beside it."""
+    """Device memory as any library may offer it: by ``__cuda_array_interface__``, and a dtype beside it.
+
+    Of one whose device is known, `fanfill.fill_many` takes many in one launch, as of CuPy's arrays.
+    """
 
     def __init__(
-        self, pointer: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        pointer: int,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dtype: np.dtype[Any],
+        number: int | None = None,
     ) -> None:
-        self.shape, self.dtype = shape, dtype
+        self.shape, self.dtype, self.number = shape, dtype, number
         self.__cuda_array_interface__ = {
             "shape": shape,
             "strides": strides,
@@ -208,7 +216,7 @@ def _interface_target(buffer: object, interface: Any) -> Target:
         strides,
         _name(dtype),
         dtype.itemsize,
-        None,
+        buffer.number if isinstance(buffer, DeviceBuffer) else None,
         _stream(buffer, interface.get("stream")),
         is_torch=False,
     )

@@ -44,13 +44,8 @@ def run(subject: Subject) -> Iterator[Tried]:
 
     assert subject.number is not None
     gpu = cuda_backend.driver()
-    architecture = gpu.architecture(subject.number)
-    compiler = cuda_backend.compiler_for(gpu.version() // 1000, architecture)
-    known = cuda_backend.newest_known(compiler, architecture)
-    # PTX, which serves devices newer than the compiler too: its instructions are the machine's.
-    image = compiler.compile(source("exact.cu"), "exact.cu", known, ptx=True)
     with gpu.use(subject.number):
-        module = gpu.load(image)
+        module = cuda_backend.load_source(gpu, source("exact.cu"), "exact.cu")
         blocks = BLOCKS * gpu.multiprocessors(subject.number)
         found = gpu.allocate(4 * blocks * THREADS)
         for operation, (least, beyond) in RANGES.items():

@@ -154,6 +154,16 @@ def store_global(c: Translation, count: str | None, t: str) -> None:
     c.do(f"u{8 * size} stored[] = {{{', '.join(values)}}}; memcpy((u8 *)address, stored, sizeof stored); }}")
 
 
+@instruction(r"atom\.global\.add\.(?P<t>u64)")
+def atomic_sum(c: Translation, t: str) -> None:
+    """Host threads may share a launch's blocks."""
+    c.expect(3)
+    c.do(f"{{ u64 address = {c.address(1)};")
+    c.trap_if(f"refused(launch, address, {bits(t) // 8})", "address")
+    c.write(0, t, f"__atomic_fetch_add(({t} *)address, {c.read(2, t)}, __ATOMIC_RELAXED)")
+    c.do("}")
+
+
 @instruction(r"bra(?:\.uni)?")
 def branch(c: Translation) -> None:
     c.expect(1)
