@@ -32,7 +32,7 @@ LAWS = (
 )
 FANLESS = tuple(FIXED.values())
 NAMED = {ff.initializer(name): name for name in ("he_normal", "xavier_uniform", "normal", "truncated_normal")}
-FEW = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+FEW = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 MANY = settings(FEW, max_examples=20_000)
 
 

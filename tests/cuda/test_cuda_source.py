@@ -301,8 +301,8 @@ PERTURBED = {
     ("normal", "float32"): ("0x1.465fep+1f", "0x1.465fe2p+1f"),
     ("truncated_central", "float32"): ("0x1.4415e4p+11f", "0x1.4415e6p+11f"),
     ("normal", "float64"): ("0x1.03c1f081b5a53p+2", "0x1.03c1f081b5a54p+2"),
-    ("uniform", "bfloat16"): ("HALF_BF16 = 0x7fffu", "HALF_BF16 = 0x8000u"),
-    ("uniform", "float8_e4m3fn"): ("0x1p+14f, 141u", "0x1p+13f, 140u"),
+    ("uniform_clamped", "bfloat16"): ("HALF_BF16 = 0x7fffu", "HALF_BF16 = 0x8000u"),
+    ("uniform_clamped", "float8_e4m3fn"): ("0x1p+14f, 141u", "0x1p+13f, 140u"),
     ("uniform", "float64"): ("i64(w) | ODD", "i64(w) | (2 * ODD)"),
 }
 
@@ -313,14 +313,16 @@ def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     for right, wrong in PERTURBED.values():
         assert source.count(right) == 1
         source = source.replace(right, wrong)
-    return Shim(source, tmp_path_factory.mktemp("perturbed"), "-O0")
+    names = [f"{taken(case[0], params_of(*case))[0]}_{case[1]}" for case in PERTURBED]
+    return Shim(source, tmp_path_factory.mktemp("perturbed"), "-O0", names)
 
 
 @pytest.mark.parametrize(("form", "dtype"), PERTURBED)
 def test_a_perturbed_constant_is_found(perturbed: Shim, form: str, dtype: str) -> None:
     memory, out = aligned(10**5, dtype)
+    params = params_of(form, dtype)
     with pytest.raises(AssertionError):
-        assert_filled(perturbed, form, dtype, 0, out, memory, (1,), params_of(form, dtype))
+        assert_filled(perturbed, form, dtype, 0, out, memory, (1,), params)
 
 
 def test_words_are_those_of_the_known_answers(shim: Shim) -> None:
