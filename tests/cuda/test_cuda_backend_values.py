@@ -31,7 +31,7 @@ def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
     stores = {"float32", "float64", "bfloat16", "float8_e5m2", "uint32"}
     places = golden.PLACES.keys() | golden.WORDS.keys()
     few = {"small", "far flat", "last"}
-    # test_cuda_ptx.py runs all kernels of both architectures: the second device shows that it gets its own.
+    # test_cuda_ptx.py runs all kernels: the second device shows that it gets its own.
     dtypes = STORAGES.keys() | {"uint32"} if number == 0 else {"float32", "bfloat16", "uint32"}
     cases = [
         case

@@ -92,8 +92,11 @@ def emulated(monkeypatch: pytest.MonkeyPatch, cubins: Path) -> Iterator[Callable
 
 @pytest.fixture
 def gpu(emulated: Callable[..., Machine]) -> Machine:
-    """Two devices of different architectures: those whose kernels other tests compile too."""
-    return emulated(90, 100)
+    """Two devices of one architecture, that whose kernels test_cuda_ptx.py compiles too.
+
+    That another gets kernels of its own is shown by test_cuda_backend_cache.py.
+    """
+    return emulated(90, 90)
 
 
 @pytest.fixture
