@@ -45,11 +45,11 @@ Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 _FAN_IN_DRAWS = [Draw(_FAN_IN)]
 _NORM_DRAWS = {"weight": [Draw(_ONE)], "bias": [Draw(_ZERO)]}
-_MATRIX_DRAWS = [Draw(_XAVIER_UNIFORM)]
+_MATRIX_DRAWS, _VECTOR_DRAWS, _ZERO_DRAWS = [Draw(_XAVIER_UNIFORM)], [Draw(_XAVIER_NORMAL)], [Draw(_ZERO)]
 _ATTENTION_DRAWS = {
     **dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), _MATRIX_DRAWS),
-    **dict.fromkeys(("bias_k", "bias_v"), [Draw(_XAVIER_NORMAL)]),
-    **dict.fromkeys(("in_proj_bias", "out_proj.bias"), [Draw(_ZERO)]),
+    **dict.fromkeys(("bias_k", "bias_v"), _VECTOR_DRAWS),
+    **dict.fromkeys(("in_proj_bias", "out_proj.bias"), _ZERO_DRAWS),
 }
 
 
