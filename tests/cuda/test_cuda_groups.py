@@ -199,7 +199,7 @@ def test_how_many_items_a_table_holds():
 def test_a_launch_has_no_more_thread_blocks_than_a_grid(monkeypatch):
     huge = 2**32 * 4
     spans = [Span(2**40 * k, 0, huge, 0, 0, 0, huge // 4) for k in range(600)]
-    items = [groups.Item(span, 3, 4, bytes(8)) for span in spans]
+    items = [groups.Items(span, bytes(8), [span.address], [3 | 4 << 32]) for span in spans]
     made = list(groups.tables("float32", "normal", (1, 2), items, 32764))
     each = huge // 4 // (2 * THREADS) // groups.TURNS
     assert [table.blocks for table in made] == [512 * each, 88 * each]
