@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
 
-__all__ = ["Alike", "Kind", "Kinds", "Library", "kind_of", "libraries", "of_torch"]
+__all__ = ["Alike", "Kind", "Kinds", "Library", "kind_of", "libraries"]
 
 
 class Alike(NamedTuple):
@@ -38,6 +38,8 @@ class Alike(NamedTuple):
         Where they begin; None if that is asked for all at once.
     plan
         Of those in host memory.
+    is_torch
+        Whether they are torch's, to be told that they change.
     on_device
         Of those on a device: one of them, and what it draws.
     """
@@ -49,6 +51,7 @@ class Alike(NamedTuple):
     numbers: list[int]
     addresses: list[int] | None
     plan: Plan | None
+    is_torch: bool = False
     on_device: tuple[Target, Region, Recipe] | None = None
 
 
@@ -63,8 +66,8 @@ class Kind(NamedTuple):
         Bytes of the buffer and of an element.
     alignment
         Of its address: of an element in host memory, of the widest store on a device.
-    stream, current
-        A torch tensor's stream, which is the library's current one; what returns that.
+    stream, number, current
+        A torch tensor's stream, which is the library's current one; what returns that by the device's number.
     """
 
     alike: Alike
@@ -72,7 +75,8 @@ class Kind(NamedTuple):
     itemsize: int
     alignment: int
     stream: int | None = None
-    current: Callable[[], int] | None = None
+    number: int = -1
+    current: Callable[[int], int] | None = None
 
 
 Key = tuple[Any, Any, Any]  # shape, the library's dtype, its device
@@ -87,7 +91,7 @@ def libraries() -> dict[type, Library]:
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     for kind in (getattr(torch, "Tensor", None), getattr(getattr(torch, "nn", None), "Parameter", None)):
         if kind is not None:
-            found[kind] = _key_of_torch, of_torch
+            found[kind] = _key_of_torch, _of_torch
     array = getattr(cupy, "ndarray", None)
     if array is not None:
         found[array] = _key_of_cupy, _of_cupy
@@ -103,15 +107,15 @@ def kind_of(alike: Alike, itemsize: int, target: Target | None = None) -> Kind:
     kind = Kind(alike, alike.size, itemsize, STORE)
     if target.stream is None or target.device is None:
         return kind
-    read, number = torch_stream(sys.modules["torch"]), target.device
-    return kind._replace(stream=target.stream, current=lambda: read(number))
+    current = torch_stream(sys.modules["torch"])
+    return kind._replace(stream=target.stream, number=target.device, current=current)
 
 
 def _key_of_torch(tensor: Any) -> Key:
     return tensor.shape, tensor.dtype, tensor.device
 
 
-def of_torch(tensor: Any, kinds: Kinds) -> Found | None:
+def _of_torch(tensor: Any, kinds: Kinds) -> Found | None:
     """The kind of a tensor, and its address; None if anything else has to be asked.
 
     Not of one that is lazily negated, nor of one whose memory was freed or shrunk. What has no storage of its
@@ -121,13 +125,13 @@ def of_torch(tensor: Any, kinds: Kinds) -> Found | None:
         kind = kinds.get((tensor.shape, tensor.dtype, tensor.device))
         if kind is None or not tensor.is_contiguous() or tensor.is_neg():
             return None
-        _, size, itemsize, alignment, stream, current = kind
+        _, size, itemsize, alignment, stream, number, current = kind
         if tensor.untyped_storage().nbytes() < size + itemsize * tensor.storage_offset():
             return None
         address: int = tensor.data_ptr()
     except RuntimeError:
         return None
-    if not address or address % alignment or (current is not None and current() != stream):
+    if not address or address % alignment or (current is not None and current(number) != stream):
         return None
     return kind, address
 

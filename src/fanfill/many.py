@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from fanfill import regions
-from fanfill.alike import Alike, Kinds, Library, kind_of, libraries, of_torch
+from fanfill.alike import Alike, Kinds, Library, kind_of, libraries
 from fanfill.backends import resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -209,12 +209,12 @@ class Job:
     def __init__(self, seed: int, backend: str | None, *, numbered: bool = False) -> None:
         self.seed, self.backend, self.numbered = key_of(seed, 0)[:2], backend, numbered
         self.names: list[Any] = []
-        self.substreams: list[int] = []
+        self.digests: list[bytes] = []  # their substreams, of 8 bytes
         self.arrays: list[Any] = []
         self.alike: list[Alike] = []
         self.arrays_alike: dict[int, Alike] = {}  # NumPy's, by the identity of their plans
         self.planned: dict[tuple[Any, ...], Alike] = {}  # by this job alone
-        self.libraries = libraries()
+        self.libraries, self.hashed = libraries(), blake2b()
         self.kinds: dict[Initializer, Kinds] = {}
         self.kinds_by_identity: dict[int, tuple[Initializer, Kinds]] = {}  # which it keeps alive
         self.parts: dict[int, _Part] = {}  # all that are in none of these,
@@ -234,8 +234,8 @@ class Job:
         if self.backend is not None:
             yield from entries
             return
-        numbered, hashed, number_of = self.numbered, blake2b(), int.from_bytes
-        names, substreams, arrays = self.names, self.substreams, self.arrays
+        numbered, hashed, known = self.numbered, self.hashed, self.libraries
+        names, digests, arrays = self.names, self.digests, self.arrays
         for at, entry in entries:
             if type(entry) is tuple and len(entry) == 2 + numbered:
                 array, law, name = entry if numbered else (*entry, at)
@@ -249,11 +249,11 @@ class Job:
                             alike = self._of_arrays(law, str(array.dtype), array.shape, array.nbytes, plan)
                         alike.numbers.append(len(names))
                         names.append(name)
-                        substreams.append(number_of(hashed(name.encode(), digest_size=8).digest(), "little"))
+                        digests.append(hashed(name.encode(), digest_size=8).digest())
                         arrays.append(array if array.dtype is plan.lanes else array.view(plan.lanes))
                         continue
                 elif type(law) is Initializer:
-                    library = self.libraries.get(type(array))
+                    library = known.get(type(array))
                     if library is not None and self._has_added(array, law, name, library):
                         continue
             yield at, entry
@@ -277,11 +277,9 @@ class Job:
         if isinstance(memory, device_buffers.Target):
             assert_on_host(made, law)
         plain = not law.structured and 0 not in shape and region.shape == shape
-        if memory.is_torch:
-            self.written.append(array)
         here = len(self.names)
         self.names.append(name)
-        self.substreams.append(number)
+        self.digests.append(number.to_bytes(8, "little"))
         if not isinstance(memory, device_buffers.Target):
             self.host = self.host or resolve("cpu", self.backend)
             if plain and view.size <= cpu_run.SMALL and view.flags.carray:
@@ -291,6 +289,7 @@ class Job:
                 alike.numbers.append(here)
                 if library is None or alike.addresses is None:
                     self.arrays.append(view)
+                    self._note_written(memory, array)
                     return
                 alike.addresses.append(address)
                 self.arrays.append(array)
@@ -303,10 +302,11 @@ class Job:
             if plain and library is not None and cuda_run.is_run(memory, region):
                 size = prod(shape) * itemsize
                 one = memory, region, made
-                alike = Alike(law, str(dtype), shape, size, [here], [address], None, one)
+                alike = Alike(law, str(dtype), shape, size, [here], [address], None, memory.is_torch, one)
                 self.alike.append(alike)
                 self._kinds_of(law)[library[0](array)] = kind_of(alike, itemsize, memory)
                 return
+        self._note_written(memory, array)
         part = None if global_shape is None else region
         self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
         self.spans[here] = _Memory(address, shape, strides, itemsize)
@@ -325,17 +325,22 @@ class Job:
         found = library[1](array, known[1])
         if found is None:
             return False
-        alike, address = found[0].alike, found[1]
-        numbers, addresses = alike.numbers, alike.addresses
-        assert addresses is not None
-        numbers.append(len(self.names))
-        addresses.append(address)
+        (alike, *_), address = found
+        alike.numbers.append(len(self.names))
+        alike.addresses.append(address)  # type: ignore[union-attr]  # a kind's are known
         self.names.append(name)
-        self.substreams.append(int.from_bytes(blake2b()(name.encode(), digest_size=8).digest(), "little"))
+        self.digests.append(self.hashed(name.encode(), digest_size=8).digest())
         self.arrays.append(array)
-        if library[1] is of_torch:
-            self.written.append(array)
         return True
+
+    def _note_written(self, memory: buffers.Lanes | device_buffers.Target, array: Any) -> None:
+        """Let torch know of a tensor that is not among those that are alike, once all have been checked."""
+        if memory.is_torch:
+            self.written.append(array)
+
+    def _substreams(self) -> NDArray[np.uint64]:
+        """Those of the names."""
+        return np.frombuffer(b"".join(self.digests), "<u8")
 
     def _kinds_of(self, law: Initializer) -> Kinds:
         return self.kinds.setdefault(law, {})
@@ -355,7 +360,7 @@ class Job:
         if alike is None:
             size, plan = prod(shape) * storage.itemsize, planned(law, shape, storage, host)
             if located:
-                alike = Alike(law, storage.name, shape, size, [], [], plan)
+                alike = Alike(law, storage.name, shape, size, [], [], plan, is_torch=True)
                 self.alike.append(alike)
             else:
                 alike = self._of_arrays(law, storage.name, shape, size, plan)
@@ -376,7 +381,7 @@ class Job:
 
     def assert_apart(self) -> None:
         """Raise ValueError if items share values or memory."""
-        substreams = np.array(self.substreams, np.uint64)
+        substreams = self._substreams()
         order = np.argsort(substreams, kind="stable")
         known = substreams[order]
         again = np.flatnonzero(known[1:] == known[:-1])
@@ -453,7 +458,7 @@ class Job:
         for alike in self.alike:
             if alike.plan is not None:
                 kernels.setdefault(alike.plan.run, []).append((alike, alike.plan))
-        substreams, packed = np.array(self.substreams, np.uint64), []
+        substreams, packed = self._substreams(), []
         firsts, _ = self._located()
         for run, all_alike in kernels.items():
             numbers = [number for alike, _ in all_alike for number in alike.numbers]
@@ -473,8 +478,9 @@ class Job:
     def run(self, count: int, progress: Callable[[int, int], object] | None) -> None:
         """Fill: first what devices do on their own, then the host's memory."""
         on_devices = self._values_on_devices()
-        if self.written:
-            buffers.mark_all_written(self.written)
+        written = [self.arrays[n] for alike in self.alike if alike.is_torch for n in alike.numbers]
+        if written or self.written:
+            buffers.mark_all_written(written + self.written)
         if self.device is not None:
             cuda_run.fill_all(self.device_fills, self.device, self._runs())
         follow = progress
@@ -488,10 +494,9 @@ class Job:
 
     def _runs(self) -> list[cuda_run.Runs]:
         """What lies on devices and is alike."""
+        substreams = self._substreams()
         return [
-            cuda_run.Runs(
-                *alike.on_device, self.seed, alike.addresses, [self.substreams[n] for n in alike.numbers]
-            )
+            cuda_run.Runs(*alike.on_device, self.seed, alike.addresses, substreams[alike.numbers].tolist())
             for alike in self.alike
             if alike.on_device is not None and alike.addresses is not None
         ]
