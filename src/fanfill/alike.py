@@ -131,7 +131,7 @@ def _of_torch(tensor: Any, kinds: Kinds) -> Found | None:
         address: int = tensor.data_ptr()
     except RuntimeError:
         return None
-    if not address or address % alignment or (current is not None and current(number) != stream):
+    if address % alignment or (current is not None and current(number) != stream):
         return None
     return kind, address
 

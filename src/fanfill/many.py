@@ -234,28 +234,35 @@ class Job:
         if self.backend is not None:
             yield from entries
             return
-        numbered, hashed, known = self.numbered, self.hashed, self.libraries
+        numbered, hashed, finders, kinds = self.numbered, self.hashed, self.libraries, self.kinds_by_identity
         names, digests, arrays = self.names, self.digests, self.arrays
         for at, entry in entries:
             if type(entry) is tuple and len(entry) == 2 + numbered:
                 array, law, name = entry if numbered else (*entry, at)
                 if type(law) is str:
                     law = CONSTANTS.get(law)
-                if type(array) is np.ndarray and type(law) is Initializer:
+                alike = None
+                if type(law) is not Initializer or type(name) is not str or not name.isascii():
+                    pass
+                elif type(array) is np.ndarray:
                     plan = plans.get((law, array.shape, array.dtype))
-                    if plan is not None and type(name) is str and name.isascii() and array.flags.carray:
+                    if plan is not None and array.flags.carray:
                         alike = self.arrays_alike.get(id(plan))
                         if alike is None:
                             alike = self._of_arrays(law, str(array.dtype), array.shape, array.nbytes, plan)
-                        alike.numbers.append(len(names))
-                        names.append(name)
-                        digests.append(hashed(name.encode(), digest_size=8).digest())
-                        arrays.append(array if array.dtype is plan.lanes else array.view(plan.lanes))
-                        continue
-                elif type(law) is Initializer:
-                    library = known.get(type(array))
-                    if library is not None and self._has_added(array, law, name, library):
-                        continue
+                        if array.dtype is not plan.lanes:
+                            array = array.view(plan.lanes)
+                elif type(array) in finders and id(law) in kinds:
+                    found = finders[type(array)][1](array, kinds[id(law)][1])
+                    if found is not None:
+                        alike = found[0].alike
+                        alike.addresses.append(found[1])  # type: ignore[union-attr]  # a kind's are known
+                if alike is not None:
+                    alike.numbers.append(len(names))
+                    names.append(name)
+                    digests.append(hashed(name.encode(), digest_size=8).digest())
+                    arrays.append(array)
+                    continue
             yield at, entry
 
     def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
@@ -325,9 +332,9 @@ class Job:
         found = library[1](array, known[1])
         if found is None:
             return False
-        (alike, *_), address = found
-        alike.numbers.append(len(self.names))
-        alike.addresses.append(address)  # type: ignore[union-attr]  # a kind's are known
+        kind, address = found
+        kind.alike.numbers.append(len(self.names))
+        kind.alike.addresses.append(address)  # type: ignore[union-attr]  # a kind's are known
         self.names.append(name)
         self.digests.append(self.hashed(name.encode(), digest_size=8).digest())
         self.arrays.append(array)

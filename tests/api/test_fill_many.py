@@ -291,16 +291,17 @@ def test_torch_tensors_of_one_kind_have_the_values_of_single_fills(backend: Any)
         assert tensor._version > versions[name], name
 
 
-def _freed(torch: Any) -> Any:
+def _resized(torch: Any, to: int) -> Any:
     tensor = torch.zeros(6, 6)
-    tensor.untyped_storage().resize_(0)
+    tensor.untyped_storage().resize_(to)
     return tensor
 
 
 UNLIKE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "expanded": (lambda torch: torch.zeros(1, 6).expand(6, 6), "elements do not share memory"),
-    "freed": (_freed, "storage holds its elements"),
-    "negated": (lambda torch: torch.zeros(6, 6, dtype=torch.complex64).conj().imag, "no NumPy view"),
+    "freed": (lambda torch: _resized(torch, 0), "storage holds its elements"),
+    "shrunk": (lambda torch: _resized(torch, 8), "storage holds its elements"),
+    "negated": (lambda torch: torch._neg_view(torch.zeros(6, 6)), "no NumPy view"),
     "meta": (lambda torch: torch.zeros(6, 6, device="meta"), "on device 'meta'"),
     "sparse": (lambda torch: torch.eye(6).to_sparse(), "no NumPy view"),
     "nested": (lambda torch: torch.nested.nested_tensor([torch.zeros(6)] * 6), "no NumPy view|expected"),
