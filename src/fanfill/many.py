@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from fanfill import regions
+from fanfill.alike import Alike, Kinds, Library, kind_of, libraries
 from fanfill.backends import resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -69,15 +70,6 @@ class _Part(NamedTuple):
 
     def __str__(self) -> str:
         return self.label
-
-
-class _Alike(NamedTuple):
-    """Small fills of one initializer, shape and dtype: their plan, and their numbers among a job's items."""
-
-    law: Initializer
-    dtype: str
-    plan: Plan
-    numbers: list[int]
 
 
 class _Memory(NamedTuple):
@@ -217,10 +209,14 @@ class Job:
     def __init__(self, seed: int, backend: str | None, *, numbered: bool = False) -> None:
         self.seed, self.backend, self.numbered = key_of(seed, 0)[:2], backend, numbered
         self.names: list[Any] = []
-        self.substreams: list[int] = []
+        self.digests: list[bytes] = []  # their substreams, of 8 bytes
         self.arrays: list[Any] = []
-        self.alike: dict[int, _Alike] = {}  # by the identity of their plans
-        self.planned: dict[tuple[Initializer, tuple[int, ...], str], _Alike] = {}  # by this job alone
+        self.alike: list[Alike] = []
+        self.arrays_alike: dict[int, Alike] = {}  # NumPy's, by the identity of their plans
+        self.planned: dict[tuple[Any, ...], Alike] = {}  # by this job alone
+        self.libraries, self.hashed = libraries(), blake2b()
+        self.kinds: dict[Initializer, Kinds] = {}
+        self.kinds_by_identity: dict[int, tuple[Initializer, Kinds]] = {}  # which it keeps alive
         self.parts: dict[int, _Part] = {}  # all that are in none of these,
         self.spans: dict[int, _Memory] = {}  # and their memory
         self.located: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None = None
@@ -238,30 +234,44 @@ class Job:
         if self.backend is not None:
             yield from entries
             return
-        numbered, hashed, number_of = self.numbered, blake2b(), int.from_bytes
-        names, substreams, arrays = self.names, self.substreams, self.arrays
+        numbered, hashed, finders, kinds = self.numbered, self.hashed, self.libraries, self.kinds_by_identity
+        names, digests, arrays = self.names, self.digests, self.arrays
         for at, entry in entries:
             if type(entry) is tuple and len(entry) == 2 + numbered:
                 array, law, name = entry if numbered else (*entry, at)
                 if type(law) is str:
                     law = CONSTANTS.get(law)
-                if type(array) is np.ndarray and type(law) is Initializer:
+                alike = None
+                if type(law) is not Initializer or type(name) is not str or not name.isascii():
+                    pass
+                elif type(array) is np.ndarray:
                     plan = plans.get((law, array.shape, array.dtype))
-                    if plan is not None and type(name) is str and name.isascii() and array.flags.carray:
-                        alike = self.alike.get(id(plan))
+                    if plan is not None and array.flags.carray:
+                        alike = self.arrays_alike.get(id(plan))
                         if alike is None:
-                            alike = self.alike[id(plan)] = _Alike(law, str(array.dtype), plan, [])
-                        alike.numbers.append(len(names))
-                        names.append(name)
-                        substreams.append(number_of(hashed(name.encode(), digest_size=8).digest(), "little"))
-                        arrays.append(array if array.dtype is plan.lanes else array.view(plan.lanes))
-                        continue
+                            alike = self._of_arrays(law, str(array.dtype), array.shape, array.nbytes, plan)
+                        if array.dtype is not plan.lanes:
+                            array = array.view(plan.lanes)
+                elif type(array) in finders and id(law) in kinds:
+                    found = finders[type(array)][1](array, kinds[id(law)][1])
+                    if found is not None:
+                        alike = found[0].alike
+                        alike.addresses.append(found[1])  # type: ignore[union-attr]  # a kind's are known
+                if alike is not None:
+                    alike.numbers.append(len(names))
+                    names.append(name)
+                    digests.append(hashed(name.encode(), digest_size=8).digest())
+                    arrays.append(array)
+                    continue
             yield at, entry
 
     def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
         """Check and add any item; raise as `fill` would."""
-        number = substream(name)
         law = CONSTANTS[law] if type(law) is str and law in CONSTANTS else initializer_of(law)
+        library = self.libraries.get(type(array)) if global_shape is None and offset is None else None
+        if library is not None and self._has_added(array, law, name, library):
+            return
+        number = substream(name)
         memory = as_memory(array, law, self.backend)
         if isinstance(memory, device_buffers.Target):
             shape, strides, itemsize, dtype = memory.shape, memory.strides, memory.itemsize, memory.dtype
@@ -273,38 +283,95 @@ class Job:
         made = recipe(law, region.shape, dtype)
         if isinstance(memory, device_buffers.Target):
             assert_on_host(made, law)
-        if memory.is_torch:
-            self.written.append(array)
+        plain = not law.structured and 0 not in shape and region.shape == shape
         here = len(self.names)
         self.names.append(name)
-        self.substreams.append(number)
+        self.digests.append(number.to_bytes(8, "little"))
         if not isinstance(memory, device_buffers.Target):
             self.host = self.host or resolve("cpu", self.backend)
-            small = not law.structured and 0 < view.size <= cpu_run.SMALL
-            if small and region.shape == shape and view.flags.carray:
-                alike = self._alike(law, shape, memory.storage, self.host)
+            if plain and view.size <= cpu_run.SMALL and view.flags.carray:
+                alike = self._alike(law, shape, memory.storage, self.host, library is not None)
                 if type(array) is np.ndarray and self.backend is None:
                     remember(plans, (law, shape, array.dtype), alike.plan)
                 alike.numbers.append(here)
-                self.arrays.append(view)
+                if library is None or alike.addresses is None:
+                    self.arrays.append(view)
+                    self._note_written(memory, array)
+                    return
+                alike.addresses.append(address)
+                self.arrays.append(array)
+                self._kinds_of(law)[library[0](array)] = kind_of(alike, itemsize)
                 return
         self.arrays.append(array)
-        part = None if global_shape is None else region
-        self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
-        self.spans[here] = _Memory(address, shape, strides, itemsize)
         key = (*self.seed, number & 0xFFFFFFFF, number >> 32)
         if isinstance(memory, device_buffers.Target):
             self.device = self.device or resolve("cuda", self.backend)
+            if plain and library is not None and cuda_run.is_run(memory, region):
+                size = prod(shape) * itemsize
+                one = memory, region, made
+                alike = Alike(law, str(dtype), shape, size, [here], [address], None, memory.is_torch, one)
+                self.alike.append(alike)
+                self._kinds_of(law)[library[0](array)] = kind_of(alike, itemsize, memory)
+                return
+        self._note_written(memory, array)
+        part = None if global_shape is None else region
+        self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
+        self.spans[here] = _Memory(address, shape, strides, itemsize)
+        if isinstance(memory, device_buffers.Target):
             self.device_fills.append(_OnDevice(memory, region, made, key))
         else:
             self.fills.append(cpu_run.Fill(view, region, made, key))
 
-    def _alike(self, law: Initializer, shape: tuple[int, ...], storage: Format, host: Backend) -> _Alike:
-        named = law, shape, storage.name
+    def _has_added(self, array: Any, law: Initializer, name: Any, library: Library) -> bool:
+        """Add an item that is like one that has been checked; False if anything else has to be asked."""
+        known = self.kinds_by_identity.get(id(law))
+        if known is None:
+            known = self.kinds_by_identity[id(law)] = law, self._kinds_of(law)
+        if not known[1] or type(name) is not str or not name.isascii():
+            return False
+        found = library[1](array, known[1])
+        if found is None:
+            return False
+        kind, address = found
+        kind.alike.numbers.append(len(self.names))
+        kind.alike.addresses.append(address)  # type: ignore[union-attr]  # a kind's are known
+        self.names.append(name)
+        self.digests.append(self.hashed(name.encode(), digest_size=8).digest())
+        self.arrays.append(array)
+        return True
+
+    def _note_written(self, memory: buffers.Lanes | device_buffers.Target, array: Any) -> None:
+        """Let torch know of a tensor that is not among those that are alike, once all have been checked."""
+        if memory.is_torch:
+            self.written.append(array)
+
+    def _substreams(self) -> NDArray[np.uint64]:
+        """Those of the names."""
+        return np.frombuffer(b"".join(self.digests), "<u8")
+
+    def _kinds_of(self, law: Initializer) -> Kinds:
+        return self.kinds.setdefault(law, {})
+
+    def _of_arrays(
+        self, law: Initializer, dtype: str, shape: tuple[int, ...], size: int, plan: Plan
+    ) -> Alike:
+        alike = self.arrays_alike[id(plan)] = Alike(law, dtype, shape, size, [], None, plan)
+        self.alike.append(alike)
+        return alike
+
+    def _alike(
+        self, law: Initializer, shape: tuple[int, ...], storage: Format, host: Backend, located: bool
+    ) -> Alike:
+        named = law, shape, storage.name, located
         alike = self.planned.get(named)
         if alike is None:
-            plan = planned(law, shape, storage, host)
-            alike = self.planned[named] = self.alike[id(plan)] = _Alike(law, storage.name, plan, [])
+            size, plan = prod(shape) * storage.itemsize, planned(law, shape, storage, host)
+            if located:
+                alike = Alike(law, storage.name, shape, size, [], [], plan, is_torch=True)
+                self.alike.append(alike)
+            else:
+                alike = self._of_arrays(law, storage.name, shape, size, plan)
+            self.planned[named] = alike
         return alike
 
     def _label(self, number: int) -> str:
@@ -316,13 +383,12 @@ class Job:
         found = self.parts.get(number)
         if found is not None:
             return found
-        alike = next(alike for alike in self.alike.values() if number in alike.numbers)
-        shape = self.arrays[number].shape
-        return _Part(self._label(number), self.names[number], alike.law, alike.dtype, shape, None)
+        alike = next(alike for alike in self.alike if number in alike.numbers)
+        return _Part(self._label(number), self.names[number], alike.law, alike.dtype, alike.shape, None)
 
     def assert_apart(self) -> None:
         """Raise ValueError if items share values or memory."""
-        substreams = np.array(self.substreams, np.uint64)
+        substreams = self._substreams()
         order = np.argsort(substreams, kind="stable")
         known = substreams[order]
         again = np.flatnonzero(known[1:] == known[:-1])
@@ -357,20 +423,25 @@ class Job:
         found = self.spans.get(number)
         if found is not None:
             return found
-        seen = self.arrays[number]
-        return _Memory(seen.ctypes.data, seen.shape, seen.strides, seen.itemsize)
+        firsts, ends = self._located()
+        first, end = int(firsts[number]), int(ends[number])
+        return _Memory(first, (end - first,), (1,), 1)
 
     def _located(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The first byte of each item's memory, and the one behind its last."""
         if self.located is not None and len(self.located[0]) == len(self.names):
             return self.located
-        firsts, sizes, small = np.zeros(len(self.names), np.uint64), np.zeros(len(self.names), np.uint64), []
-        for alike in self.alike.values():
-            sizes[alike.numbers] = self.arrays[alike.numbers[0]].nbytes
-            small += alike.numbers
-        if small:
+        firsts, sizes = np.zeros(len(self.names), np.uint64), np.zeros(len(self.names), np.uint64)
+        asked: list[int] = []
+        for alike in self.alike:
+            sizes[alike.numbers] = alike.size
+            if alike.addresses is None:
+                asked += alike.numbers
+            else:
+                firsts[alike.numbers] = np.array(alike.addresses, np.uint64)
+        if asked:
             self.host = self.host or resolve("cpu", self.backend)
-            firsts[small] = self.host.addresses([self.arrays[number] for number in small])
+            firsts[asked] = self.host.addresses([self.arrays[number] for number in asked])
         ends = firsts + sizes
         for number, memory in self.spans.items():
             firsts[number], ends[number] = memory.ends
@@ -379,38 +450,46 @@ class Job:
 
     def values(self) -> int:
         """How many there are to fill."""
-        small = sum(prod(self.arrays[a.numbers[0]].shape) * len(a.numbers) for a in self.alike.values())
-        on_devices = sum(prod(fill.target.shape) for fill in self.device_fills)
-        return int(small + on_devices + sum(prod(fill.view.shape) for fill in self.fills))
+        small = sum(prod(alike.shape) * len(alike.numbers) for alike in self.alike if alike.on_device is None)
+        return int(small + self._values_on_devices() + sum(prod(fill.view.shape) for fill in self.fills))
+
+    def _values_on_devices(self) -> int:
+        alike = sum(
+            prod(alike.shape) * len(alike.numbers) for alike in self.alike if alike.on_device is not None
+        )
+        return int(alike + sum(prod(fill.target.shape) for fill in self.device_fills))
 
     def _packed(self) -> list[cpu_run.Small]:
         """The small fills, by kernel."""
-        kernels: dict[Any, list[_Alike]] = {}
-        for alike in self.alike.values():
-            kernels.setdefault(alike.plan.run, []).append(alike)
-        substreams, packed = np.array(self.substreams, np.uint64), []
+        kernels: dict[Any, list[tuple[Alike, Plan]]] = {}
+        for alike in self.alike:
+            if alike.plan is not None:
+                kernels.setdefault(alike.plan.run, []).append((alike, alike.plan))
+        substreams, packed = self._substreams(), []
         firsts, _ = self._located()
         for run, all_alike in kernels.items():
-            numbers = [number for alike in all_alike for number in alike.numbers]
-            templates = [(self.arrays[alike.numbers[0]].size, alike.plan.params) for alike in all_alike]
+            numbers = [number for alike, _ in all_alike for number in alike.numbers]
+            templates = [(prod(alike.shape), plan.params) for alike, plan in all_alike]
             out = functools.partial(self._out, numbers)
-            counts = [len(alike.numbers) for alike in all_alike]
+            counts = [len(alike.numbers) for alike, _ in all_alike]
             packed.append(
                 cpu_run.Small(run, self.seed, templates, counts, firsts[numbers], substreams[numbers], out)
             )
         return packed
 
     def _out(self, numbers: list[int], number: int) -> NDArray[Any]:
-        flat: NDArray[Any] = self.arrays[numbers[number]].reshape(-1)
-        return flat
+        seen = self.arrays[numbers[number]]
+        flat = seen if isinstance(seen, np.ndarray) else buffers.torch_lanes(seen).view
+        return flat.reshape(-1)
 
     def run(self, count: int, progress: Callable[[int, int], object] | None) -> None:
         """Fill: first what devices do on their own, then the host's memory."""
-        on_devices = sum(prod(fill.target.shape) for fill in self.device_fills)
-        for tensor in self.written:
-            buffers.mark_written(tensor)
+        on_devices = self._values_on_devices()
+        written = [self.arrays[n] for alike in self.alike if alike.is_torch for n in alike.numbers]
+        if written or self.written:
+            buffers.mark_all_written(written + self.written)
         if self.device is not None:
-            cuda_run.fill_all(self.device_fills, self.device)
+            cuda_run.fill_all(self.device_fills, self.device, self._runs())
         follow = progress
         if progress is not None and on_devices:
             follow = functools.partial(_shifted, progress, on_devices)
@@ -419,6 +498,15 @@ class Job:
             cpu_run.fill_all(small, self.fills, self.host or resolve("cpu", self.backend), count, follow)
         elif follow is not None:
             follow(0, 0)
+
+    def _runs(self) -> list[cuda_run.Runs]:
+        """What lies on devices and is alike."""
+        substreams = self._substreams()
+        return [
+            cuda_run.Runs(*alike.on_device, self.seed, alike.addresses, substreams[alike.numbers].tolist())
+            for alike in self.alike
+            if alike.on_device is not None and alike.addresses is not None
+        ]
 
 
 def _shifted(progress: Callable[[int, int], object], before: int, done: int, total: int) -> None:

@@ -265,6 +265,105 @@ def test_torch_tensors_are_filled_and_their_versions_move() -> None:
         ff.fill_many([(weight, ff.he_normal(), "w")], seed=3)
 
 
+@pytest.mark.parametrize("backend", [None, "numpy"])
+def test_torch_tensors_of_one_kind_have_the_values_of_single_fills(backend: Any) -> None:
+    torch = pytest.importorskip("torch")
+
+    def law() -> Any:  # a new one for each item, equal to the others
+        return ff.he_normal(in_axis=1, out_axis=0)
+
+    shapes = ((6, 4), (6, 4), (4,), (6, 4), (300, 500), (4,), (300, 500), ())
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    made: dict[str, Any] = {}
+    for dtype in dtypes:
+        for number, shape in enumerate(shapes):
+            tensor = torch.zeros(shape, dtype=dtype)
+            made[f"{dtype}.{number}"] = torch.nn.Parameter(tensor) if number % 2 else tensor
+    made["part"] = torch.zeros(13, 4)[7:]
+    made["na\u00efve"] = torch.zeros(6, 4)
+    versions = {name: tensor._version for name, tensor in made.items()}
+    given = {name: (tensor, law() if tensor.dim() > 1 else "ones") for name, tensor in made.items()}
+    ff.fill_many(given, seed=3, backend=backend)
+    for name, tensor in made.items():
+        alone = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        ff.fill(alone, law() if tensor.dim() > 1 else ff.ones(), seed=3, name=name)
+        assert torch.equal(tensor, alone), name
+        assert tensor._version > versions[name], name
+
+
+def _resized(torch: Any, to: int) -> Any:
+    tensor = torch.zeros(6, 6)
+    tensor.untyped_storage().resize_(to)
+    return tensor
+
+
+UNLIKE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "expanded": (lambda torch: torch.zeros(1, 6).expand(6, 6), "elements do not share memory"),
+    "freed": (lambda torch: _resized(torch, 0), "storage holds its elements"),
+    "shrunk": (lambda torch: _resized(torch, 8), "storage holds its elements"),
+    "negated": (lambda torch: torch._neg_view(torch.zeros(6, 6)), "no NumPy view"),
+    "meta": (lambda torch: torch.zeros(6, 6, device="meta"), "on device 'meta'"),
+    "sparse": (lambda torch: torch.eye(6).to_sparse(), "no NumPy view"),
+    "nested": (lambda torch: torch.nested.nested_tensor([torch.zeros(6)] * 6), "no NumPy view|expected"),
+    "of integers": (lambda torch: torch.zeros(6, 6, dtype=torch.int32), "expected a torch tensor of"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_torch_tensor_that_cannot_be_filled_is_named_among_others_like_it(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    make, message = UNLIKE[kind]
+    first = torch.zeros(6, 6)
+    items = [
+        (first, ff.normal(), "a"),
+        (torch.zeros(6, 6), ff.normal(), "b"),
+        (make(torch), ff.normal(), "c"),
+    ]
+    with pytest.raises((TypeError, ValueError), match=rf"^item 2 \('c'\): .*({message})"):
+        ff.fill_many(items, seed=0)
+    assert not first.any()
+
+
+def test_torch_tensors_of_one_kind_that_share_memory_or_a_name_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    law, block = ff.normal(), torch.zeros(9, 6)
+    whole, moved = block[:6], block[3:]
+    with pytest.raises(ValueError, match=r"got 1 \('b'\) and 2 \('c'\), which do; fill a tied"):
+        ff.fill_many([(torch.zeros(6, 6), law, "a"), (whole, law, "b"), (moved, law, "c")], seed=0)
+    with pytest.raises(ValueError, match=r"got 1 \('b'\) and 2 \('c'\), which do"):  # one has gaps
+        ff.fill_many([(torch.zeros(6, 6), law, "a"), (whole[:, 1:], law, "b"), (moved, law, "c")], seed=0)
+    with pytest.raises(ValueError, match=r"got 'a' for 0 \('a'\) and 1 \('a'\), which would hold"):
+        ff.fill_many([(whole, law, "a"), (torch.zeros(6, 6), law, "a")], seed=0)
+    assert not block.any()
+
+
+def test_torch_tensors_that_lie_otherwise_than_the_first_of_their_kind_are_filled() -> None:
+    torch = pytest.importorskip("torch")
+    law = ff.normal()
+    odd = torch.frombuffer(bytearray(6 * 6 * 4 + 1), dtype=torch.float32, offset=1).view(6, 6)
+    made = [torch.zeros(6, 6), torch.zeros(6, 6).t(), torch.zeros(12, 6)[::2], odd, torch.zeros(6, 6)]
+    ff.fill_many([(tensor, law, f"w{k}") for k, tensor in enumerate(made)], seed=0)
+    for k, tensor in enumerate(made):
+        assert np.array_equal(tensor.numpy(), ff.draw((6, 6), law, seed=0, name=f"w{k}"))
+
+
+def test_versions_move_under_a_torch_that_tells_one_tensor_at_a_time(monkeypatch: Any) -> None:
+    torch = pytest.importorskip("torch")
+    move = torch.autograd.graph.increment_version
+
+    def single(tensor: Any) -> None:
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError("expected a Tensor")
+        move(tensor)
+
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", single)
+    made = [torch.zeros(6, 6) for _ in range(3)]
+    before = [tensor._version for tensor in made]
+    ff.fill_many([(tensor, ff.normal(), f"w{k}") for k, tensor in enumerate(made)], seed=0)
+    assert all(tensor._version > version for tensor, version in zip(made, before, strict=True))
+
+
 def kernel(status: Callable[[int], int]) -> Any:
     """A function of the kernels' kind, and what it was called with."""
     seen: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from cuda_on_cpu.arrays import LAWS, on_host
 from cuda_on_cpu.fixtures import cubins, emulated, gpu, no_cubins  # noqa: F401
 
 import fanfill as ff
+from fanfill import alike, many
 from fanfill.cuda import backend as cuda_backend
 from fanfill.cuda import buffers, nvrtc
 from fanfill.cuda.buffers import Target
@@ -173,6 +175,85 @@ def test_what_many_tensors_need_is_compiled_side_by_side(gpu, no_cubins, monkeyp
         assert gpu.host(array).tobytes() == on_host(array.shape, law, seed=3, name=name).tobytes()
 
 
+def test_arrays_of_one_kind_are_asked_what_may_differ(gpu, filled):
+    """The others of their shape lie where no group takes them, in another order, or on another device."""
+    flat = cupy.empty(41, np.float32)
+    made = [cupy.empty((5, 8), np.float32) for _ in range(4)]
+    made += [flat[1:].reshape(5, 8), cupy.empty((8, 5), np.float32).T]
+    with gpu.use(1):
+        made += [cupy.empty((5, 8), np.float32) for _ in range(2)]
+    kernels = filled("float32", [(array, LAW, f"w{k}") for k, array in enumerate(made)])
+    assert sorted(kernels) == ["box_normal_centred_float32"] * 2 + ["grouped_normal_centred_float32"] * 2
+    assert sorted((one.device, one.kernel[:3]) for one in gpu.launches) == [
+        (0, "box"),
+        (0, "box"),
+        (0, "gro"),
+        (1, "gro"),
+    ]
+    # One kind with a member of its own goes alone, as any other.
+    assert filled("float32", [(made[0], LAW, "w")]) == ["run_normal_centred_float32"]
+    with pytest.raises(ValueError, match=r"got 0 \('a'\) and 2 \('c'\), which do"):
+        ff.fill_many([(made[0], LAW, "a"), (made[1], LAW, "b"), (made[0], LAW, "c")], seed=0)
+
+
+@pytest.fixture
+def on_device(gpu, monkeypatch):
+    """Make a torch tensor that says it is on device 0, whose type is among those that have kinds."""
+    torch = pytest.importorskip("torch")
+
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda", 0)
+        is_cuda = True
+
+    streams, kept = [0xB00], []
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda number: streams[0], raising=False)
+    known = {OnDevice: (alike._key_of_torch, alike._of_torch)}
+    monkeypatch.setattr(many, "libraries", lambda: known)
+    gpu.streams[0] |= {0xB00, 0xB01}
+
+    def make(count: int, stream: int = 0xB00) -> Any:
+        streams[0] = stream
+        memory = gpu.allocate(4 * count)
+        tensor = torch.from_numpy(gpu.bytes(memory.ptr, 4 * count)).view(torch.float32).as_subclass(OnDevice)
+        kept.append(memory)
+        return tensor
+
+    return make
+
+
+def test_torch_tensors_of_one_kind_are_one_launch_on_each_stream(gpu, on_device, monkeypatch):
+    plain = sys.modules["torch"].Tensor
+
+    def items() -> Any:
+        for k in range(6):
+            tensor = on_device(40, 0xB00 if k < 4 else 0xB01)
+            made.append(tensor)
+            yield tensor, LAW, f"w{k}"
+
+    made: list[Any] = []
+    asked: list[Any] = []
+    as_target = buffers._torch_target
+    monkeypatch.setattr(buffers, "_torch_target", lambda *given: asked.append(given) or as_target(*given))
+    ff.fill_many(items(), seed=2)
+    assert len(asked) == 2  # the others are like one of these
+    assert sorted((one.stream, one.kernel) for one in gpu.launches) == [
+        (0xB00, "grouped_normal_centred_float32"),
+        (0xB01, "grouped_normal_centred_float32"),
+    ]
+    for k, tensor in enumerate(made):
+        assert tensor._version > 0
+        found = tensor.as_subclass(plain).numpy().tobytes()
+        assert found == on_host(40, LAW, seed=2, name=f"w{k}").tobytes()
+    shared = [(made[0], LAW, "a"), (made[1], LAW, "b"), (made[1], LAW, "c")]
+    with pytest.raises(ValueError, match=r"got 1 \('b'\) and 2 \('c'\), which do"):
+        ff.fill_many(shared, seed=0)
+    freed = sys.modules["torch"].zeros(40)
+    freed.untyped_storage().resize_(8)
+    with pytest.raises(ValueError, match=r"^item 1 \('b'\): .*storage holds its elements"):
+        ff.fill_many([shared[0], (freed.as_subclass(type(made[0])), LAW, "b")], seed=0)
+    assert made[0].as_subclass(plain).numpy().tobytes() == on_host(40, LAW, seed=2, name="w0").tobytes()
+
+
 @pytest.mark.parametrize("cuda", [12000, 12010])
 def test_tables_are_smaller_before_cuda_12_1(emulated, monkeypatch, cuda):
     gpu = emulated(90)
@@ -199,7 +280,7 @@ def test_how_many_items_a_table_holds():
 def test_a_launch_has_no_more_thread_blocks_than_a_grid(monkeypatch):
     huge = 2**32 * 4
     spans = [Span(2**40 * k, 0, huge, 0, 0, 0, huge // 4) for k in range(600)]
-    items = [groups.Item(span, 3, 4, bytes(8)) for span in spans]
+    items = [groups.Items(span, bytes(8), [span.address], [3 | 4 << 32]) for span in spans]
     made = list(groups.tables("float32", "normal", (1, 2), items, 32764))
     each = huge // 4 // (2 * THREADS) // groups.TURNS
     assert [table.blocks for table in made] == [512 * each, 88 * each]

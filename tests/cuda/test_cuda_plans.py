@@ -276,3 +276,26 @@ def test_functions_of_torch_and_accelerated_take_plans(gpu, tensor, by_plan):
             assert bits(made) == on_host((24, 10), LAW, "bfloat16", seed=7, name=0).tobytes()
             torch.nn.init.normal_(made, 0.0, 0.02)
             assert bits(made) == on_host((24, 10), LAW, "bfloat16", seed=7, name=1).tobytes()
+
+
+def test_a_tensor_that_autograd_has_computed_has_no_plan(gpu, tensor):
+    torch = sys.modules["torch"]
+    ft = pytest.importorskip("fanfill.torch")
+    made = tensor((24, 10))
+    with gpu.use(0):
+        ff.fill(made, LAW, seed=1)
+        plans._of_torch.update({(*key[:3], -1): plan for key, plan in plans._of_torch.items()})
+        ft.normal_(made.as_subclass(torch.Tensor), 0.0, 0.02, seed=1)
+        lost = torch.nn.Parameter(torch.ones(24, 10)) * 2
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="computed from others"):
+                ft.normal_(lost, 0.0, 0.02, seed=1)
+        assert (lost == 2).all()
+        with ft.accelerated(seed=0):  # torch's own, which autograd sees
+            lost.normal_(0.0, 0.02)
+        assert "Normal" in type(lost.grad_fn).__name__
+        layer = torch.nn.Linear(10, 24)
+        parametrize = torch.nn.utils.parametrize
+        parametrize.register_parametrization(layer, "weight", torch.nn.Tanh())
+        with torch.no_grad(), parametrize.cached(), pytest.raises(RuntimeError, match="by a parametrization"):
+            ft.normal_(layer.weight, 0.0, 0.02, seed=1)

@@ -11,6 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from torch.nn.utils import parametrize  # noqa: E402
+
+import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
 from fanfill.torch.tensors import assert_fillable  # noqa: E402
 
@@ -247,6 +250,63 @@ def test_what_autograd_has_computed_is_refused_since_the_write_would_be_lost() -
     buffer[0] = kept[0]  # a write into it is no copy of it
     ft.normal_(buffer, seed=0)
     assert buffer.all()
+
+
+class Symmetric(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.triu() + x.triu(1).T
+
+
+class Transposed(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.T
+
+
+def parametrized(by: Any) -> Any:
+    layer = torch.nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", by)
+    return layer
+
+
+@pytest.mark.parametrize("seen", ["first", "after a call like it"])
+def test_a_cached_parametrized_weight_is_refused_without_autograd_too(seen: str) -> None:
+    layer = parametrized(Symmetric())
+    if seen != "first":
+        for _ in range(2):
+            ft.normal_(torch.zeros(4, 4), seed=0)
+            ft.normal_(torch.zeros(3, 4), seed=0)
+    with torch.no_grad(), parametrize.cached():
+        for lost in (layer.weight, layer.weight[1:]):
+            before = lost.clone()
+            with pytest.raises(RuntimeError, match=r"computed .*\(by a parametrization.*; fill those"):
+                ft.normal_(lost, seed=0)
+            assert torch.equal(lost, before)
+        assert ft.normal_(layer.weight.detach(), seed=0).all()
+        assert ft.normal_(torch.zeros(4, 4), seed=0).all()
+        with ft.accelerated(seed=0):  # torch's own, which fills it
+            assert layer.weight.normal_() is layer.weight
+    with parametrize.cached(), pytest.raises(RuntimeError, match="computed from others"):
+        ft.normal_(layer.weight, seed=0)
+
+
+def test_a_parametrization_that_returns_its_original_or_a_view_of_it_loses_nothing() -> None:
+    expected = ft.normal_(torch.zeros(4, 4), seed=0)
+    for by in (torch.nn.Identity(), Transposed()):
+        layer = parametrized(by)
+        with torch.no_grad(), parametrize.cached():
+            ft.normal_(layer.weight, seed=0)
+        assert torch.equal(layer.weight, expected)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_init_module_fills_what_a_parametrized_weight_is_computed_from(context: Any) -> None:
+    layer = parametrized(Symmetric())
+    with context():
+        ft.init_module(layer, 0, rules={"*.original": ff.normal()})
+        with pytest.raises(ValueError, match="fits none"):
+            ft.init_module(layer, 0, rules={"weight": ff.normal(), "*": "zeros"})
+    original = ft.normal_(torch.zeros(4, 4), seed=0, name="parametrizations.weight.original")
+    assert torch.equal(layer.weight, Symmetric()(original))
 
 
 def test_elements_that_share_memory_are_refused_where_torch_lets_them_pass() -> None:

@@ -6,7 +6,8 @@ times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,19 +16,21 @@ from fanfill_kernels.cuda.geometry import GRID, STORE, THREADS, Span, rounds_of,
 from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS
 
-__all__ = ["Item", "Table", "capacity", "parameters", "tables"]
+__all__ = ["Items", "Table", "capacity", "parameters", "tables"]
 
 TURNS = 8  # chunks of a thread block
 _NOWHERE = 2**32 - 1  # the first thread block of no item
 
 
-class Item(NamedTuple):
-    """One of a launch's tensors, or a part of one: what it is, its substream's halves, its parameters."""
+class Items(NamedTuple):
+    """Tensors of a launch, or parts of them, that differ in address and substream alone: the span of one of
+    them, and their form's parameters.
+    """
 
     span: Span
-    low: int
-    high: int
     make: bytes
+    addresses: Sequence[int]
+    substreams: Sequence[int]
 
 
 class Table(NamedTuple):
@@ -57,7 +60,7 @@ def _item(make: int) -> np.dtype[Any]:
     return np.dtype([*fields, ("make", "u1", -(-make // 8) * 8)])
 
 
-def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Item], most: int) -> Iterator[Table]:
+def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Items], most: int) -> Iterator[Table]:
     """The launches that make these items, all of one form and dtype, in their order.
 
     Parameters
@@ -69,22 +72,24 @@ def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Item], most
     """
     group = STORE // FORMATS[dtype].itemsize
     chunk = THREADS * (2 if group == values_in_block(form, dtype) else 1)
-    spans = np.array([item.span for item in items], np.uint64).T
-    address, above, length, block, head, lead, _ = spans
-    size = len(items[0].make)
-    made = np.zeros(len(items), _item(size))
+    counts = [len(item.addresses) for item in items]
+    total, size = sum(counts), len(items[0].make)
+    address = np.fromiter(chain.from_iterable(item.addresses for item in items), np.uint64, total)
+    substream = np.fromiter(chain.from_iterable(item.substreams for item in items), np.uint64, total)
+    spans = np.repeat(np.array([item.span[1:] for item in items], np.uint64), counts, axis=0).T
+    above, length, block, head, lead, _ = spans
+    made = np.zeros(total, _item(size))
     end = head + length
     inside = end // np.uint64(group)
     whole = np.where(inside > lead, inside - lead, np.uint64(0)) // np.uint64(chunk)
     made["pointer"], made["count"], made["block"] = address, length, block
     made["head"], made["lead"], made["whole"] = head, lead, whole
-    made["make"][:, :size] = np.frombuffer(b"".join([item.make for item in items]), np.uint8).reshape(
-        -1, size
-    )
+    makes = np.frombuffer(b"".join([item.make for item in items]), np.uint8).reshape(-1, size)
+    made["make"][:, :size] = np.repeat(makes, counts, axis=0)
 
     rounds = rounds_of(*seed)
-    low, high = (np.array(half, np.uint64) for half in zip(*((i.low, i.high) for i in items), strict=True))
     word, half = np.uint64(MASK), np.uint64(HALF)
+    low, high = substream & word, substream >> half
     first = np.uint64(M1) * low
     second = np.uint64(M0) * ((first >> half) ^ above ^ np.uint64(rounds.k00))
     made["second_c2"] = high ^ np.uint64(rounds.k01)
@@ -100,7 +105,7 @@ def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Item], most
         align=False,
     )
     begin = 0
-    while begin < len(items):
+    while begin < total:
         ends = np.cumsum(blocks[begin : begin + most_items])
         count = max(1, int(np.searchsorted(ends, GRID, side="right")))
         table = np.zeros((), layout)

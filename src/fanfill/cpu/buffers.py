@@ -305,6 +305,15 @@ def mark_written(tensor: Any) -> None:
         tensor.detach().unsqueeze(0)[:0].zero_()
 
 
+def mark_all_written(tensors: list[Any]) -> None:
+    """`mark_written` of many, by one call where torch has one."""
+    try:
+        mark_written(tensors)
+    except (AttributeError, TypeError):  # an older torch's takes one at a time
+        for tensor in tensors:
+            mark_written(tensor)
+
+
 def torch_array(tensor: Any, dtypes: tuple[str, ...]) -> NDArray[Any]:
     """Return an ndarray on a torch CPU tensor's memory; of integers, for a dtype that NumPy does not have.
 

@@ -13,7 +13,7 @@ from fanfill.cuda.diagonals import constants
 from fanfill.tiling import Axis, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from fanfill.backends import DeviceBackend
     from fanfill.cuda.buffers import Target
@@ -86,7 +86,27 @@ def fill_target(
     return made[0] if len(made) == 1 and made[0].launch.entry.startswith("run_") else None
 
 
-def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
+class Runs(NamedTuple):
+    """Fills of whole tensors in C order, each on a multiple of 16 bytes, that differ in address and substream
+    alone; ``target`` is one of them.
+    """
+
+    target: Target
+    region: Region
+    recipe: Recipe
+    seed: tuple[int, int]
+    addresses: Sequence[int]
+    substreams: Sequence[int]
+
+
+def is_run(target: Target, region: Region) -> bool:
+    """Whether a target may be one of `Runs`."""
+    from fanfill_kernels.cuda.geometry import STORE
+
+    return target.device is not None and not target.pointer % STORE and _whole(target, region) is not None
+
+
+def fill_all(fills: Iterable[Fill], backend: DeviceBackend, runs: Iterable[Runs] = ()) -> None:
     """Fill many targets, which share no memory, with as few launches as can be: those of one device, stream,
     seed, form and dtype together.
 
@@ -96,9 +116,30 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
     from fanfill_kernels.cuda import groups
     from fanfill_kernels.cuda.geometry import THREADS, prepared, run_of, spans
 
-    together: dict[tuple[Any, ...], list[tuple[Fill, list[groups.Item]]]] = {}
+    together: dict[tuple[Any, ...], list[tuple[Runs, list[groups.Items]]]] = {}
     known: dict[int, tuple[str, bytes]] = {}
     alone: list[Fill] = []
+
+    def gather(some: Runs, where: Part, found: tuple[int, int]) -> None:
+        target, _, recipe, seed, addresses, substreams = some
+        family, make = known.get(id(recipe)) or known.setdefault(
+            id(recipe), prepared(recipe.form, recipe.dtype, recipe.params)
+        )
+        items = []
+        for span in spans(recipe.form, recipe.dtype, where[0], *found):
+            behind = span.address - target.pointer
+            begins = [address + behind for address in addresses] if behind else addresses
+            items.append(groups.Items(span, make, begins, substreams))
+        named = target.device, target.stream, family, seed, recipe.form, recipe.dtype
+        together.setdefault(named, []).append((some, items))
+
+    for some in runs:
+        target, region, recipe = some[:3]
+        where = _whole(target, region)
+        assert where is not None
+        found = run_of(recipe.form, target.itemsize, *where)
+        assert found is not None
+        gather(some, where, found)
     for fill in fills:
         target, region, recipe, key = fill
         if not prod(target.shape):
@@ -106,41 +147,42 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend) -> None:
         if recipe.form == "diagonals":
             alone += [(*constant, key) for constant in constants(target, region, recipe)]
             continue
-        where = _whole(target, region) or _only(parts(target, region, recipe.form))
-        found = where and run_of(recipe.form, target.itemsize, *where)
-        if found is None or where is None or target.device is None:
+        part = _whole(target, region) or _only(parts(target, region, recipe.form))
+        found = part and run_of(recipe.form, target.itemsize, *part)
+        if found is None or part is None or target.device is None:
             alone.append(fill)
             continue
-        family, make = known.get(id(recipe)) or known.setdefault(
-            id(recipe), prepared(recipe.form, recipe.dtype, recipe.params)
-        )
-        items = [
-            groups.Item(span, key[2], key[3], make)
-            for span in spans(recipe.form, recipe.dtype, where[0], *found)
-        ]
-        named = target.device, target.stream, family, key[:2], recipe.form, recipe.dtype
-        together.setdefault(named, []).append((fill, items))
-    single = [named for named, members in together.items() if len(members) == 1]
-    alone += [together.pop(named)[0][0] for named in single]
+        substream = key[2] | key[3] << 32
+        gather(Runs(target, region, recipe, key[:2], (target.pointer,), (substream,)), part, found)
+    for named in [
+        named for named, members in together.items() if sum(len(r.addresses) for r, _ in members) == 1
+    ]:
+        alone.append(_fill_of(together.pop(named)[0][0]))
     _prepare(together, alone, backend)
     for (_, _, family, seed, form, dtype), members in together.items():
-        with backend.launcher(members[0][0][0]) as queue:
-            items = [item for _, some in members for item in some]
+        with backend.launcher(members[0][0].target) as queue:
+            items = [item for _, some_items in members for item in some_items]
             for table in groups.tables(dtype, form, seed, items, queue.parameters()):
                 queue.launch(f"grouped_{family}", table.blocks, THREADS, (table.parameter,))
     for fill in alone:
         fill_target(*fill, backend)
 
 
+def _fill_of(run: Runs) -> Fill:
+    """The only one of runs as a single fill."""
+    (substream,) = run.substreams
+    return run.target, run.region, run.recipe, (*run.seed, substream & 0xFFFFFFFF, substream >> 32)
+
+
 def _prepare(
-    together: dict[tuple[Any, ...], list[tuple[Fill, Any]]], alone: list[Fill], backend: DeviceBackend
+    together: dict[tuple[Any, ...], list[tuple[Runs, Any]]], alone: list[Fill], backend: DeviceBackend
 ) -> None:
     """Let each device compile all that it will need, side by side."""
     from fanfill_kernels.cuda.geometry import prepared
 
     needed: dict[int | None, tuple[Target, dict[str, None]]] = {}
     for (device, _, family, *_), members in together.items():
-        needed.setdefault(device, (members[0][0][0], {}))[1][f"grouped_{family}"] = None
+        needed.setdefault(device, (members[0][0].target, {}))[1][f"grouped_{family}"] = None
     for target, _, recipe, _ in alone:
         family = f"run_{prepared(recipe.form, recipe.dtype, recipe.params)[0]}"
         needed.setdefault(target.device, (target, {}))[1][family] = None

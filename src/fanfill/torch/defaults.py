@@ -45,6 +45,12 @@ Rule = Callable[[Any, str, torch.Tensor], list[Draw] | None]
 
 _FAN_IN_DRAWS = [Draw(_FAN_IN)]
 _NORM_DRAWS = {"weight": [Draw(_ONE)], "bias": [Draw(_ZERO)]}
+_MATRIX_DRAWS, _VECTOR_DRAWS, _ZERO_DRAWS = [Draw(_XAVIER_UNIFORM)], [Draw(_XAVIER_NORMAL)], [Draw(_ZERO)]
+_ATTENTION_DRAWS = {
+    **dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), _MATRIX_DRAWS),
+    **dict.fromkeys(("bias_k", "bias_v"), _VECTOR_DRAWS),
+    **dict.fromkeys(("in_proj_bias", "out_proj.bias"), _ZERO_DRAWS),
+}
 
 
 def rule_of(kind: type) -> Rule | None:
@@ -121,10 +127,10 @@ def shape_of(parameter: torch.Tensor) -> tuple[int, ...]:
     return tuple(parameter.__dict__.get("ds_shape") or parameter.shape)
 
 
-def _weight(module: nn.Module) -> torch.Tensor | None:
-    """The weight, or what weight_norm and spectral_norm compute it from, which has its shape."""
+def _computed(module: nn.Module) -> torch.Tensor | None:
+    """What weight_norm and spectral_norm compute a weight from, which has its shape."""
     own = module._parameters
-    for name in ("weight", "weight_v", "weight_orig"):
+    for name in ("weight_v", "weight_orig"):
         if own.get(name) is not None:
             return own[name]
     chains = module._modules.get("parametrizations")
@@ -146,10 +152,12 @@ def _scaled(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | Non
     """Linear and convolutions: weight and bias within +-1/sqrt(fan_in), for a weight of (out, in, *k)."""
     if name == "weight":
         return _FAN_IN_DRAWS
-    weight = _weight(module) if name == "bias" else None
-    if weight is not None:
-        return _within(math.prod(shape_of(weight)[1:]))
-    return None
+    if name != "bias":
+        return None
+    weight = module._parameters.get("weight")
+    if weight is None:
+        weight = _computed(module)
+    return None if weight is None else _within(math.prod(shape_of(weight)[1:]))
 
 
 def _bilinear(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
@@ -176,21 +184,14 @@ def _recurrent(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | 
 
 
 def _attention(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    law = {
-        **dict.fromkeys(
-            ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), _XAVIER_UNIFORM
-        ),
-        **dict.fromkeys(("bias_k", "bias_v"), _XAVIER_NORMAL),
-        **dict.fromkeys(("in_proj_bias", "out_proj.bias"), _ZERO),
-    }.get(name)
     # torch resets the output projection's bias only if the input projections have one.
-    if law is None or (name == "out_proj.bias" and module.in_proj_bias is None):
+    if name == "out_proj.bias" and module.in_proj_bias is None:
         return None
-    return [Draw(law)]
+    return _ATTENTION_DRAWS.get(name)
 
 
 def _transformer(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:
-    return [Draw(_XAVIER_UNIFORM)] if len(shape_of(parameter)) > 1 else None
+    return _MATRIX_DRAWS if len(shape_of(parameter)) > 1 else None
 
 
 def _prelu(module: Any, name: str, parameter: torch.Tensor) -> list[Draw] | None:

@@ -15,7 +15,15 @@ from fanfill.regions import region
 from fanfill.torch.laws import PLAIN
 from fanfill.torch.seeding import default_key, stream
 from fanfill.torch.sharding import Placed, is_dtensor, parts, placed
-from fanfill.torch.tensors import STORAGE_NAMES, Shape, assert_fillable, fill_memory, has_no_values
+from fanfill.torch.tensors import (
+    STORAGE_NAMES,
+    Shape,
+    are_cached,
+    assert_fillable,
+    fill_memory,
+    has_no_values,
+    is_leaf,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +110,7 @@ def again(
             or tensor.storage_offset() * tensor.element_size() + plan.nbytes
             > tensor.untyped_storage().nbytes()
             or torch._C._len_torch_dispatch_stack()
+            or are_cached()
         ):
             return False
         address = tensor.data_ptr()
@@ -225,9 +234,12 @@ def draw_placed(tensor: torch.Tensor, where: Placed, law: Initializer, seed: int
 
 
 def plan_for(tensor: torch.Tensor, law: Initializer) -> Plan | None:
-    """The plan of a whole tensor on a device, if it can be filled without any of the checks here."""
+    """The plan of a whole tensor on a device, if it can be filled without any of the checks here.
+
+    What autograd has computed has none: it is refused here, and left to torch under `accelerated`.
+    """
     plans = sys.modules.get("fanfill.cuda.plans")
-    if plans is None or type(tensor) not in _PLAIN:
+    if plans is None or type(tensor) not in _PLAIN or not is_leaf(tensor) or are_cached():
         return None
     plan: Plan | None = plans.plan_of_torch(tensor, law)
     return plan

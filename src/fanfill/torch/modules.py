@@ -16,7 +16,7 @@ from fanfill.fill import watched
 from fanfill.many import Job
 from fanfill.messages import shown
 from fanfill.structures import HOST_ALONE
-from fanfill.torch.defaults import Draw, shape_of
+from fanfill.torch.defaults import Draw
 from fanfill.torch.drawing import locate
 from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
@@ -141,10 +141,11 @@ def init_module(
     missing: list[str] = []
     magnitudes: list[Parameter] = []
     for parameter in parameters(module, prefix):
-        lazy = nn.parameter.is_lazy(parameter.tensor)
-        draws = book.draws(parameter, None if lazy else shape_of(parameter.tensor))
+        tensor = parameter.tensor
+        lazy = type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor)
+        draws = book.draws(parameter, lazy)
         if draws:
-            tasks[id(parameter.tensor)] = _task(parameter, draws)
+            tasks[id(tensor)] = _task(parameter, draws)
         elif draws is None and lazy:
             raise ValueError(
                 f"expected parameters that have shapes; got {parameter.name!r}, which is lazy; call the "

@@ -14,7 +14,7 @@ from fanfill.expressions import with_torch_axes
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS, initializer
-from fanfill.torch.defaults import Draw, norm_draws
+from fanfill.torch.defaults import Draw, norm_draws, shape_of
 
 if TYPE_CHECKING:
     from fanfill.torch.walking import Parameter
@@ -55,24 +55,41 @@ class Book:
         self.rules = [_rule(key, value) for key, value in rules.items()]
         self.used = [self.everything] * len(self.rules)
 
-    def draws(self, parameter: Parameter, shape: tuple[int, ...] | None) -> list[Draw] | None:
+    def draws(self, parameter: Parameter, lazy: bool) -> list[Draw] | None:
         """The draws that fill a parameter; [] to leave it as it is; None if nothing covers it.
 
-        ``shape`` is that of the whole tensor; None of a lazy one.
+        One that is lazy has no shape: no function is asked, no box is found and no default covers it.
         """
+        if self.rules:
+            found = self._by_rules(parameter, lazy)
+            if found is not NotImplemented:
+                return found  # type: ignore[no-any-return]
+        _, path, own, tensor, owner, ruled, magnitude = parameter
+        if lazy or magnitude is not None:  # which is computed
+            return None
+        for rule, module, begin in ruled:  # what torch.nn's layers draw, the outermost that covers it first
+            draws = rule(module, path[begin:], tensor)
+            if draws is not None:
+                return draws
+        return norm_draws(owner, own)
+
+    def _by_rules(self, parameter: Parameter, lazy: bool) -> Any:
+        """What `draws` returns, by the first rule that fits; NotImplemented if there is none."""
         for number, (key, fits, values, value) in enumerate(self.rules):
             if fits(parameter):
                 self.used[number] = True
                 chosen = value if values is None else values[parameter.own]
                 if callable(chosen):
-                    if shape is None:
+                    if lazy:
                         return None
-                    chosen = chosen(parameter.name, shape, parameter.owner)
+                    chosen = chosen(parameter.name, shape_of(parameter.tensor), parameter.owner)
                     if chosen is NotImplemented:
                         continue
                     chosen = _prepared(key, chosen)
-                return chosen if isinstance(chosen, list) else _boxed(key, chosen, shape)
-        return None if shape is None or parameter.magnitude else _defaults(parameter)
+                if isinstance(chosen, list):
+                    return chosen
+                return None if lazy else _boxed(key, chosen, shape_of(parameter.tensor))
+        return NotImplemented
 
     def assert_used(self) -> None:
         """Raise an error for an unused key: a misspelt pattern would give a model that does not train."""
@@ -82,15 +99,6 @@ class Book:
                     "rules: expected each key to fit a parameter that no key before it fits; got "
                     f"{shown(rule.key)}, which fits none; correct it, or leave it out"
                 )
-
-
-def _defaults(parameter: Parameter) -> list[Draw] | None:
-    """What torch.nn's layers draw, the outermost one that covers the parameter first."""
-    for rule, module, begin in parameter.ruled:
-        draws = rule(module, parameter.path[begin:], parameter.tensor)
-        if draws is not None:
-            return draws
-    return norm_draws(parameter.owner, parameter.own)
 
 
 def _rule(key: Any, value: Any) -> _Rule:
@@ -136,10 +144,8 @@ def _prepared(key: object, value: Any) -> list[Draw] | tuple[Any, ...] | Functio
     return tuple((box, _prepared(key, law)) for box, law in value)
 
 
-def _boxed(key: object, value: Any, shape: tuple[int, ...] | None) -> list[Draw] | None:
-    """The draws of boxes; None for a lazy parameter."""
-    if shape is None:
-        return None
+def _boxed(key: object, value: Any, shape: tuple[int, ...]) -> list[Draw]:
+    """The draws of boxes."""
     draws = []
     for index, laws in value:
         box = _box(key, index, shape)

@@ -8,6 +8,7 @@ here.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import sys
@@ -62,7 +63,7 @@ def placed(tensor: Any) -> Placed:
     """
     shape = tuple(tensor.shape)
     if not is_dtensor(tensor):
-        return Placed(tensor, shape, tuple(((0, n),) for n in shape))
+        return Placed(tensor, shape, _undivided(shape))
     for placement in tensor.placements:
         if placement.is_partial():
             raise ValueError(
@@ -95,6 +96,12 @@ def placed(tensor: Any) -> Placed:
             "from_local(shape=...)"
         )
     return Placed(local, shape, axes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _undivided(shape: tuple[int, ...]) -> tuple[tuple[Piece, ...], ...]:
+    """The pieces of axes that no rank shares with others."""
+    return tuple(((0, n),) for n in shape)
 
 
 def parts(place: Placed | Flat, box: Sequence[slice] | None = None) -> Iterator[Part]:

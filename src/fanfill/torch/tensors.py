@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils import parametrize
 
 from fanfill.cpu.buffers import assert_stored, mark_written, overlaps, torch_lanes
 from fanfill.cuda.buffers import as_storage
@@ -27,6 +28,7 @@ Shape = int | Iterable[int]  # of a global tensor, or an offset in it
 __all__ = [
     "STORAGE_NAMES",
     "Shape",
+    "are_cached",
     "assert_fillable",
     "fill_by_copy",
     "fill_memory",
@@ -93,6 +95,8 @@ def assert_fillable(tensor: torch.Tensor) -> None:
         )
     if not is_leaf(tensor):
         _assert_kept(tensor)
+    elif are_cached():
+        _assert_not_cached(tensor)
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         _inference_tensor().zero_()  # raises torch's own error
     try:
@@ -165,14 +169,41 @@ def is_leaf(tensor: torch.Tensor) -> bool:
 
 def _assert_kept(tensor: torch.Tensor) -> None:
     """Refuse what autograd has computed from other tensors, a parametrized weight above all."""
-    origin = tensor._base if tensor._is_view() else tensor
-    if origin is None or origin.is_leaf or "CopySlices" in type(origin.grad_fn).__name__:
+    origin = _origin(tensor)
+    if origin.is_leaf or "CopySlices" in type(origin.grad_fn).__name__:
         return
-    raise RuntimeError(
-        "expected a tensor that holds its own values; got one that was computed from others "
-        f"({type(origin.grad_fn).__name__}), so that what is written to it would be lost with it; fill those "
-        "that it is computed from (of a parametrized weight: module.parametrizations.weight.original), or "
-        "its detach()"
+    raise _lost(type(origin.grad_fn).__name__)
+
+
+def are_cached() -> bool:
+    """Whether torch keeps weights that parametrizations have computed: inside ``parametrize.cached()``.
+
+    There it is known which tensors these are, even if autograd records nothing.
+    """
+    return bool(getattr(parametrize, "_cache", None))
+
+
+def _assert_not_cached(tensor: torch.Tensor) -> None:
+    """Refuse a weight that a parametrization has computed, or a view of it."""
+    origin = _origin(tensor)
+    if isinstance(origin, torch.nn.Parameter):  # of a parametrization that returns it, or a view of it
+        return
+    for each in parametrize._cache.values():
+        if each is not None and _origin(each) is origin:
+            raise _lost("by a parametrization, and kept by parametrize.cached()")
+
+
+def _origin(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that a view is a view of; any other itself."""
+    base = tensor._base if tensor._is_view() else None
+    return tensor if base is None else base
+
+
+def _lost(by: str) -> RuntimeError:
+    return RuntimeError(
+        f"expected a tensor that holds its own values; got one that was computed from others ({by}), so that "
+        "what is written to it would be lost with it; fill those that it is computed from (of a parametrized "
+        "weight: module.parametrizations.weight.original), or its detach()"
     )
 
 
