@@ -324,6 +324,41 @@ def test_a_writer_killed_at_any_of_twenty_moments_is_resumed(tmp_path: Path) -> 
     assert_resumes(tmp_path, [5 * k for k in range(20)])
 
 
+# What writing and comparing add to a process's own memory, seen at each unit while every thread has its buffers.
+MEMORY = """
+import sys
+from fanfill.checkpoints import ModelRecipe, checking, writing
+
+def own():
+    with open("/proc/self/status") as lines:
+        kinds = dict(line.split(":") for line in lines)
+    return sum(int(kinds[kind].split()[0]) for kind in ("RssAnon", "RssShmem")) << 10
+
+recipe, threads = ModelRecipe.load(sys.argv[1]), int(sys.argv[3])
+before, seen = own(), []
+look = lambda done, total: seen.append(own())
+recipe.write(sys.argv[2], 0, threads=threads, progress=look)
+print(max(seen) - before)
+assert not list(writing.verify(checking.planned(sys.argv[2]).files, sys.argv[2], threads=threads, progress=look))
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_is_a_unit_for_each_thread_however_large_the_file(tmp_path: Path, threads: int) -> None:
+    """Two units where files are compared; and 50 MB, most of which are the kernels' library."""
+    recipe = ModelRecipe({"w": drawn((40 << 20,), "float32", ff.normal()), **layers().tensors})  # 168 MB
+    layers().write(tmp_path / "small", 0)  # the kernel is compiled and kept
+    (tmp_path / "r.json").write_text(recipe.dumps())
+    words = ["-c", MEMORY, str(tmp_path / "r.json"), str(tmp_path / "out"), str(threads)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    written, compared = map(int, done.stdout.split())
+    unit = writer.UNIT
+    assert threads * unit < written < threads * unit + 50_000_000
+    assert compared < written + threads * unit + 10_000_000
+
+
 def test_two_writers_of_one_file_are_not_let_in(tmp_path: Path) -> None:
     with (
         writer.locked(tmp_path / "model.safetensors"),
@@ -426,6 +461,14 @@ def test_systems_that_lack_something_write_the_same(
 
 
 # Comparing
+
+
+def test_the_first_byte_that_differs_is_found_in_any_piece() -> None:
+    made = np.zeros(2 * planning.PIECE + 9, np.uint8)
+    assert planning.first_difference(made, made) is None
+    for place in (made.size - 1, 2 * planning.PIECE, planning.PIECE - 1, 0):
+        made[place] = 1
+        assert planning.first_difference(made, np.zeros_like(made)) == place
 
 
 def test_one_wrong_bit_anywhere_is_found_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
