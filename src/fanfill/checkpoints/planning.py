@@ -84,11 +84,15 @@ class Index(Protocol):
 
 
 class Placed(NamedTuple):
-    """A tensor and the byte of the file at which it begins: a multiple of its items' size."""
+    """A tensor and the byte of the file at which it begins: a multiple of its items' size.
+
+    A part of one has the number of its first element in the whole; what is no tensor has no name.
+    """
 
     name: str
     tensor: TensorRecipe
     start: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ class File:
             number -= 1  # an empty tensor has no bytes
         if number < 0:
             return None
-        name, tensor, start = self.tensors[number]
-        return name, (byte - start) // dtype_of(tensor.dtype).itemsize
+        name, tensor, start, first = self.tensors[number]
+        return name, first + (byte - start) // dtype_of(tensor.dtype).itemsize
 
     def is_complete(self, folder: Path) -> bool:
         """By its size, and by its header, which names seed, stream and recipe.
@@ -186,7 +190,7 @@ def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:
         piece = file.header[first:last]
         buffer[: len(piece)] = np.frombuffer(piece, np.uint8)
     number = max(bisect_right(file.starts, first) - 1, 0)
-    for name, tensor, start in file.tensors[number:]:
+    for name, tensor, start, _ in file.tensors[number:]:
         if start >= last:
             break
         low, high = max(first, start), min(last, start + tensor.nbytes)
