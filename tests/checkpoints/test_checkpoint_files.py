@@ -24,6 +24,7 @@ import fanfill as ff
 from fanfill import system
 from fanfill.checkpoints import ModelRecipe, TensorRecipe, checking, planning, safetensors, writing
 from fanfill.checkpoints.drawing import boxes
+from fanfill.checkpoints.recipe import Joined
 from fanfill.files import writer
 
 drawn = TensorRecipe.drawn
@@ -195,7 +196,12 @@ def test_zarr_chunks_hold_the_arrays(
     monkeypatch.setattr(zarr, "CHUNK", 60)
     kinds = every_kind()
     recipe = ModelRecipe({n: t for n, t in kinds.tensors.items() if t.dtype != "bfloat16" and t.size})
-    recipe = ModelRecipe({**recipe.tensors, "empty": drawn((0, 3), "float32", ff.normal())})
+    halves = (drawn((4, 5), "float32", ff.normal()), drawn((5, 5), "float32", ff.uniform(0, 1)))
+    more = {
+        "empty": drawn((0, 3), "float32", ff.normal()),
+        "rows": TensorRecipe((9, 5), "float32", joined=Joined(0, halves)),
+    }
+    recipe = ModelRecipe({**recipe.tensors, **more})
     recipe.write(tmp_path, 2, format="zarr", max_shard_size=most)
     wanted = {name: np.empty(t.shape, t.dtype) for name, t in recipe.tensors.items()}
     recipe.fill(wanted, 2)
