@@ -259,13 +259,13 @@ def write_units(
     progress(size, size)
 
 
-def prepare(job: Job, dtype: np.dtype[Any]) -> None:
+def prepare(job: Job, dtype: np.dtype[Any], most: int = cpu_run.NONTEMPORAL) -> None:
     """Fill the first values of the job's tensor in other memory, before the buffer is allocated.
 
     An invalid job is refused here, and the clock of the real fill covers neither compilation nor the start of
-    threads.
+    threads. So it takes as many bytes, `most`, as the real fill's kernel takes at least.
     """
-    enough = -(-cpu_run.NONTEMPORAL // dtype.itemsize)  # for the kernel that fills the whole buffer
+    enough = -(-most // dtype.itemsize)
     first = np.empty(min(math.prod(job.shape), enough), dtype)
     ff.fill(
         first,

@@ -24,6 +24,7 @@ import fanfill as ff
 from fanfill import system
 from fanfill.checkpoints import ModelRecipe, TensorRecipe, checking, planning, safetensors, writing
 from fanfill.checkpoints.drawing import boxes
+from fanfill.checkpoints.recipe import Joined
 from fanfill.files import writer
 
 drawn = TensorRecipe.drawn
@@ -168,30 +169,47 @@ def zarr_array(folder: Path, name: str) -> np.ndarray[Any, Any]:
     """The array of a tensor, read by the specification alone."""
     facts = json.loads((folder / name / "zarr.json").read_text())
     shape, dtype = facts["shape"], np.dtype(facts["data_type"])
-    chunk = facts["chunk_grid"]["configuration"]["chunk_shape"]
+    outer = facts["chunk_grid"]["configuration"]["chunk_shape"]
     if not shape:
         return np.frombuffer((folder / name / "c").read_bytes(), dtype).reshape(())
-    found = [np.empty((0, *chunk[1:]), dtype)]
-    for number in range(-(-shape[0] // chunk[0])):
-        file = folder / name / "c" / "/".join([str(number), *("0" for _ in chunk[1:])])
-        found.append(np.frombuffer(file.read_bytes(), dtype).reshape(chunk))
+    found = [np.empty((0, *outer[1:]), dtype)]
+    for number in range(-(-shape[0] // outer[0])):
+        file = folder / name / "c" / "/".join([str(number), *("0" for _ in outer[1:])])
+        data, codec = file.read_bytes(), facts["codecs"][0]
+        if codec["name"] == "bytes":
+            found.append(np.frombuffer(data, dtype).reshape(outer))
+            continue
+        inner = codec["configuration"]["chunk_shape"]
+        index = np.frombuffer(data[-4 - 16 * (outer[0] // inner[0]) : -4], "<u8").reshape(-1, 2)
+        for place, size in index[index[:, 0] < 2**63].tolist():
+            found.append(np.frombuffer(data[place : place + size], dtype).reshape(inner))
     return np.concatenate(found)[: shape[0]]
 
 
-def test_zarr_chunks_hold_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [60, 200, "5GB"])
+def test_zarr_chunks_hold_the_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | str
+) -> None:
+    """Each in a file, three in one, and all."""
     from fanfill.checkpoints import zarr
 
     monkeypatch.setattr(zarr, "CHUNK", 60)
     kinds = every_kind()
     recipe = ModelRecipe({n: t for n, t in kinds.tensors.items() if t.dtype != "bfloat16" and t.size})
-    recipe = ModelRecipe({**recipe.tensors, "empty": drawn((0, 3), "float32", ff.normal())})
-    recipe.write(tmp_path, 2, format="zarr")
+    halves = (drawn((4, 5), "float32", ff.normal()), drawn((5, 5), "float32", ff.uniform(0, 1)))
+    more = {
+        "empty": drawn((0, 3), "float32", ff.normal()),
+        "rows": TensorRecipe((9, 5), "float32", joined=Joined(0, halves)),
+    }
+    recipe = ModelRecipe({**recipe.tensors, **more})
+    recipe.write(tmp_path, 2, format="zarr", max_shard_size=most)
     wanted = {name: np.empty(t.shape, t.dtype) for name, t in recipe.tensors.items()}
     recipe.fill(wanted, 2)
     for name, array in wanted.items():
         if array.size:
             assert np.array_equal(zarr_array(tmp_path, name), array), name
-    assert len(list((tmp_path / "joined" / "c").rglob("*"))) > 1
+    files = list((tmp_path / "many" / "c").iterdir())  # 800 bytes
+    assert len(files) == {60: 15, 200: 5, "5GB": 1}[most]
     assert list(writing.verify(checking.planned(tmp_path).files, tmp_path)) == []
     theirs = pytest.importorskip("zarr")
     group = theirs.open_group(tmp_path, mode="r")
@@ -199,11 +217,60 @@ def test_zarr_chunks_hold_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert np.array_equal(group[name][...], array), name
 
 
-def test_tensorstore_reads_what_zarr_python_refuses(tmp_path: Path) -> None:
+def test_a_shard_of_zarr_is_what_zarr_python_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one too, whose last chunk lies behind the array and is not there."""
+    from fanfill.checkpoints import zarr
+
+    monkeypatch.setattr(zarr, "CHUNK", 100)
+    assert zarr.crc32c(b"123456789") == 0xE3069283  # the check value of the CRC's definition
+    recipe = ModelRecipe({"w": drawn((29, 10), "float32", ff.normal())})  # chunks of 2 rows, shards of 6
+    recipe.write(tmp_path, 2, format="zarr", max_shard_size=250)
+    theirs = pytest.importorskip("zarr")
+    array = theirs.create_array(
+        tmp_path / "theirs",
+        shape=(29, 10),
+        shards=(6, 10),
+        chunks=(2, 10),
+        dtype="float32",
+        compressors=None,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = ff.draw((29, 10), ff.normal(), seed=2, name="w", device="cpu")
+    assert contents(tmp_path / "w" / "c") == contents(tmp_path / "theirs" / "c")
+    assert sorted(contents(tmp_path / "w" / "c")) == [f"{k}/0" for k in range(5)]
+
+
+def test_shards_of_zarr_are_verified_by_the_size_that_they_were_written_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fanfill.checkpoints import zarr
+
+    monkeypatch.setattr(zarr, "CHUNK", 100)
+    recipe = ModelRecipe({"w": drawn((29, 10), "float32", ff.normal())})
+    recipe.write(tmp_path, 2, format="zarr", max_shard_size=250)
+    assert recipe.write(tmp_path, 2, format="zarr", max_shard_size=250) == []
+    path = tmp_path / "w" / "c" / "4" / "0"
+    right = path.read_bytes()
+    for place, what in (
+        (7, "w/c/4/0: tensor w, element 241: expected another value"),
+        (len(right) - 9, "w/c/4/0: expected another value"),  # in the index
+    ):
+        path.write_bytes(right[:place] + bytes([right[place] ^ 1]) + right[place + 1 :])
+        (found,) = writing.verify(checking.planned(tmp_path).files, tmp_path)
+        assert what in str(found)
+    with pytest.raises(ValueError, match=r"of the same recipe, seed and format \(zarr: and size of shards\)"):
+        recipe.write(tmp_path, 2, format="zarr")
+
+
+def test_tensorstore_reads_what_zarr_python_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In shards: of float8 each of three chunks of two rows, of bfloat16 of three of one."""
+    from fanfill.checkpoints import zarr
+
     tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
     kinds = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
     recipe = ModelRecipe({kind: drawn((7, 5), kind, ff.normal()) for kind in kinds})
-    recipe.write(tmp_path, 2, format="zarr")
+    monkeypatch.setattr(zarr, "CHUNK", 10)
+    recipe.write(tmp_path, 2, format="zarr", max_shard_size=30)
     wanted = {kind: np.empty((7, 5), kind) for kind in kinds}
     recipe.fill(wanted, 2)
     for kind, array in wanted.items():
@@ -324,6 +391,43 @@ def test_a_writer_killed_at_any_of_twenty_moments_is_resumed(tmp_path: Path) -> 
     assert_resumes(tmp_path, [5 * k for k in range(20)])
 
 
+# What writing and comparing add to a process's own memory, seen at each unit: every thread has its buffers
+# then.
+MEMORY = """
+import sys
+from fanfill.checkpoints import ModelRecipe, checking, writing
+
+def own():
+    with open("/proc/self/status") as lines:
+        kinds = dict(line.split(":") for line in lines)
+    return sum(int(kinds[kind].split()[0]) for kind in ("RssAnon", "RssShmem")) << 10
+
+recipe, threads = ModelRecipe.load(sys.argv[1]), int(sys.argv[3])
+before, seen = own(), []
+look = lambda done, total: seen.append(own())
+recipe.write(sys.argv[2], 0, threads=threads, progress=look)
+print(max(seen) - before)
+files = checking.planned(sys.argv[2]).files
+assert not list(writing.verify(files, sys.argv[2], threads=threads, progress=look))
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_is_a_unit_for_each_thread_however_large_the_file(tmp_path: Path, threads: int) -> None:
+    """Two units where files are compared; and 50 MB, most of which are the kernels' library."""
+    recipe = ModelRecipe({"w": drawn((40 << 20,), "float32", ff.normal()), **layers().tensors})  # 168 MB
+    layers().write(tmp_path / "small", 0)  # the kernel is compiled and kept
+    (tmp_path / "r.json").write_text(recipe.dumps())
+    words = ["-c", MEMORY, str(tmp_path / "r.json"), str(tmp_path / "out"), str(threads)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    written, compared = map(int, done.stdout.split())
+    unit = writer.UNIT
+    assert threads * unit < written < threads * unit + 50_000_000
+    assert compared < written + threads * unit + 10_000_000
+
+
 def test_two_writers_of_one_file_are_not_let_in(tmp_path: Path) -> None:
     with (
         writer.locked(tmp_path / "model.safetensors"),
@@ -426,6 +530,14 @@ def test_systems_that_lack_something_write_the_same(
 
 
 # Comparing
+
+
+def test_the_first_byte_that_differs_is_found_in_any_piece() -> None:
+    made = np.zeros(2 * planning.PIECE + 9, np.uint8)
+    assert planning.first_difference(made, made) is None
+    for place in (made.size - 1, 2 * planning.PIECE, planning.PIECE - 1, 0):
+        made[place] = 1
+        assert planning.first_difference(made, np.zeros_like(made)) == place
 
 
 def test_one_wrong_bit_anywhere_is_found_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,12 @@ def test_text_that_is_no_json_is_refused() -> None:
         ModelRecipe.loads("{")
 
 
+def test_a_tensor_without_elements_needs_no_law() -> None:
+    recipe = ModelRecipe({"w": TensorRecipe((1, 0, 3), "float32")})
+    assert ModelRecipe.loads(recipe.dumps()).check() == recipe.check()
+    recipe.fill({"w": np.empty((1, 0, 3), np.float32)}, 0)
+
+
 def test_a_recipe_without_all_laws_is_refused_and_names_the_tensors() -> None:
     missing = {f"w{k}": TensorRecipe((2,), "float32", unknown="orthogonal_") for k in range(7)}
     with pytest.raises(

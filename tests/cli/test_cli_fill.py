@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -174,6 +175,25 @@ def test_a_file_of_many_units_holds_the_values_of_one_fill(
     drawn = ff.draw((101, 97), ff.he_normal(), seed=0, name="w", dtype=dtype, device="cpu")
     assert found["sha256"] == sha256(drawn) == sha256(np.load(out))
     assert os.listdir(tmp_path) == ["w.npy"]
+
+
+def test_a_file_is_prepared_by_a_unit_since_its_kernel_is_that_of_units(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the clock of the real fill would cover a compilation."""
+    sizes: list[int] = []
+    fill = ff.fill
+
+    def seen(buffer: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(buffer.nbytes)
+        return fill(buffer, *arguments, **options)
+
+    monkeypatch.setattr(writer, "UNIT", 4096)
+    monkeypatch.setattr(ff, "fill", seen)
+    run_json(capsys, "he_normal", "101x97", "--threads", "1", "--out", str(tmp_path / "w.npy"))
+    prepared, *units = sizes
+    assert prepared == max(units) == 4096
+    assert len(units) == 10
 
 
 def test_the_report_says_how_to_read_types_that_the_format_cannot_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -180,6 +181,27 @@ def test_the_progress_bars_of_transformers_are_as_they_were(tmp_path: Path) -> N
     import transformers.modeling_utils as utils
 
     assert utils.safe_save_file is official.save_file
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process's memory by the kernel's name for them."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[kind].split()[0]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_plan_of_8_billion_values_takes_little_memory(tmp_path: Path) -> None:
+    """Of 16 GB: at no time more than 20 MB beside what the imports take."""
+    large = {**SMALL, "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336}
+    heads = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    transformers.LlamaConfig(**large | heads).save_pretrained(tmp_path)
+    CONFIGS["Llama"]().save_pretrained(tmp_path / "small")
+    pretrained.plan(tmp_path / "small")  # imports what a plan needs
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    before = memory("VmRSS")
+    made = pretrained.job(pretrained.plan(tmp_path, dtype="bfloat16"), 0)
+    assert sum(file.size for file in made.files) > 16 * 10**9
+    assert memory("VmHWM") - before < 20_000_000
 
 
 # Every configuration of the installed transformers

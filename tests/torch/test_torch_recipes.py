@@ -56,6 +56,19 @@ def test_laws_of_torchs_layers_are_those_of_init_module() -> None:
     assert ModelRecipe.loads(recipe.dumps()) == recipe
 
 
+def test_a_parameter_without_elements_needs_no_law() -> None:
+    """As DINOv3's register tokens, of which there are none by default."""
+
+    def build() -> nn.Module:
+        model = nn.Linear(3, 2)
+        model.registers = nn.Parameter(torch.empty(1, 0, 5))
+        return model
+
+    recipe = ft.recipe(build)
+    assert recipe.tensors["registers"].size == 0
+    ft.init_module(build(), 0, rules=recipe)
+
+
 def test_a_recipe_fills_a_module_that_has_no_values_yet() -> None:
     recipe = ft.recipe(Layers)
     wanted = {name: torch.empty(t.shape, dtype=getattr(torch, t.dtype)) for name, t in recipe.tensors.items()}

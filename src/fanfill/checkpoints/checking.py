@@ -49,7 +49,8 @@ def planned(path: str | os.PathLike[str]) -> Checked:
         _assert_ours(
             f"seed={stamp['seed']} stream={stamp['stream']} recipe={stamp['recipe']}", recipe, STAMP_NAME
         )
-        job = writing.plan(recipe, stamp["seed"], format=stamp["format"])
+        size = stamp.get("max_shard_size", "5GB")  # only zarr's files are cut by it
+        job = writing.plan(recipe, stamp["seed"], format=stamp["format"], max_shard_size=size)
         wrong = None if job.index_file is None else job.index_file.compare(folder)
         return Checked(job.files, () if wrong is None else (wrong,), stamp["seed"])
     files: list[Planned] = []

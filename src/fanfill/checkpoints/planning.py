@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Difference", "File", "Index", "Placed", "Planned", "content", "file_name", "npy"]
 
+PIECE = 1 << 18  # bytes that are compared at a time
 Done = Callable[[int], object]
 
 
@@ -83,11 +84,15 @@ class Index(Protocol):
 
 
 class Placed(NamedTuple):
-    """A tensor and the byte of the file at which it begins: a multiple of its items' size."""
+    """A tensor and the byte of the file at which it begins: a multiple of its items' size.
+
+    A part of one has the number of its first element in the whole; what is no tensor has no name.
+    """
 
     name: str
     tensor: TensorRecipe
     start: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,8 @@ class File:
             number -= 1  # an empty tensor has no bytes
         if number < 0:
             return None
-        name, tensor, start = self.tensors[number]
-        return name, (byte - start) // dtype_of(tensor.dtype).itemsize
+        name, tensor, start, first = self.tensors[number]
+        return name, first + (byte - start) // dtype_of(tensor.dtype).itemsize
 
     def is_complete(self, folder: Path) -> bool:
         """By its size, and by its header, which names seed, stream and recipe.
@@ -151,8 +156,9 @@ class File:
                         return size
                     content(self, first, made[:size])
                     writer.read_at(opened.fileno(), read[:size].data, first)
-                    if not np.array_equal(made[:size], read[:size]):
-                        wrong.append(first + int(np.flatnonzero(made[:size] != read[:size])[0]))
+                    at = first_difference(made[:size], read[:size])
+                    if at is not None:
+                        wrong.append(first + at)
                     return size
 
                 return compare
@@ -166,6 +172,15 @@ class File:
         return Difference(self.name, *place, f"expected another value; it differs at byte {min(wrong)}")
 
 
+def first_difference(made: np.ndarray[Any, Any], read: np.ndarray[Any, Any]) -> int | None:
+    """The first byte that differs in two equally long arrays; in pieces, so that NumPy's result is small."""
+    for start in range(0, made.size, PIECE):
+        differ = made[start : start + PIECE] != read[start : start + PIECE]
+        if differ.any():
+            return start + int(differ.argmax())
+    return None
+
+
 def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:
     """Make the bytes of a file that begin at `first`, a multiple of 8, as many as `buffer`, of uint8,
     holds.
@@ -175,7 +190,7 @@ def content(file: File, first: int, buffer: np.ndarray[Any, Any]) -> None:
         piece = file.header[first:last]
         buffer[: len(piece)] = np.frombuffer(piece, np.uint8)
     number = max(bisect_right(file.starts, first) - 1, 0)
-    for name, tensor, start in file.tensors[number:]:
+    for name, tensor, start, _ in file.tensors[number:]:
         if start >= last:
             break
         low, high = max(first, start), min(last, start + tensor.nbytes)

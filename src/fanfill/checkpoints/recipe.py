@@ -344,7 +344,7 @@ class ModelRecipe:
             In [0, 2^64).
         format : {"safetensors", "npy", "zarr", "dcp"}
         max_shard_size : int or str
-            Of safetensors: the most bytes of a file, or text such as ``"5GB"``.
+            Of safetensors and zarr: the most bytes of a file's values, or text such as ``"5GB"``.
         part : (int, int)
             (K, N): write the K-th of N shares of the files, counted from 1. The last share that ends writes
             the index. All shares give the same bytes as one.
@@ -382,6 +382,8 @@ class ModelRecipe:
 
 
 def _unknown(tensor: TensorRecipe) -> bool:
+    if not tensor.size:
+        return False  # there is nothing to draw
     if tensor.joined is not None:
         return any(map(_unknown, tensor.joined.tensors))
     return bool(tensor.unknown) or (tensor.values is None and not tensor.parts)

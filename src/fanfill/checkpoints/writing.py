@@ -77,7 +77,15 @@ def plan(
     recipe.check()
     mark = {RECIPE_NAME: recipe.dumps().encode()}
     if format in ("npy", "zarr", "dcp"):
-        facts = {"format": format, "seed": seed, "stream": STREAM_VERSION, "recipe": recipe.digest}
+        facts: dict[str, Any] = {
+            "format": format,
+            "seed": seed,
+            "stream": STREAM_VERSION,
+            "recipe": recipe.digest,
+        }
+        most = safetensors.bytes_of(max_shard_size)
+        if format == "zarr":
+            facts["max_shard_size"] = most
         stamp = (json.dumps(facts) + "\n").encode()
         if format == "npy":
             return Job(planning.npy(recipe, seed), mark, stamp)
@@ -85,7 +93,7 @@ def plan(
             from fanfill.torch import dcp
 
             return Job(dcp.plan(recipe, seed), mark, stamp, dcp.Index(recipe))
-        return Job(zarr.plan(recipe, seed), {**mark, **zarr.described(recipe)}, stamp)
+        return Job(zarr.plan(recipe, seed, most), {**mark, **zarr.described(recipe, most)}, stamp)
     if format != "safetensors":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}; got {shown(format)}")
     files = safetensors.plan(recipe, seed, max_shard_size=max_shard_size, metadata=metadata(recipe, seed))
@@ -126,8 +134,9 @@ def carry_out(
     if job.stamp and not _holds(folder / STAMP_NAME, job.stamp):
         if (folder / STAMP_NAME).exists():
             raise ValueError(
-                f"expected a folder that is new, or of the same recipe, seed and format; got {folder}, which "
-                f"its {STAMP_NAME} says is another's; name another folder, or remove it"
+                "expected a folder that is new, or of the same recipe, seed and format (zarr: and size of "
+                f"shards); got {folder}, which its {STAMP_NAME} says is another's; name another folder, or "
+                "remove it"
             )
         _put(folder / STAMP_NAME, job.stamp)
     mine = [file for k, file in enumerate(job.files) if k % of == number - 1]

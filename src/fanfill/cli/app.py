@@ -245,7 +245,9 @@ def init(
     format: Annotated[
         str, typer.Option(help=listed(choices.FORMATS), autocompletion=completing(choices.FORMATS))
     ] = "safetensors",
-    max_shard_size: Annotated[str, typer.Option(help="of a safetensors file: 5GB, 500MiB, ...")] = "5GB",
+    max_shard_size: Annotated[
+        str, typer.Option(help="of a safetensors or zarr file: 5GB, 500MiB, ...")
+    ] = "5GB",
     part: Annotated[str, typer.Option(help="K/N: this host's share, on hosts with one file system")] = "1/1",
     threads: _Threads = None,
     json: _Json = False,

@@ -18,7 +18,7 @@ from fanfill.amounts import amount
 from fanfill.arguments import SIZE, number_of, size_of
 from fanfill.backends import device_of
 from fanfill.cli.outcome import Output, short, took
-from fanfill.files import npy
+from fanfill.files import npy, writer
 from fanfill.progress import Phases
 
 __all__ = ["command", "lines_of", "parse_axes", "parse_name", "parse_shape"]
@@ -90,7 +90,10 @@ def command(
             result = on_device(job, number, numpy_dtype, out, follow)
         else:
             follow("compiling")
-            report.prepare(job, numpy_dtype)
+            if out is None or not system.RENAMES_MAPPED:
+                report.prepare(job, numpy_dtype)
+            else:
+                report.prepare(job, numpy_dtype, writer.UNIT)
             if out is None:
                 refuse_too_large(size)
                 result = report.run(job, np.empty(shape, numpy_dtype), follow)

@@ -207,7 +207,7 @@ def _matrix(
 ) -> NDArray[Any]:
     """All values of the tensor, as they are stored, in C order.
 
-    Of a part the whole is kept for the next one: a checkpoint is written in units of 8 MiB.
+    Of a part the whole is kept for the next one: a checkpoint is written in units of 4 MiB.
     """
     if shape == params.shape:
         return _whole(params, where, key, storage, fill)

@@ -54,6 +54,7 @@ _MATRICES: dict[str, Callable[..., Initializer]] = {
     "eye_": matrices.identity,
 }
 _TRUNC = "_no_grad_trunc_normal_"
+_IDLE = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 
 
 class Law(NamedTuple):
@@ -217,7 +218,10 @@ class Trace(TorchDispatchMode):  # type: ignore[misc]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        # torch's meta functions of these run in Python and only check arguments: half the time of a plan
+        # (Llama of 1.1 G parameters: 0.40 and 0.21 s). A wrong argument is refused by the initializer.
+        idle = func in _IDLE and args[0].is_meta
+        out = args[0] if idle else func(*args, **kwargs)
         self._see(func, args, kwargs, out)
         return out
 
