@@ -446,7 +446,7 @@ def check_layouts() -> None:
         wanted = layouts["a/kernel"]
 
         def is_drawn_in_parts(draw: Callable[[], Any], seed: int = 5, parts: int = 2, **name: str) -> bool:
-            """Each device keeps its half, and nobody has drawn a whole; replicas share one draw if they can."""
+            """Each device keeps its half, and nobody has drawn a whole. Replicas may share a draw."""
             with filled() as buffers:
                 value = draw()
                 assert equals(value, (64, 32), HE, seed, **name)

@@ -1,5 +1,4 @@
-"""Keras' torch backend on a real CUDA device: ``pytest -m cuda``. Skipped, and counted as skipped, where there
-is none."""
+"""Keras' torch backend on a real CUDA device: ``pytest -m cuda``. Skipped where there is none."""
 
 from __future__ import annotations
 
