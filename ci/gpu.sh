@@ -35,7 +35,8 @@ step() { # its name, the most seconds it may take, then a command, whose output 
 
 step info 15 "$python" -m fanfill info
 step selftest 50 "$python" -m fanfill selftest --device cuda
-step tests 75 "$python" -m pytest -q -n0 -m cuda tests/cuda/test_cuda_device.py tests/torch/test_torch_cuda.py
+step tests 75 "$python" -m pytest -q -n0 -m cuda tests/cuda/test_cuda_device.py \
+    tests/torch/test_torch_cuda.py tests/keras/test_keras_cuda.py
 if command -v compute-sanitizer >/dev/null; then
     step sanitizer 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/cuda_many.py --small
 fi

@@ -6,11 +6,14 @@ check "" or a traceback, and values that all backends share.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -149,7 +152,10 @@ def check_every_class_has_the_bits_of_draw() -> None:
         for shape in ((6, 7), (3, 2, 4, 5), (9,), (), (0, 3)):
             assert equals(made(shape), shape, made.law(shape)), (name, shape)
     assert equals(fk.HeNormal(seed=5)((64, 32)), (64, 32), HE)
-    assert equals(fk.RandomUniform(-1, 2, seed=5)((9,)), (9,), ff.uniform(-1, 2, endpoint=False))
+    # In bfloat16, or the values are those of the closed interval.
+    half_open = fk.RandomUniform(-1, 2, seed=5)((9999,), dtype="bfloat16")
+    assert equals(half_open, (9999,), ff.uniform(-1, 2, endpoint=False), dtype="bfloat16")
+    assert not equals(half_open, (9999,), ff.uniform(-1, 2), dtype="bfloat16")
 
 
 def check_integer_seeds() -> None:
@@ -250,6 +256,14 @@ def check_dtypes() -> None:
             assert equals(made, (64, 32), HE, dtype=got), dtype
 
 
+def check_no_dtype_is_floatx() -> None:
+    keras.config.set_floatx("float16")
+    try:
+        assert equals(fk.HeNormal(seed=5)((64, 32)), (64, 32), HE, dtype="float16")
+    finally:
+        keras.config.set_floatx("float32")
+
+
 def check_policies() -> None:
     for policy, dtype in (("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16")):
         layer = L.Dense(32, kernel_initializer=fk.HeNormal(seed=5), dtype=policy)
@@ -264,20 +278,51 @@ def check_a_variable_keeps_the_memory() -> None:
         made.append(fk.HeNormal(seed=5)(shape, dtype))
         return made[0]
 
-    variable = keras.Variable(keep, shape=(512, 512), dtype="float32")
-    assert (address(variable.value) == address(made[0])) == (BACKEND != "numpy")  # Keras copies ndarrays
-    if BACKEND in ("jax", "tensorflow"):
-        assert address(made[0]) % 64 == 0
+    for dtype in ("float32", "bfloat16"):
+        made.clear()
+        with filled() as buffers:
+            variable = keras.Variable(keep, shape=(512, 512), dtype=dtype)
+        # Drawn once, and not copied after that.
+        assert [address_of_buffer(out) for out in buffers] == [address(made[0])]
+        assert (address(variable.value) == address(made[0])) == (BACKEND != "numpy")  # Keras copies ndarrays
+        if BACKEND in ("jax", "tensorflow"):
+            assert address(made[0]) % 64 == 0
+
+
+@contextmanager
+def filled() -> Iterator[list[Any]]:
+    """The buffers that the backend's module hands to fanfill meanwhile."""
+    buffers: list[Any] = []
+    names = {
+        "jax": ("fanfill.jax.memory.fill_part", "fanfill.jax.spec.fill_part"),
+        "torch": ("fanfill.keras.on_torch.fill_memory",),
+    }.get(BACKEND, (f"fanfill.keras.on_{BACKEND}.fill_buffer",))
+    with ExitStack() as patches:
+        for name in names:
+            module, _, function = name.rpartition(".")
+            fill = getattr(importlib.import_module(module), function)
+
+            def note(out: Any, *rest: Any, fill: Any = fill, **named: Any) -> Any:
+                buffers.append(out)
+                return fill(out, *rest, **named)
+
+            patches.enter_context(mock.patch(name, note))
+        yield buffers
 
 
 def address(value: Any) -> int:
-    if BACKEND == "torch":
-        return int(value.data_ptr())
     if BACKEND == "jax":
         return int(value.unsafe_buffer_pointer())
     if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        value = tf.bitcast(value, "uint16") if value.dtype == "bfloat16" else value
         value = np.from_dlpack(value.value() if hasattr(value, "assign") else value)
-    return int(value.ctypes.data)
+    return address_of_buffer(value)
+
+
+def address_of_buffer(out: Any) -> int:
+    return int(out.data_ptr() if BACKEND == "torch" else out.ctypes.data)
 
 
 class Late(keras.Model):  # type: ignore[misc]
@@ -316,6 +361,12 @@ def check_models_that_are_built_late_have_their_values() -> None:
     assert equals(late.first.kernel, (8, 16), HE)
 
 
+def check_a_stateless_scope_gets_values() -> None:
+    """Nothing is thrown away there: a layer may call an initializer inside of its own call."""
+    with keras.StatelessScope():
+        assert equals(fk.HeNormal(seed=5)((8, 16)), (8, 16), HE)
+
+
 def check_shapes_are_inferred_without_a_draw() -> None:
     from keras.src.backend import compute_output_spec
 
@@ -327,8 +378,11 @@ def check_shapes_are_inferred_without_a_draw() -> None:
         known.append(made((4, 4)))
         return x + known[-1]
 
-    inferred = compute_output_spec(call, keras.KerasTensor((4, 4)))
+    with filled() as buffers:
+        inferred = compute_output_spec(call, keras.KerasTensor((4, 4)))
     assert tuple(inferred.shape) == (4, 4)
+    assert known
+    assert not buffers
     for value in known:
         if BACKEND == "torch":
             assert value.is_meta
@@ -402,23 +456,38 @@ def check_layouts() -> None:
         keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     )
     try:
-        for seed in (5, keras.random.SeedGenerator(0)):
-            layer = L.Dense(32, kernel_initializer=fk.HeNormal(seed=seed))
-            layer.build((None, 64))
-            value = layer.kernel.value
-            assert equals(value, (64, 32), HE, 5 if seed == 5 else 0)
+        wanted = layouts["a/kernel"]
+
+        def is_drawn_in_parts(draw: Callable[[], Any], seed: int = 5, parts: int = 2, **name: str) -> bool:
+            """Each device keeps its half, and nobody has drawn a whole. Replicas may share a draw."""
+            with filled() as buffers:
+                value = draw()
+                assert equals(value, (64, 32), HE, seed, **name)
             assert {part.data.shape for part in value.addressable_shards} == {(64, 16)}
+            return [out.shape for out in buffers] == [(64, 16)] * parts
+
+        def kernel_of_layer(initializer: Any) -> Any:
+            layer = L.Dense(32, kernel_initializer=initializer)
+            layer.build((None, 64))
+            return layer.kernel.value
+
+        # Before 3.15 Keras hands no layout to an initializer, and cuts the whole tensor up.
+        has_layout = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
+        generator = keras.random.SeedGenerator(0)
+        for seed, words in ((5, 5), (generator, 0)):
+            draw = functools.partial(kernel_of_layer, fk.HeNormal(seed=seed))
+            assert is_drawn_in_parts(draw, words) == has_layout
+        assert is_drawn_in_parts(lambda: fk.HeNormal(seed=5)((64, 32), layout=wanted))
+        layer = L.Dense(32, use_bias=False, kernel_initializer="he_normal")
         model = keras.Sequential([keras.Input((64,)), layer])
-        fk.init_model(model, 3)
-        value = layer.kernel.value
-        assert equals(value, (64, 32), HE, 3, name="dense/kernel")
-        assert {part.data.shape for part in value.addressable_shards} == {(64, 16)}
+        assert is_drawn_in_parts(lambda: fk.init_model(model, 3).weights[0].value, 3, name="dense/kernel")
         # Of a large variable whose initializer takes no layout, Keras compiles the call.
-        wanted = layouts["a/kernel"].backend_layout
         compiled = jax.jit(
-            fk.HeNormal(seed=5).__call__, out_shardings=wanted, static_argnames=["shape", "dtype"]
+            fk.HeNormal(seed=5).__call__,
+            out_shardings=wanted.backend_layout,
+            static_argnames=["shape", "dtype"],
         )
-        assert equals(compiled(shape=(64, 32), dtype="float32"), (64, 32), HE)
+        assert is_drawn_in_parts(lambda: compiled(shape=(64, 32), dtype="float32"), parts=4)
     finally:
         keras.distribution.set_distribution(None)
 

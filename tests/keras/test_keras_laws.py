@@ -20,7 +20,8 @@ from keras import layers  # noqa: E402
 
 import fanfill as ff  # noqa: E402
 import fanfill.keras as fk  # noqa: E402
-from fanfill.keras import available, drawing, on_numpy  # noqa: E402
+from fanfill.keras import available, drawing, on_numpy, on_torch  # noqa: E402
+from fanfill.keras.names import named_variables  # noqa: E402
 
 keras_checks.import_fanfill()
 
@@ -43,6 +44,22 @@ def alike(ours: Any, theirs: Any, shape: tuple[int, ...]) -> bool:
 def test_the_laws_are_those_of_keras(name: str) -> None:
     for shape in SHAPES:
         assert alike(getattr(fk, name)(seed=1), getattr(keras.initializers, name)(seed=1), shape), shape
+
+
+def test_fans_of_scalars_and_of_vectors() -> None:
+    for shape, fan in (((), 1), ((7,), 7)):
+        end = (6 / fan) ** 0.5
+        assert fk.HeUniform(seed=1).law(shape).law(shape).params == pytest.approx((-end, end))
+
+
+@pytest.mark.skipif(not keras_checks.EINSUM, reason="this Keras gives no axes")
+def test_axes_that_are_neither_input_nor_output_count_for_nothing() -> None:
+    ours, theirs = (
+        module.VarianceScaling(2.0, "fan_in", seed=1, input_axes=[0], output_axes=[2])
+        for module in (fk, keras.initializers)
+    )
+    assert alike(ours, theirs, (40, 50, 30))
+    assert ours.law((40, 50, 30)) == keras_checks.truncated(in_axis=[0], out_axis=[2], batch_axis=[1])
 
 
 def test_another_law_is_found_out() -> None:
@@ -74,6 +91,24 @@ def test_numpy_module_in_this_process() -> None:
     with keras.SymbolicScope():
         assert not on_numpy.draw(law, (3, 4), "float32", 5, None).any()
         assert drawing.in_symbolic_scope()
+
+
+def test_torch_fills_a_tensor_that_is_made_on_keras_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For CUDA without a device; tests/keras/test_keras_cuda.py has one."""
+    made: list[Any] = []
+    filled: list[Any] = []
+    torch_empty = on_torch.torch.empty
+
+    def empty(shape: Any, *, dtype: Any, device: Any) -> Any:
+        assert device == "cuda"
+        made.append(torch_empty(shape, dtype=dtype))
+        return made[0]
+
+    monkeypatch.setattr(on_torch, "get_device", lambda: "cuda")
+    monkeypatch.setattr(on_torch.torch, "empty", empty)
+    monkeypatch.setattr(on_torch, "fill_memory", lambda out, *rest: filled.append(out))
+    out = on_torch.draw(ff.he_normal(), (3, 4), "float32", 5, None)
+    assert made[0] is filled[0] is out
 
 
 @pytest.mark.parametrize(
@@ -119,6 +154,19 @@ def test_a_layer_that_draws_by_itself_needs_a_rule() -> None:
         fk.init_model(layer, 0)
     fk.init_model(layer, 0, {re.compile("own"): "he_normal"})
     assert keras_checks.equals(layer.own, (3, 3), keras_checks.HE, 0, name="own")
+
+
+def test_names_of_users_stay_and_weights_without_a_name_are_numbered_anew() -> None:
+    class Unnamed(layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.pair = [self.add_weight(shape=(3, 3)) for _ in range(2)]
+
+        def call(self, x: Any) -> Any:
+            return x
+
+    for _ in range(2):  # Keras numbers on: variable_7
+        made = keras.Sequential([keras.Input((3,)), Unnamed(name="block_7")])
+        assert [named.name for named in named_variables(made)] == ["block_7/variable", "block_7/variable_1"]
 
 
 def test_weights_of_one_name() -> None:
@@ -173,12 +221,14 @@ def test_what_is_no_model_or_has_no_weights() -> None:
 def test_rules_of_types_and_what_is_left() -> None:
     made = model()
     old = {v.path.split("/", 1)[1]: keras_checks.bytes_of(v) for v in made.weights}
+    version = made.layers[1].kernel.value._version
     fk.init_model(
         made, 0, {layers.LSTM: {"kernel": ff.normal()}, layers.Dense: "lecun_uniform"}, on_missing="leave"
     )
     new = {v.path.split("/", 1)[1]: keras_checks.bytes_of(v) for v in made.weights}
     changed = {name.partition("/")[2] for name in new if new[name] != old[name]}
     assert changed == {"lstm_cell/kernel", "kernel"}
+    assert made.layers[1].kernel.value._version > version  # torch is told, for graphs that saved it
     assert keras_checks.equals(made.layers[1].kernel, (2, 2), ff.lecun_uniform(), 0, name="head/kernel")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fanfill.initializers import Initializer
@@ -23,14 +22,8 @@ def draw(law: Initializer, shape: tuple[int, ...], dtype: str, seed: Any, layout
 
     A layout is a `keras.distribution.TensorLayout` or a `NamedSharding`, which may have an abstract mesh.
     """
-    words = words_of(seed)
-    if layout is None:
-        # Zeros are traced whenever anything is. With them a known seed is traced too: else XLA would get the
-        # values as constants of the program, each device all of them.
-        zeros = jnp.zeros(2, np.uint32)
-        if isinstance(zeros, jax.core.Tracer):
-            words = words + zeros
-    return draw_words(law, shape, dtype, words, out_sharding=getattr(layout, "backend_layout", layout))
+    layout = getattr(layout, "backend_layout", layout)
+    return draw_words(law, shape, dtype, words_of(seed), out_sharding=layout)
 
 
 def fill(tasks: Sequence[Task], seed: int) -> None:
