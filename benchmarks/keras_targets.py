@@ -3,10 +3,10 @@
     python benchmarks/keras_targets.py [--backends jax,torch] [--width 3162] [--layers 10] [--rounds 5]
 
 A model of Dense layers without biases is made anew by Keras' own initializer and by ours, in turns, in a
-process for each backend: 100 M float32 parameters, first touch of their memory included. Of all rounds the
-fastest counts, on both sides: what else the machine does only adds. Beside them stand our fill of fresh
-memory without Keras, which is the least that ours can take, and a model of zeros. Growth of memory is that of
-a process which makes one kernel more, at its highest and over the kernel's own size.
+process for each backend: 100 M float32 parameters, first touch of their memory included; medians of the
+rounds. Beside them stand our fill of fresh memory without Keras, which is the least that ours can take, and a
+model of zeros. Growth of memory is that of a process which makes one kernel more, at its highest and over the
+kernel's own size.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
@@ -32,7 +33,7 @@ WIDTH = 4096
 
 
 def seconds_of_models(width: int, layers: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Least seconds of a build, of the clock and of processors. The first turn compiles, and is left out."""
+    """Median seconds of a build, of the clock and of processors. The first turn compiles, and is left out."""
     import keras
 
     import fanfill.keras as fk
@@ -68,7 +69,7 @@ def seconds_of_models(width: int, layers: int, rounds: int) -> dict[str, tuple[f
             if turn:
                 spent[name].append((perf_counter() - began, process_time() - used))
             del made
-    return {name: (min(s for s, _ in kept), min(c for _, c in kept)) for name, kept in spent.items()}
+    return {name: (median(s for s, _ in kept), median(c for _, c in kept)) for name, kept in spent.items()}
 
 
 def wait_for(model: Any) -> None:
