@@ -176,7 +176,7 @@ def test_a_driver_that_does_not_take_the_kernels(gpu):
     gpu.refuse_load = Status(222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: no")
     with pytest.raises(
         BackendUnavailableError,
-        match=r"expected the driver to load kernels for sm_80 on device 0; got CUDA_ERROR_UNSUPPORTED",
+        match=r"expected the driver to load kernels for sm_90 on device 0; got CUDA_ERROR_UNSUPPORTED",
     ):
         ff.fill(buffer, ff.normal(), seed=0)
     gpu.refuse_load = Status(2, "CUDA_ERROR_OUT_OF_MEMORY: out of memory")

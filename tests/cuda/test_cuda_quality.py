@@ -262,7 +262,7 @@ def test_the_script_prints_the_cpus_row_and_names_the_device(
         rows.append([line for line in out.splitlines() if line.startswith("| fanfill |")])
     assert len(rows[0]) == 2
     assert rows[0] == rows[1]
-    assert out.rstrip().endswith(" s on cuda:0 (gpu emulated sm_80).")
+    assert out.rstrip().endswith(" s on cuda:0 (gpu emulated sm_90).")
 
 
 def test_controls_that_numpy_makes_are_left_out(

@@ -39,6 +39,7 @@ def test_every_handler_has_a_known_value() -> None:
         found("ld.global.u64")[0],  # type: ignore[index]
         found("st.global.u64")[0],  # type: ignore[index]
         found("ret")[0],  # type: ignore[index]
+        found("atom.global.add.u64")[0],  # type: ignore[index]  test_ptx_memory.py
     }
     assert {handler for _, handler in TABLE} == used
 

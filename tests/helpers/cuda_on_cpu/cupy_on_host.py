@@ -82,7 +82,7 @@ class OutOfMemory(MemoryError):
 @functools.cache
 def module(source: str, architecture: int) -> Module:
     """The kernels as the CPU runs them; shared by all machines of a process."""
-    return Module(shared_ptx(nvrtc.compiler(), source, architecture))
+    return Module(shared_ptx(nvrtc.compiler(), source, architecture), lazily=True)
 
 
 ready: set[tuple[int, str]] = set()

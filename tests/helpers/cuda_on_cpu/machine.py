@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -93,6 +93,26 @@ def shifted(lines: int) -> Iterator[None]:
         raise error.below(lines) from None
 
 
+class Entries(Mapping[str, Entry]):
+    """Kernels by name, each parsed when it is first asked for: all of a large text take seconds."""
+
+    def __init__(self, texts: dict[str, Any]) -> None:
+        self._texts, self._parsed = texts, dict[str, Entry]()
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._parsed:
+            kernel = self._texts[name]
+            with shifted(kernel.lines):
+                self._parsed[name] = entry_of(kernel.text)
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
 class Module:
     """The kernels of a PTX text.
 
@@ -101,10 +121,12 @@ class Module:
     ptx : str or bytes
     flush : bool
         Give every float32 operation the semantics of `.ftz`: subnormal operands and results are zeros.
+    lazily : bool
+        Parse a kernel when it is first asked for, and not at once.
 
     Attributes
     ----------
-    entries : dict of Entry
+    entries : Entries
         By name; `entries[name].parameters` has for each a kind ("value" or "bytes"), a PTX type, size, align
         and offset in bytes.
 
@@ -114,13 +136,13 @@ class Module:
         A construct that the parser does not know. Unknown instructions are found when a kernel is compiled.
     """
 
-    def __init__(self, ptx: str | bytes, *, flush: bool = False) -> None:
+    def __init__(self, ptx: str | bytes, *, flush: bool = False, lazily: bool = False) -> None:
         self.kernels = kernels(ptx.decode() if isinstance(ptx, bytes) else ptx)
-        self.entries: dict[str, Entry] = {}
+        self.entries = Entries(self.kernels)
         self.flush = flush
-        for name, kernel in self.kernels.items():
-            with shifted(kernel.lines):
-                self.entries[name] = entry_of(kernel.text)
+        if not lazily:
+            for name in self.kernels:
+                self.entries[name]
         self._symbols: dict[str, str] = {}
 
     def source(self, name: str) -> tuple[str, str]:
