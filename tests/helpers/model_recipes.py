@@ -1,8 +1,9 @@
-"""A model recipe with everything that one can have."""
+"""A model recipe with everything that one can have, and what a folder of files holds."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -38,3 +39,8 @@ def every_kind() -> ModelRecipe:
         },
         {"tied": "ä"},
     )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What each file of a folder holds, by its path there."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
