@@ -198,27 +198,40 @@ def test_arrays_of_one_kind_are_asked_what_may_differ(gpu, filled):
 
 @pytest.fixture
 def on_device(gpu, monkeypatch):
-    """Make a torch tensor that says it is on device 0, whose type is among those that have kinds."""
+    """Make a torch tensor that says it is on a device, whose type is among those that have kinds."""
     torch = pytest.importorskip("torch")
 
     class OnDevice(torch.Tensor):
-        device = torch.device("cuda", 0)
+        number = 0
+        device = property(lambda self: torch.device("cuda", self.number))
         is_cuda = True
 
     streams, kept = [0xB00], []
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda number: streams[0], raising=False)
     known = {OnDevice: (alike._key_of_torch, alike._of_torch)}
     monkeypatch.setattr(many, "libraries", lambda: known)
-    gpu.streams[0] |= {0xB00, 0xB01}
+    for number in (0, 1):
+        gpu.streams[number] |= {0xB00, 0xB01}
 
-    def make(count: int, stream: int = 0xB00) -> Any:
+    def make(count: int, stream: int = 0xB00, number: int = 0) -> Any:
         streams[0] = stream
-        memory = gpu.allocate(4 * count)
+        with gpu.use(number):
+            memory = gpu.allocate(4 * count)
         tensor = torch.from_numpy(gpu.bytes(memory.ptr, 4 * count)).view(torch.float32).as_subclass(OnDevice)
+        tensor.number = number
         kept.append(memory)
         return tensor
 
     return make
+
+
+def test_torch_tensors_of_one_kind_are_one_launch_on_each_device(gpu, on_device):
+    made = [on_device(40, number=k // 2) for k in range(4)]
+    ff.fill_many([(tensor, LAW, f"w{k}") for k, tensor in enumerate(made)], seed=2)
+    assert sorted((one.device, one.kernel) for one in gpu.launches) == [
+        (0, "grouped_normal_centred_float32"),
+        (1, "grouped_normal_centred_float32"),
+    ]
 
 
 def test_torch_tensors_of_one_kind_are_one_launch_on_each_stream(gpu, on_device, monkeypatch):
