@@ -4,8 +4,8 @@
 
 Functions are timed on memory that is there already. A model is timed whole, from nothing to initialised
 parameters, its pages touched for the first time: built by torch with its own initialisers, built under
-`accelerated`, and built on the meta device, given memory, and initialised by `init_module`. What `init_module`
-takes to write ones there is printed beside: the memory's own share, which no generator can go below.
+`accelerated`, and built on the meta device, given memory, and initialised by `init_module`. What it takes to
+write ones there is printed beside: the memory's own share, which no generator can go below.
 """
 
 import argparse
