@@ -22,8 +22,8 @@ for wanted in 3.11 3.12 3.13 3.14; do
     # What these tests need of the extra test, without the compilers for GPUs.
     "${PYTHON:-python}" -m pip --python "$scratch/$wanted/bin/python" install --quiet --no-compile -e '.[cli,ml-dtypes]' hypothesis mpmath scipy pytest pytest-timeout pytest-xdist
     # One dtype of each compute path, and no rounding by NumPy: the kernels' text is the same on every Python. No
-    # framework is there: so what the documents' tests do without one is tried here.
-    NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q -k "not float8 and not float16 and not every_value" \
+    # framework is there: so what the documents' tests do without one is tried here. One process compiles each kernel once.
+    NUMBA_CACHE_DIR=$(mktemp -d -p "$scratch") "$scratch/$wanted/bin/python" -m pytest -q -n0 -k "not float8 and not float16 and not every_value" \
         tests/api/test_golden.py tests/api/test_initializers.py tests/api/test_npy.py tests/api/test_thread_pool.py tests/robustness/test_threads_stress.py \
         tests/docs/test_checkpoints_page.py tests/docs/test_packaging.py::test_the_examples_of_a_document_run
 done
