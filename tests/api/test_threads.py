@@ -179,15 +179,19 @@ def test_a_child_forked_during_a_fill_has_a_pool_of_its_own():
 
 
 FORK_INSIDE = """
-import os
+import os, threading
 from fanfill.cpu import threads
 pid = os.getpid()
+took_part = threading.Event()  # the calling thread reports after tasks of its own, and helpers could take all
+def work(number):
+    took_part.set() if threading.current_thread() is threading.main_thread() else took_part.wait(60)
+    return 1
 def report(done):
     if os.getpid() == pid and not children:
         children.append(os.fork())
 children = []
 try:
-    threads.share(100, lambda: lambda number: 1, 3, report)
+    threads.share(100, lambda: work, 3, report)
 except RuntimeError as error:
     os._exit(5 if "forked inside a fill" in str(error) and os.getpid() != pid else 6)
 print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
