@@ -41,7 +41,7 @@ def test_every_golden_case_in_every_layout(gpu, monkeypatch, number):
     monkeypatch.setattr(golden, "cases", lambda: iter(cases))
     kernels = cupy_on_host.module(source(), gpu.architectures[number])
     wanted = tuple(f"_{dtype}" for dtype in dtypes) + (("_8", "_64") if number == 0 else ()) + ("_16", "_32")
-    kernels.compile(filter(lambda name: name.endswith(wanted), kernels.entries), workers=2, optimize=False)
+    kernels.compile(filter(lambda name: name.endswith(wanted), kernels.entries))
     checks = list(selftest.run(selftest.Subject("cuda", number)))
     assert len(checks) == 4 * len(cases) > (2000 if number == 0 else 250)
     assert [check for check in checks if check.problem] == []

@@ -9,14 +9,13 @@ target.
 from __future__ import annotations
 
 import math
-import os
 import re
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cuda_on_cpu.build import compile_together
+from cuda_on_cpu.build import link
 from cuda_on_cpu.compiled import QUICK, TARGETS, begin, ptx
 from cuda_on_cpu.machine import Module, PtxError, Trap
 from cuda_on_cpu.pieces import (
@@ -30,6 +29,7 @@ from cuda_on_cpu.pieces import (
     plain_recipe,
     regions,
 )
+from cuda_on_cpu.translate import Program
 
 from fanfill.recipes import Recipe
 from fanfill_kernels import cuda
@@ -37,7 +37,6 @@ from fanfill_kernels.cuda import geometry
 from fanfill_kernels.formats import FORMATS
 
 NAMES = [kind + case for kind in cuda.KINDS for case in CASES]
-CORES = len(os.sched_getaffinity(0))
 
 # For Blackwell NVRTC writes every kernel in another way. Unless all targets are asked for, only the text of
 # those is audited, by test_cuda_compile.py.
@@ -77,7 +76,7 @@ def variants(targets: Targets = EMULATED) -> dict[str, list[Variant]]:
     """All distinct kernels of these targets by name, compiled: by default those that `is_run` says."""
     begin(targets, ptx=True)
     kernels: dict[str, list[Variant]] = {name: [] for name in NAMES}
-    sources: dict[str, str] = {}
+    programs: list[Program] = []
     seen: set[tuple[str, str]] = set()
     for major, architecture in targets:
         modules = [Module(ptx(major, architecture), flush=flush) for flush in (False, True)]
@@ -85,12 +84,12 @@ def variants(targets: Targets = EMULATED) -> dict[str, list[Variant]]:
         for name in NAMES:
             if not is_run(name, architecture, targets):
                 continue
-            symbol, text = modules[0].source(name)
-            if (name, symbol) not in seen:
-                seen.add((name, symbol))
-                sources[symbol] = text
+            program = modules[0].program(name)
+            if (name, program.digest) not in seen:
+                seen.add((name, program.digest))
+                programs.append(program)
                 kernels[name].append(Variant(f"NVRTC {major}, sm_{architecture}", *modules))
-    compile_together(sources, workers=CORES, optimize=False)
+    link(programs)
     return kernels
 
 
@@ -242,7 +241,7 @@ def test_a_change_of_any_constant_in_the_ptx_is_noticed(dtype: str, rare: set[st
     # A control needs no more than some of them, and those that are rare.
     literals = sorted({*literals[::every], *(rare & set(literals))})
     modules = {literal: Module(changed(text, literal)) for literal in literals}
-    compile_together(dict(m.source("kernel") for m in modules.values()), workers=CORES, optimize=False)
+    link(m.program("kernel") for m in modules.values())
     unnoticed = [
         literal for literal, m in modules.items() if (drawn(name, m, made, line(0, 4000)) == values).all()
     ]
@@ -275,11 +274,11 @@ def test_every_kernel_of_every_architecture_and_compiler_is_among_those_that_are
     targets: Targets, record_testsuite_property: Any
 ) -> None:
     found = variants(targets)
-    run = {variant.plain.source(name)[0] for name in NAMES for variant in found[name]}
+    run = {variant.plain.program(name).digest for name in NAMES for variant in found[name]}
     for major, architecture in targets:
         module = Module(ptx(major, architecture))
         names = [name for name in NAMES if is_run(name, architecture, targets)]
         assert len(names) >= (len(NAMES) if targets == TARGETS else 30)
-        assert {module.source(name)[0] for name in names} <= run
+        assert {module.program(name).digest for name in names} <= run
     assert min(map(len, found.values())) >= 1
     record_testsuite_property("distinct kernels", sum(map(len, found.values())))

@@ -22,7 +22,7 @@ TESTED = {opcode for text, _ in KNOWN for opcode in re.findall(r"\b[a-z]\w*(?:\.
 @cache
 def known_module() -> Module:
     module = Module(HEADER + "".join(snippet(text, f"k{n}") for n, (text, _) in enumerate(KNOWN)))
-    module.compile(workers=2)
+    module.compile()
     return module
 
 

@@ -85,9 +85,6 @@ def module(source: str, architecture: int) -> Module:
     return Module(shared_ptx(nvrtc.compiler(), source, architecture), lazily=True)
 
 
-ready: set[tuple[int, str]] = set()
-
-
 class Function:
     """A kernel of a module that was loaded on one device, and its handle."""
 
@@ -332,9 +329,6 @@ class Machine:
             ctypes.string_at(p, parameter.size) for p, parameter in zip(places, parameters, strict=True)
         ]
         memory = [(a.pointer, a.size) for a in self.allocations if a.device == self.current]
-        if (id(loaded.module), name) not in ready:
-            loaded.module.compile([name], optimize=False)  # launches here are short, compiling takes longer
-            ready.add((id(loaded.module), name))
         loaded.module.launch(name, (blocks,), (threads,), passed, memory=memory)
         self.launches.append(Launch(name, blocks, threads, self.current, stream))
 
