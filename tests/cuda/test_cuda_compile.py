@@ -7,6 +7,7 @@ assembler made of it, the instructions, registers and stores.
 import json
 import re
 from collections import Counter
+from functools import cache
 
 import cuda_instructions
 import pytest
@@ -20,7 +21,7 @@ from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
 from fanfill_kernels.cuda.choice import source_of
 
-EVERY = compiled.each("major", "arch")
+EVERY = compiled.each_in_part("major", "arch", "every")
 # Fused operations that the source asks for have one of these factors, and an exact product.
 EXACT_FACTORS = {
     "0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000", "0f30000000",
@@ -60,6 +61,12 @@ def ptx_bodies(text: str) -> dict[str, list[str]]:
         body = re.sub(r"%f\w+", lambda register, known=constants: known.get(register[0], register[0]), body)
         found[name] = re.findall(r"^\s+(?:@!?%p\d+ +)?([a-z][\w.]*(?:\s[^;]*)?);", body, re.MULTILINE)
     return found
+
+
+@cache
+def machine_code(major: int, arch: int, every: bool) -> dict[str, Kernel]:
+    """Each kernel's machine code, disassembled once."""
+    return cuda_instructions.kernels(compiled.cubin(major, arch, every))
 
 
 def operation(instruction: str) -> str:
@@ -123,10 +130,11 @@ def fault(instruction: str) -> str | None:
 
 
 @EVERY
-def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
-    text = compiled.ptx(major, arch)
+def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int, every: bool) -> None:
+    text = compiled.ptx(major, arch, every)
     bodies = ptx_bodies(text)
-    assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in NAMES}
+    names = compiled.names_of(every)
+    assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in names}
     assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
     assert not [
         (name, i, fault(i)) for name, body in bodies.items() for i in without_sequences(body) if fault(i)
@@ -137,13 +145,13 @@ def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
     assert toward_zero == {name for name in bodies if ROUNDED_TO_ODD.match(name)}
 
 
-@compiled.each("major", "arch", but=70)  # which the disassembler of CUDA 13 has forgotten
-def test_machine_code(major: int, arch: int) -> None:
+@compiled.each_in_part("major", "arch", "every", but=70)  # which the disassembler of CUDA 13 has forgotten
+def test_machine_code(major: int, arch: int, every: bool) -> None:
     """No stack, no local memory, no more registers than full occupancy allows, 16-byte stores, no
     contraction, and no branch but those around the subroutines of float64's roots and quotients.
     """
-    bodies = ptx_bodies(compiled.ptx(major, arch))
-    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    bodies = ptx_bodies(compiled.ptx(major, arch, every))
+    found = machine_code(major, arch, every)
     assert found.keys() == bodies.keys()
     for name, kernel in found.items():
         operations = Counter(map(operation, bodies[name]))
@@ -162,7 +170,7 @@ def test_machine_code(major: int, arch: int) -> None:
 )
 def test_grouped_kernels(major: int, arch: int) -> None:
     """The same audits, for kernels that are compiled one by one where they are used."""
-    text, code = compiled.grouped(major, arch)
+    text, code = compiled.made(compiled.GROUPED_SOURCE, major, arch)
     bodies = ptx_bodies(text)
     found = cuda_instructions.kernels(code)
     assert (
@@ -192,9 +200,9 @@ KEYED = [
 @pytest.mark.parametrize("family", KEYED)
 def test_keyed_kernels(family: str) -> None:
     """The same audits; what these read of a device's memory is the seed and where a part begins."""
-    keeps = compiled.Keeps(nvrtc.compiler().path)
-    found = cuda_instructions.kernels(keeps.compile(source_of(f"{cuda.KEYED}_{family}"), "fill.cu", 90))
-    bodies = ptx_bodies(keeps.ptx.decode())
+    text, code = compiled.made(source_of(f"{cuda.KEYED}_{family}"), 13, 90)
+    found = cuda_instructions.kernels(code)
+    bodies = ptx_bodies(text)
     assert found.keys() == bodies.keys() == {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS}
     for name, kernel in found.items():
         read = [i for i in bodies[name] if operation(i).startswith("ld.global")]
@@ -251,7 +259,7 @@ def test_instructions_do_not_grow(major: int, arch: int) -> None:
     """Against the committed table; `python benchmarks/cuda_instructions.py --write` writes it anew."""
     table = json.loads(cuda_instructions.TABLE.read_text())
     version = next(v for v in table if v.startswith(f"{major}."))
-    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    found = machine_code(major, arch, True)
     rows = {name: cuda_instructions.row(name, k) for name, k in found.items() if name.startswith("run_")}
     committed = {name: line for name, line in table[version][str(arch)].items() if name.startswith("run_")}
     assert rows.keys() == committed.keys()
@@ -365,7 +373,7 @@ def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 def begun(request: pytest.FixtureRequest) -> None:
     """All targets that are asked for compile in the background while the first is audited."""
     asked = [getattr(item, "callspec", None) for item in request.session.items]
-    found = {(spec.params["major"], spec.params["arch"]) for spec in asked if spec and "major" in spec.params}
-    for target in TARGETS:
-        if target in found:
-            compiled.begin((target,), ptx=target[1] == 70)
+    found = [tuple(map(spec.params.get, ("major", "arch", "every"))) for spec in asked if spec]
+    for major, arch, every in dict.fromkeys(found):
+        if every is not None:
+            compiled.begin(major, arch, every, ptx=arch == 70)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cuda_on_cpu.compiled import shared_ptx
+from cuda_on_cpu.compiled import GROUPED_SOURCE, PARAMETERS, shared_ptx
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
@@ -139,7 +139,7 @@ class Machine:
         self.launches: list[Launch] = []
         self.loads: list[int] = []
         self.most: int | None = None
-        self.parameters = 32764
+        self.parameters = PARAMETERS
         self.by_family = False
         self.capturing = False
         self.out_of_memory: Callable[[int], Exception] = OutOfMemory
@@ -291,7 +291,8 @@ class Machine:
             assert found is not None
             kind, name = (part.decode() for part in found.groups())
             if kind == "grouped_":
-                source = source_of(f"grouped_{self.parameters}_{name}")
+                whole = self.parameters == PARAMETERS and not self.by_family
+                source = GROUPED_SOURCE if whole else source_of(f"grouped_{self.parameters}_{name}")
             elif kind.startswith("keyed_"):
                 source = source_of(f"keyed_{name}")
             else:
