@@ -13,13 +13,12 @@ import cuda_instructions
 import pytest
 from cuda_instructions import Kernel, is_wide, main_path, trips_of
 from cuda_on_cpu import compiled
-from cuda_on_cpu.compiled import QUICK, TARGETS
+from cuda_on_cpu.compiled import KEYED, QUICK, TARGETS
 from cuda_on_cpu.shim import NAMES
 
 from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
-from fanfill_kernels.cuda.choice import source_of
 
 EVERY = compiled.each_in_part("major", "arch", "every")
 # Fused operations that the source asks for have one of these factors, and an exact product.
@@ -133,7 +132,7 @@ def fault(instruction: str) -> str | None:
 def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int, every: bool) -> None:
     text = compiled.ptx(major, arch, every)
     bodies = ptx_bodies(text)
-    names = compiled.names_of(every)
+    names = NAMES if every else compiled.SOME
     assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in names}
     assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
     assert not [
@@ -190,20 +189,24 @@ def test_grouped_kernels(major: int, arch: int) -> None:
         assert sum(map(is_wide, kernel.code)) == STORES[width[2]], name
 
 
-KEYED = [
-    pytest.param(family, marks=() if family in cuda_instructions.KEYED else pytest.mark.slow)
-    for family in NAMES
-    if not family.startswith("constant_")
-]
-
-
-@pytest.mark.parametrize("family", KEYED)
-def test_keyed_kernels(family: str) -> None:
+@pytest.mark.parametrize(
+    "families",
+    [
+        pytest.param(KEYED, id="some"),
+        *(
+            pytest.param((name,), marks=pytest.mark.slow, id=name)
+            for name in NAMES
+            if name not in KEYED and not name.startswith("constant_")
+        ),
+    ],
+)
+def test_keyed_kernels(families: tuple[str, ...]) -> None:
     """The same audits; what these read of a device's memory is the seed and where a part begins."""
-    text, code = compiled.made(source_of(f"{cuda.KEYED}_{family}"), 13, 90)
-    found = cuda_instructions.kernels(code)
+    text, code = compiled.made(f"#define KEYED\n{compiled.source_with(families)}", 13, 90)
     bodies = ptx_bodies(text)
-    assert found.keys() == bodies.keys() == {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS}
+    found = cuda_instructions.kernels(code)
+    names = {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS for family in families}
+    assert found.keys() == bodies.keys() == names
     for name, kernel in found.items():
         read = [i for i in bodies[name] if operation(i).startswith("ld.global")]
         assert set(map(operation, read)) == {"ld.global.u32"}
@@ -212,14 +215,16 @@ def test_keyed_kernels(family: str) -> None:
         assert not [(name, i, fault(i)) for i in rest if fault(i)]
         assert (kernel.stack, kernel.local) == (0, 0), name
         assert kernel.registers <= most_registers(name, 90), (name, kernel.registers)
-    width = re.search(r"(float|uint)(8|16|32|64)", family)
-    assert width is not None
-    run = f"{cuda.KEYED}_run_{family}"
-    assert sum(map(is_wide, found[run].code)) == STORES[width[2]]
-    if family in cuda_instructions.KEYED:
+    runs = {f"{cuda.KEYED}_run_{family}": family for family in families}
+    for run, family in runs.items():
+        width = re.search(r"(float|uint)(8|16|32|64)", family)
+        assert width is not None
+        assert sum(map(is_wide, found[run].code)) == STORES[width[2]]
+    if families == KEYED:
+        assert families == cuda_instructions.KEYED
         table = json.loads(cuda_instructions.TABLE.read_text())
         committed = next(rows["90"] for version, rows in table.items() if version.startswith("13."))
-        assert not grown({run: cuda_instructions.row(run, found[run])}, committed)
+        assert not grown({run: cuda_instructions.row(run, found[run]) for run in runs}, committed)
 
 
 def most_registers(name: str, arch: int) -> int:

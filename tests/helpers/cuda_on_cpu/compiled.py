@@ -19,7 +19,7 @@ TARGETS = tuple((major, arch) for major in ARCHES for arch in ARCHES[major])
 # Without conversions to narrow types, with all of them, and for Blackwell, for
 # which NVRTC writes all kernels in another way; by both compilers. `-m slow` compiles and audits all targets.
 QUICK = ((12, 70), (13, 90), (13, 100))
-# For these the quick tests compile some kernels: `source_of` says which.
+# For these the quick tests compile `SOME` kernels.
 IN_PART = ((12, 70), (13, 100))
 # The source asks for an architecture where it converts to a narrow type, in a way of its own for each of
 # these forms: the others convert as a normal does.
@@ -28,6 +28,22 @@ CONVERTING = ("uniform_clamped", "uniform_range", "normal")
 # above with all stores, have all there is. NVRTC takes a third less for them.
 FEW = ("float32", "float64", "bfloat16")
 WIDTHS = ("8", "16", "32", "64", "uint32")  # of constants and of words
+SOME = tuple(
+    name
+    for name in NAMES
+    if name.rpartition("_")[2] in (*FEW, *WIDTHS)
+    or name in {f"{form}_{dtype}" for form in CONVERTING for dtype in FORMATS}
+)
+# What stands for all of those that read their seed from device memory.
+KEYED = (
+    "uniform_float32",
+    "uniform_clamped_bfloat16",
+    "normal_float64",
+    "normal_centred_float32",
+    "normal_centred_bfloat16",
+    "truncated_central_float32",
+    "truncated_float32",
+)
 
 
 def each(*names: str, but: int | None = None) -> Any:
@@ -55,24 +71,21 @@ def each_in_part(*names: str, but: int | None = None) -> Any:
 
 
 @functools.cache
-def source_of(every: bool) -> str:
-    """The source of all kernels, or of some: forms other than `CONVERTING` have no stores but `FEW`."""
-    text = cuda.source()
-    if every:
-        return text
-    macro = re.search(r"#define FORMS\(.*\\\n(?: .*\n)+", text)
+def source_with(families: tuple[str, ...]) -> str:
+    """The source with the kernels of these families alone: `choice.source_of` for several."""
+    macro = re.search(r"#define FORMS\((.*?)\) *\\\n((?: .*\n)+)", cuda.source())
     assert macro is not None
-    head, *lines = macro[0].rstrip("\n").split("\n")
-    stores = [line.rstrip("\\ ") for line in lines if re.findall(r"##_(\w+),", line)[0] in FEW]
-    few = "\\\n".join([head.replace("FORMS", "SOME", 1).rstrip("\\ "), *stores])
-    text = re.sub(rf"^FORMS\((?!(?:{'|'.join(CONVERTING)}),)", "SOME(", text, flags=re.MULTILINE)
-    return text.replace(macro[0], f"{macro[0]}{few}\n")
 
+    def kept(invocation: re.Match[str]) -> str:
+        lines = [invocation[0]]
+        if invocation[1] == "FORMS":
+            given = dict(zip(macro[1].split(", "), invocation[2].split(", "), strict=True))
+            words = re.compile(rf"\b({'|'.join(given)})\b")
+            filled = words.sub(lambda word: given[word[0]], macro[2]).replace("##", "")
+            lines = [line.strip(" \\") for line in filled.splitlines()]
+        return "\n".join(line for line in lines if line.split(",")[0].partition("(")[2] in families)
 
-def names_of(every: bool) -> list[str]:
-    """The families of kernels in that source."""
-    kept = {f"{form}_{dtype}" for form in CONVERTING for dtype in FORMATS}
-    return [name for name in NAMES if every or name in kept or name.rpartition("_")[2] in (*FEW, *WIDTHS)]
+    return re.sub(r"^(FORMS|KERNELS)\((.*)\)$", kept, cuda.source(), flags=re.MULTILINE)
 
 
 class Keeps(nvrtc.Compiler):
@@ -128,13 +141,14 @@ def _compiler(major: int) -> nvrtc.Compiler:
 PARAMETERS = 32764  # bytes that those of a grouped kernel may have
 GROUPED_SOURCE = f"#define GROUPED\n#define PARAMETERS {PARAMETERS}\n{cuda.source()}"
 """All grouped kernels, which stand in place of the others."""
+KEYED_SOURCE = f"#define KEYED\n{source_with(KEYED)}"
 
 Key = tuple[int, int, bool, bool]
 _begun: dict[Key, Future[tuple[bytes, bytes]]] = {}
 
 
 def _compile(major: int, arch: int, every: bool, ptx: bool) -> tuple[bytes, bytes]:
-    return _shared(_compiler(major), source_of(every), arch, ptx=ptx)
+    return _shared(_compiler(major), cuda.source() if every else source_with(SOME), arch, ptx=ptx)
 
 
 def _result(major: int, arch: int, every: bool, ptx: bool) -> Future[tuple[bytes, bytes]]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cuda_on_cpu.compiled import GROUPED_SOURCE, PARAMETERS, shared_ptx
+from cuda_on_cpu.compiled import GROUPED_SOURCE, KEYED, KEYED_SOURCE, PARAMETERS, shared_ptx
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
@@ -294,7 +294,7 @@ class Machine:
                 whole = self.parameters == PARAMETERS and not self.by_family
                 source = GROUPED_SOURCE if whole else source_of(f"grouped_{self.parameters}_{name}")
             elif kind.startswith("keyed_"):
-                source = source_of(f"keyed_{name}")
+                source = KEYED_SOURCE if name in KEYED else source_of(f"keyed_{name}")
             else:
                 source = source_of(name) if self.by_family else self.source()
             return Loaded(self, module(source, architecture), image, self.current)
