@@ -7,20 +7,20 @@ assembler made of it, the instructions, registers and stores.
 import json
 import re
 from collections import Counter
+from functools import cache
 
 import cuda_instructions
 import pytest
 from cuda_instructions import Kernel, is_wide, main_path, trips_of
 from cuda_on_cpu import compiled
-from cuda_on_cpu.compiled import QUICK, TARGETS
+from cuda_on_cpu.compiled import KEYED, QUICK, TARGETS
 from cuda_on_cpu.shim import NAMES
 
 from fanfill.cuda import nvrtc
 from fanfill.errors import BackendUnavailableError
 from fanfill_kernels import cuda
-from fanfill_kernels.cuda.choice import source_of
 
-EVERY = compiled.each("major", "arch")
+EVERY = compiled.each_in_part("major", "arch", "every")
 # Fused operations that the source asks for have one of these factors, and an exact product.
 EXACT_FACTORS = {
     "0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000", "0f30000000",
@@ -60,6 +60,12 @@ def ptx_bodies(text: str) -> dict[str, list[str]]:
         body = re.sub(r"%f\w+", lambda register, known=constants: known.get(register[0], register[0]), body)
         found[name] = re.findall(r"^\s+(?:@!?%p\d+ +)?([a-z][\w.]*(?:\s[^;]*)?);", body, re.MULTILINE)
     return found
+
+
+@cache
+def machine_code(major: int, arch: int, every: bool) -> dict[str, Kernel]:
+    """Each kernel's machine code, disassembled once."""
+    return cuda_instructions.kernels(compiled.cubin(major, arch, every))
 
 
 def operation(instruction: str) -> str:
@@ -123,10 +129,11 @@ def fault(instruction: str) -> str | None:
 
 
 @EVERY
-def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
-    text = compiled.ptx(major, arch)
+def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int, every: bool) -> None:
+    text = compiled.ptx(major, arch, every)
     bodies = ptx_bodies(text)
-    assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in NAMES}
+    names = NAMES if every else compiled.SOME
+    assert bodies.keys() == {cuda.entry(kind, *name.split("_", 1)) for kind in cuda.KINDS for name in names}
     assert not re.search(r"^\s*\.(local|shared|const)\b", text, re.MULTILINE)
     assert not [
         (name, i, fault(i)) for name, body in bodies.items() for i in without_sequences(body) if fault(i)
@@ -137,13 +144,13 @@ def test_ptx_is_one_ieee_operation_at_a_time(major: int, arch: int) -> None:
     assert toward_zero == {name for name in bodies if ROUNDED_TO_ODD.match(name)}
 
 
-@compiled.each("major", "arch", but=70)  # which the disassembler of CUDA 13 has forgotten
-def test_machine_code(major: int, arch: int) -> None:
+@compiled.each_in_part("major", "arch", "every", but=70)  # which the disassembler of CUDA 13 has forgotten
+def test_machine_code(major: int, arch: int, every: bool) -> None:
     """No stack, no local memory, no more registers than full occupancy allows, 16-byte stores, no
     contraction, and no branch but those around the subroutines of float64's roots and quotients.
     """
-    bodies = ptx_bodies(compiled.ptx(major, arch))
-    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    bodies = ptx_bodies(compiled.ptx(major, arch, every))
+    found = machine_code(major, arch, every)
     assert found.keys() == bodies.keys()
     for name, kernel in found.items():
         operations = Counter(map(operation, bodies[name]))
@@ -162,7 +169,7 @@ def test_machine_code(major: int, arch: int) -> None:
 )
 def test_grouped_kernels(major: int, arch: int) -> None:
     """The same audits, for kernels that are compiled one by one where they are used."""
-    text, code = compiled.grouped(major, arch)
+    text, code = compiled.made(compiled.GROUPED_SOURCE, major, arch)
     bodies = ptx_bodies(text)
     found = cuda_instructions.kernels(code)
     assert (
@@ -182,20 +189,24 @@ def test_grouped_kernels(major: int, arch: int) -> None:
         assert sum(map(is_wide, kernel.code)) == STORES[width[2]], name
 
 
-KEYED = [
-    pytest.param(family, marks=() if family in cuda_instructions.KEYED else pytest.mark.slow)
-    for family in NAMES
-    if not family.startswith("constant_")
-]
-
-
-@pytest.mark.parametrize("family", KEYED)
-def test_keyed_kernels(family: str) -> None:
+@pytest.mark.parametrize(
+    "families",
+    [
+        pytest.param(KEYED, id="some"),
+        *(
+            pytest.param((name,), marks=pytest.mark.slow, id=name)
+            for name in NAMES
+            if name not in KEYED and not name.startswith("constant_")
+        ),
+    ],
+)
+def test_keyed_kernels(families: tuple[str, ...]) -> None:
     """The same audits; what these read of a device's memory is the seed and where a part begins."""
-    keeps = compiled.Keeps(nvrtc.compiler().path)
-    found = cuda_instructions.kernels(keeps.compile(source_of(f"{cuda.KEYED}_{family}"), "fill.cu", 90))
-    bodies = ptx_bodies(keeps.ptx.decode())
-    assert found.keys() == bodies.keys() == {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS}
+    text, code = compiled.made(f"#define KEYED\n{compiled.source_with(families)}", 13, 90)
+    bodies = ptx_bodies(text)
+    found = cuda_instructions.kernels(code)
+    names = {f"{cuda.KEYED}_{kind}_{family}" for kind in cuda.KINDS for family in families}
+    assert found.keys() == bodies.keys() == names
     for name, kernel in found.items():
         read = [i for i in bodies[name] if operation(i).startswith("ld.global")]
         assert set(map(operation, read)) == {"ld.global.u32"}
@@ -204,14 +215,16 @@ def test_keyed_kernels(family: str) -> None:
         assert not [(name, i, fault(i)) for i in rest if fault(i)]
         assert (kernel.stack, kernel.local) == (0, 0), name
         assert kernel.registers <= most_registers(name, 90), (name, kernel.registers)
-    width = re.search(r"(float|uint)(8|16|32|64)", family)
-    assert width is not None
-    run = f"{cuda.KEYED}_run_{family}"
-    assert sum(map(is_wide, found[run].code)) == STORES[width[2]]
-    if family in cuda_instructions.KEYED:
+    runs = {f"{cuda.KEYED}_run_{family}": family for family in families}
+    for run, family in runs.items():
+        width = re.search(r"(float|uint)(8|16|32|64)", family)
+        assert width is not None
+        assert sum(map(is_wide, found[run].code)) == STORES[width[2]]
+    if families == KEYED:
+        assert families == cuda_instructions.KEYED
         table = json.loads(cuda_instructions.TABLE.read_text())
         committed = next(rows["90"] for version, rows in table.items() if version.startswith("13."))
-        assert not grown({run: cuda_instructions.row(run, found[run])}, committed)
+        assert not grown({run: cuda_instructions.row(run, found[run]) for run in runs}, committed)
 
 
 def most_registers(name: str, arch: int) -> int:
@@ -251,7 +264,7 @@ def test_instructions_do_not_grow(major: int, arch: int) -> None:
     """Against the committed table; `python benchmarks/cuda_instructions.py --write` writes it anew."""
     table = json.loads(cuda_instructions.TABLE.read_text())
     version = next(v for v in table if v.startswith(f"{major}."))
-    found = cuda_instructions.kernels(compiled.cubin(major, arch))
+    found = machine_code(major, arch, True)
     rows = {name: cuda_instructions.row(name, k) for name, k in found.items() if name.startswith("run_")}
     committed = {name: line for name, line in table[version][str(arch)].items() if name.startswith("run_")}
     assert rows.keys() == committed.keys()
@@ -365,7 +378,7 @@ def test_no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 def begun(request: pytest.FixtureRequest) -> None:
     """All targets that are asked for compile in the background while the first is audited."""
     asked = [getattr(item, "callspec", None) for item in request.session.items]
-    found = {(spec.params["major"], spec.params["arch"]) for spec in asked if spec and "major" in spec.params}
-    for target in TARGETS:
-        if target in found:
-            compiled.begin((target,), ptx=target[1] == 70)
+    found = [tuple(map(spec.params.get, ("major", "arch", "every"))) for spec in asked if spec]
+    for major, arch, every in dict.fromkeys(found):
+        if every is not None:
+            compiled.begin(major, arch, every, ptx=arch == 70)

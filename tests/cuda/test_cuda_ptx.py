@@ -9,15 +9,14 @@ target.
 from __future__ import annotations
 
 import math
-import os
 import re
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cuda_on_cpu.build import compile_together
-from cuda_on_cpu.compiled import QUICK, TARGETS, begin, ptx
+from cuda_on_cpu.build import link
+from cuda_on_cpu.compiled import CONVERTING, IN_PART, QUICK, TARGETS, begin, ptx
 from cuda_on_cpu.machine import Module, PtxError, Trap
 from cuda_on_cpu.pieces import (
     CASES,
@@ -30,6 +29,7 @@ from cuda_on_cpu.pieces import (
     plain_recipe,
     regions,
 )
+from cuda_on_cpu.translate import Program
 
 from fanfill.recipes import Recipe
 from fanfill_kernels import cuda
@@ -37,14 +37,10 @@ from fanfill_kernels.cuda import geometry
 from fanfill_kernels.formats import FORMATS
 
 NAMES = [kind + case for kind in cuda.KINDS for case in CASES]
-CORES = len(os.sched_getaffinity(0))
 
 # For Blackwell NVRTC writes every kernel in another way. Unless all targets are asked for, only the text of
 # those is audited, by test_cuda_compile.py.
 EMULATED = tuple(target for target in QUICK if target[1] < 100)
-# The source asks for an architecture where it converts to a narrow type, in a way of its own for each of
-# these forms: the others convert as a normal does.
-CONVERTING = ("uniform_clamped", "uniform_range", "normal")
 
 each_name = pytest.mark.parametrize("name", NAMES)
 each_targets = pytest.mark.parametrize(
@@ -62,6 +58,11 @@ def is_run(name: str, architecture: int, targets: Targets) -> bool:
     return targets == TARGETS or architecture == EMULATED[-1][1] or converts
 
 
+def is_whole(target: tuple[int, int], targets: Targets) -> bool:
+    """Whether all kernels are compiled for a target."""
+    return targets == TARGETS or target not in IN_PART
+
+
 class Variant(NamedTuple):
     """A kernel as some compiler made it for some architecture, unlike those before; to be run without and
     with forced flushing of subnormals.
@@ -75,22 +76,25 @@ class Variant(NamedTuple):
 @cache
 def variants(targets: Targets = EMULATED) -> dict[str, list[Variant]]:
     """All distinct kernels of these targets by name, compiled: by default those that `is_run` says."""
-    begin(targets, ptx=True)
+    for target in targets:
+        begin(*target, is_whole(target, targets), ptx=True)
     kernels: dict[str, list[Variant]] = {name: [] for name in NAMES}
-    sources: dict[str, str] = {}
+    programs: list[Program] = []
     seen: set[tuple[str, str]] = set()
     for major, architecture in targets:
-        modules = [Module(ptx(major, architecture), flush=flush) for flush in (False, True)]
-        assert set(modules[0].entries) == set(NAMES)
+        whole = is_whole((major, architecture), targets)
+        text = ptx(major, architecture, whole)
+        modules = [Module(text, flush=flush) for flush in (False, True)]
+        assert set(modules[0].entries) == set(NAMES) or not whole
         for name in NAMES:
             if not is_run(name, architecture, targets):
                 continue
-            symbol, text = modules[0].source(name)
-            if (name, symbol) not in seen:
-                seen.add((name, symbol))
-                sources[symbol] = text
+            program = modules[0].program(name)
+            if (name, program.digest) not in seen:
+                seen.add((name, program.digest))
+                programs.append(program)
                 kernels[name].append(Variant(f"NVRTC {major}, sm_{architecture}", *modules))
-    compile_together(sources, workers=CORES, optimize=False)
+    link(programs)
     return kernels
 
 
@@ -242,7 +246,7 @@ def test_a_change_of_any_constant_in_the_ptx_is_noticed(dtype: str, rare: set[st
     # A control needs no more than some of them, and those that are rare.
     literals = sorted({*literals[::every], *(rare & set(literals))})
     modules = {literal: Module(changed(text, literal)) for literal in literals}
-    compile_together(dict(m.source("kernel") for m in modules.values()), workers=CORES, optimize=False)
+    link(m.program("kernel") for m in modules.values())
     unnoticed = [
         literal for literal, m in modules.items() if (drawn(name, m, made, line(0, 4000)) == values).all()
     ]
@@ -275,11 +279,11 @@ def test_every_kernel_of_every_architecture_and_compiler_is_among_those_that_are
     targets: Targets, record_testsuite_property: Any
 ) -> None:
     found = variants(targets)
-    run = {variant.plain.source(name)[0] for name in NAMES for variant in found[name]}
+    run = {variant.plain.program(name).digest for name in NAMES for variant in found[name]}
     for major, architecture in targets:
-        module = Module(ptx(major, architecture))
+        module = Module(ptx(major, architecture, is_whole((major, architecture), targets)))
         names = [name for name in NAMES if is_run(name, architecture, targets)]
         assert len(names) >= (len(NAMES) if targets == TARGETS else 30)
-        assert {module.source(name)[0] for name in names} <= run
+        assert {module.program(name).digest for name in names} <= run
     assert min(map(len, found.values())) >= 1
     record_testsuite_property("distinct kernels", sum(map(len, found.values())))

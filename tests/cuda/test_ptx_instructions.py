@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu.known_values import KNOWN
 from cuda_on_cpu.machine import Module
-from cuda_on_cpu.snippets import HEADER, NAN, WIDTHS, d, evaluated, f, launched, snippet
+from cuda_on_cpu.snippets import HEADER, NAN, WIDTHS, compile_together, d, evaluated, f, launched, snippet
 from cuda_on_cpu.table import TABLE, found
 
 TESTED = {opcode for text, _ in KNOWN for opcode in re.findall(r"\b[a-z]\w*(?:\.\w+)*", text)}
@@ -22,8 +22,18 @@ TESTED = {opcode for text, _ in KNOWN for opcode in re.findall(r"\b[a-z]\w*(?:\.
 @cache
 def known_module() -> Module:
     module = Module(HEADER + "".join(snippet(text, f"k{n}") for n, (text, _) in enumerate(KNOWN)))
-    module.compile(workers=2)
+    module.compile()
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_together() -> None:
+    """What all tests below evaluate."""
+    comparisons = [f"setp.{name}.{t} %po, %{r}a, %{r}b;" for name in COMPARED for t, r in FLOATS.items()]
+    shifts = [f"shf.{side}.{mode}.b32 %wo, %wa, %wb, %wc;" for side in "lr" for mode in ("wrap", "clamp")]
+    logic = [f"lop3.b32 %wo, %wa, %wb, %wc, {table:#x};" for table in TABLES]
+    flushed = [text.format(ftz) for text, *_ in FLUSHED for ftz in ("", ".ftz")]
+    compile_together([*comparisons, *shifts, *logic, *flushed, *PRODUCTS.values(), *CONVERSIONS.values()])
 
 
 @pytest.mark.parametrize("number", range(len(KNOWN)), ids=[text.split(";")[0] for text, _ in KNOWN])
@@ -85,7 +95,10 @@ def test_bit_fields_are_the_manuals_loop(n: int, kind: str) -> None:
         assert evaluated(insert, a, b, position, length) == (bfi(a, b, position, length, n),)
 
 
-@pytest.mark.parametrize("table", [0x96, 0xE8, 0xCA, 0x01, 0x80, 0x7F, 0x5A, 0xF8])
+TABLES = (0x96, 0xE8, 0xCA, 0x01, 0x80, 0x7F, 0x5A, 0xF8)
+
+
+@pytest.mark.parametrize("table", TABLES)
 def test_lop3_is_its_truth_table(table: int) -> None:
     a, b, c = 0xF0, 0xCC, 0xAA  # whose bits are all combinations: the result is the table itself
     assert evaluated(f"lop3.b32 %wo, %wa, %wb, %wc, {table:#x};", a, b, c)[0] & 0xFF == table
@@ -112,25 +125,39 @@ def test_prmt_at_random() -> None:
         assert evaluated("prmt.b32 %wo, %wa, %wb, %wc;", a, b, selector) == (expected,)
 
 
-@pytest.mark.parametrize("n", [16, 32, 64])
+REGISTERS = {16: "hw", 32: "wl", 64: "l_"}
+PRODUCTS = {
+    (n, kind, part): f"mul.{part}.{kind}{n} %{out}o, %{REGISTERS[n][0]}a, %{REGISTERS[n][0]}b;"
+    for n in REGISTERS
+    for kind in "us"
+    for part, out in (("lo", REGISTERS[n][0]), ("hi", REGISTERS[n][0]), ("wide", REGISTERS[n][1]))
+    if out != "_"
+}
+
+
+@pytest.mark.parametrize("n", REGISTERS)
 @pytest.mark.parametrize("kind", "us")
 def test_products_at_random(n: int, kind: str) -> None:
-    small, large = {16: "hw", 32: "wl", 64: "l_"}[n]
+    small, large = REGISTERS[n]
     for a, b in zip(numbers(200, n, f"a{n}{kind}"), numbers(200, n, f"b{n}{kind}"), strict=True):
         exact = signed(a, n) * signed(b, n) if kind == "s" else a * b
         for part, value, out in (("lo", exact, small), ("hi", exact >> n, small), ("wide", exact, large)):
             if out == "_":
                 continue
             width = WIDTHS[out]
-            statement = f"mul.{part}.{kind}{n} %{out}o, %{small}a, %{small}b;"
+            statement = PRODUCTS[n, kind, part]
             assert evaluated(statement, a, b) == (value % 2**width,), statement
 
 
 UNORDERED = {"equ": "eq", "neu": "ne", "ltu": "lt", "leu": "le", "gtu": "gt", "geu": "ge"}
 
 
-@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge", *UNORDERED, "num", "nan"])
-@pytest.mark.parametrize("t", ["f32", "f64"])
+COMPARED = ("eq", "ne", "lt", "le", "gt", "ge", *UNORDERED, "num", "nan")
+FLOATS = {"f32": "w", "f64": "l"}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("t", FLOATS)
 def test_float_comparisons_with_and_without_nan(name: str, t: str) -> None:
     """Ordered ones are false if an operand is a NaN, unordered ones true; -0 equals 0."""
     bits, register = (f, "w") if t == "f32" else (d, "l")
@@ -196,7 +223,10 @@ def test_force_leaves_float64_moves_selections_and_integers_alone() -> None:
     assert evaluated("add.s32 %wo, %wa, %wb;", SMALL, 1, flush=True) == (SMALL + 1,)
 
 
-@pytest.mark.parametrize("name", ["e4m3", "e5m2"])
+CONVERSIONS = {name: f"cvt.rn.satfinite.{name}x2.f32 %ho, %wa, %wb;" for name in ("e4m3", "e5m2")}
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
 def test_bytes_of_floats_are_rounded_to_nearest_even_and_saturated(name: str) -> None:
     import ml_dtypes
 
@@ -208,6 +238,6 @@ def test_bytes_of_floats_are_rounded_to_nearest_even_and_saturated(name: str) ->
     near = [np.nextafter(between, sign * np.float32(np.inf)) for sign in (-1, 1)]
     for x in (*values, *between, *near[0], *near[1], np.float32(1e-30), np.float32(1e9), np.float32(-np.inf)):
         expected = int(np.clip(x, -largest, largest).astype(dtype).view(np.uint8))
-        statement = f"cvt.rn.satfinite.{name}x2.f32 %ho, %wa, %wb;"
+        statement = CONVERSIONS[name]
         assert evaluated(statement, f(x), f(1.0)) == (expected << 8 | evaluated(statement, 0, f(1.0))[0],), x
     assert evaluated(statement, f(NAN), 0x80000000) == (0x7F80,)

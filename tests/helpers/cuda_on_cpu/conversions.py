@@ -167,7 +167,7 @@ def atomic_sum(c: Translation, t: str) -> None:
 @instruction(r"bra(?:\.uni)?")
 def branch(c: Translation) -> None:
     c.expect(1)
-    c.do(f"goto {c.label(0)};")
+    c.go_to(0)
 
 
 @instruction(r"(?:ret(?:\.uni)?|exit)")

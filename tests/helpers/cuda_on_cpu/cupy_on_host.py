@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cuda_on_cpu.compiled import shared_ptx
+from cuda_on_cpu.compiled import GROUPED_SOURCE, KEYED, KEYED_SOURCE, PARAMETERS, shared_ptx
 from cuda_on_cpu.machine import Module
 from fanfill.cuda import nvrtc
 from fanfill.cuda.driver import Driver
@@ -85,9 +85,6 @@ def module(source: str, architecture: int) -> Module:
     return Module(shared_ptx(nvrtc.compiler(), source, architecture), lazily=True)
 
 
-ready: set[tuple[int, str]] = set()
-
-
 class Function:
     """A kernel of a module that was loaded on one device, and its handle."""
 
@@ -142,7 +139,7 @@ class Machine:
         self.launches: list[Launch] = []
         self.loads: list[int] = []
         self.most: int | None = None
-        self.parameters = 32764
+        self.parameters = PARAMETERS
         self.by_family = False
         self.capturing = False
         self.out_of_memory: Callable[[int], Exception] = OutOfMemory
@@ -294,9 +291,10 @@ class Machine:
             assert found is not None
             kind, name = (part.decode() for part in found.groups())
             if kind == "grouped_":
-                source = source_of(f"grouped_{self.parameters}_{name}")
+                whole = self.parameters == PARAMETERS and not self.by_family
+                source = GROUPED_SOURCE if whole else source_of(f"grouped_{self.parameters}_{name}")
             elif kind.startswith("keyed_"):
-                source = source_of(f"keyed_{name}")
+                source = KEYED_SOURCE if name in KEYED else source_of(f"keyed_{name}")
             else:
                 source = source_of(name) if self.by_family else self.source()
             return Loaded(self, module(source, architecture), image, self.current)
@@ -332,9 +330,6 @@ class Machine:
             ctypes.string_at(p, parameter.size) for p, parameter in zip(places, parameters, strict=True)
         ]
         memory = [(a.pointer, a.size) for a in self.allocations if a.device == self.current]
-        if (id(loaded.module), name) not in ready:
-            loaded.module.compile([name], optimize=False)  # launches here are short, compiling takes longer
-            ready.add((id(loaded.module), name))
         loaded.module.launch(name, (blocks,), (threads,), passed, memory=memory)
         self.launches.append(Launch(name, blocks, threads, self.current, stream))
 

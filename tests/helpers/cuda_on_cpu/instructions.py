@@ -98,11 +98,11 @@ def carried_sum(c: Translation, name: str, chain: str, out: str | None, n: str) 
     """One limb of a wider sum: `.cc` writes the carry, `addc` reads it; for differences it is the borrow."""
     c.expect(3)
     t = f"u{n}"
-    sign, given = OPERATOR[name], "carry" if chain else "0"
+    sign, given = OPERATOR[name], "thread->carry" if chain else "0"
     c.do(f"{{ u128 sum = (u128){c.read(1, t)} {sign} {c.read(2, t)} {sign} {given};")
     c.write(0, t, "sum")
     if out:
-        c.do(f"carry = (u8)(sum >> {n}) & 1;")
+        c.do(f"thread->carry = (u8)(sum >> {n}) & 1;")
     c.do("}")
 
 

@@ -3,25 +3,24 @@
     module = Module(ptx)
     module.launch("kernel", (blocks, 1, 1), (256, 1, 1), [address.tobytes(), count.tobytes()])
 
-Each entry is translated and compiled at its first launch, or many at once by `Module.compile`; equal bodies
-are compiled once in a process. It shows what the PTX computes. It does not show ptxas, the hardware, the
+Each entry is translated and linked at its first launch, or many at once by `Module.compile`; equal bodies
+are linked once in a process. It shows what the PTX computes. It does not show ptxas, the hardware, the
 order of threads or timing.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from cuda_on_cpu.build import Launch, TrapRecord, compile_together, distinct, functions
+from cuda_on_cpu.build import Launch, Linked, TrapRecord, distinct, link, programs
 from cuda_on_cpu.parser import entry_of, kernels
 from cuda_on_cpu.ptx import Entry, Instruction, Parameter, PtxError
-from cuda_on_cpu.translate import c_function
+from cuda_on_cpu.translate import Program, program_of
 
 __all__ = ["LaunchError", "Module", "Parameter", "PtxError", "Trap", "distinct"]
 
@@ -143,38 +142,30 @@ class Module:
         if not lazily:
             for name in self.kernels:
                 self.entries[name]
-        self._symbols: dict[str, str] = {}
+        self._linked: dict[str, Linked] = {}
 
-    def source(self, name: str) -> tuple[str, str]:
-        """(name of the C function, which is a hash of what it does; its text)."""
+    def program(self, name: str) -> Program:
+        """What a kernel does; equal for kernels that do the same."""
         self.entry(name)
         with shifted(self.kernels[name].lines):
-            text = c_function(self.kernels[name].text)
-        symbol = self._symbols[name] = "k" + hashlib.sha256(text.encode()).hexdigest()[:24]
-        return symbol, text.replace("NAME", symbol)
+            return program_of(self.kernels[name].text)
 
     def entry(self, name: str) -> Entry:
         if name not in self.entries:
             raise LaunchError(f"expected a kernel of this module; got {name!r}")
         return self.entries[name]
 
-    def compile(self, names: Iterable[str] | None = None, *, workers: int = 1, optimize: bool = True) -> None:
-        """Translate and compile these kernels, or all, that are not compiled yet.
-
-        Parameters
-        ----------
-        workers : int
-            Compilers that run at once.
-        optimize : bool
-            Without, a kernel compiles in half the time and runs at a tenth of the rate.
+    def compile(self, names: Iterable[str] | None = None) -> None:
+        """Translate these kernels, or all, and compile what they do that no kernel before did.
 
         Raises
         ------
         PtxError
             An unknown instruction, modifier or operand; it names the line.
         """
-        sources = dict(self.source(name) for name in (self.entries if names is None else names))
-        compile_together(sources, workers, optimize)
+        made = {name: self.program(name) for name in (self.entries if names is None else names)}
+        link(made.values())
+        self._linked |= {name: programs[program.digest] for name, program in made.items()}
 
     def launch(
         self,
@@ -209,9 +200,9 @@ class Module:
         entry = self.entry(name)
         grid, block = geometry(name, entry, grid, block)
         params = parameter_block(name, entry, args)
-        if name not in self._symbols or self._symbols[name] not in functions:
+        if name not in self._linked:
             self.compile([name])
-        function = functions[self._symbols[name]]
+        function = self._linked[name]
         ends = [(a, a + size) for a, size in memory] if memory is not None else EVERYWHERE
         ranges = (ctypes.c_uint64 * (2 * len(ends)))(*(end for pair in ends for end in pair))
         kept = 0x80000000 if self.flush else 0xFFFFFFFF

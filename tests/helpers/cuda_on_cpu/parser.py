@@ -7,7 +7,6 @@ else a text holds is a `PtxError` that names the line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from cuda_on_cpu.ptx import (
     bits,
 )
 
-TOKEN = re.compile(r'"[^"\n]*"|\n|[^\S\n]+|(?:[.%$\w]|::)+|-\d\w*|[{}()\[\];:,@|!+<>=-]')
+TOKEN = re.compile(r'"[^"\n]*"|\s+|(?:[.%$\w]|::)+|-\d\w*|[{}()\[\];:,@|!+<>=-]')
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 ENTRY = re.compile(r"\.entry\s+([\w$]+)")
 TYPE = re.compile(r"pred|[busf](8|16|32|64)")
@@ -45,45 +44,47 @@ LIMITS = {".maxntid", ".reqntid"}
 OTHER_LIMITS = {".minnctapersm", ".maxnreg"}
 
 
-class Token(NamedTuple):
-    text: str
-    line: int
+def tokens(text: str) -> tuple[list[str], list[int]]:
+    """The words of a text, and the line of each."""
+    words: list[str] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        found = TOKEN.findall(line)
+        if sum(map(len, found)) != len(line):
+            raise PtxError(number, f"unknown character {unknown(line)!r}")
+        words += (kept := [word for word in found if not word.isspace()])
+        lines += [number] * len(kept)
+    return words, lines
 
 
-def tokens(text: str) -> Iterator[Token]:
-    line = 1
+def unknown(line: str) -> str:
+    """The first character that belongs to no word."""
     place = 0
-    for found in TOKEN.finditer(text):
-        if found.start() != place:
-            break
+    while found := TOKEN.match(line, place):
         place = found.end()
-        word = found[0]
-        if word == "\n":
-            line += 1
-        elif not word.isspace():
-            yield Token(word, line)
-    if place < len(text):
-        raise PtxError(line, f"unknown character {text[place]!r}")
+    return line[place]
 
 
 class Parser:
     """Recursive descent over the tokens of a module."""
 
     def __init__(self, text: str) -> None:
-        self.tokens = [*tokens(text), Token("", text.count("\n") + 1)]
+        self.tokens, self.lines = tokens(text)
+        self.tokens.append("")
+        self.lines.append(text.count("\n") + 1)
         self.place = 0
         self.scopes: list[dict[str, Register]] = []
 
     @property
-    def next(self) -> Token:
+    def next(self) -> str:
         return self.tokens[self.place]
 
     def take(self) -> str:
         self.place += 1
-        return self.tokens[self.place - 1].text
+        return self.tokens[self.place - 1]
 
     def accept(self, text: str) -> bool:
-        if self.next.text != text:
+        if self.tokens[self.place] != text:
             return False
         self.place += 1
         return True
@@ -93,25 +94,25 @@ class Parser:
             raise self.error(f"expected {text!r}")
 
     def error(self, why: str) -> PtxError:
-        return PtxError(self.next.line, f"{why}; got {self.next.text!r}")
+        return PtxError(self.lines[self.place], f"{why}; got {self.next!r}")
 
     def number(self) -> int:
-        if not INTEGER.fullmatch(self.next.text):
+        if not INTEGER.fullmatch(self.next):
             raise self.error("expected an integer")
         return int(self.take().rstrip("U"), 0)
 
     def module(self) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
-        while self.next.text:
-            if self.next.text in (".version", ".address_size"):
+        while self.next:
+            if self.next in (".version", ".address_size"):
                 self.place += 2
             elif self.accept(".target"):
                 self.take()
                 while self.accept(","):
                     self.take()
-            elif self.next.text in LINKING:
+            elif self.next in LINKING:
                 self.take()
-            elif self.next.text in VARIABLES:
+            elif self.next in VARIABLES:
                 # NVRTC keeps named constants that no kernel reads. One that does is an unknown operand.
                 while self.take() != ";":
                     pass
@@ -148,13 +149,13 @@ class Parser:
         while not self.accept(")"):
             self.expect(".param")
             align, type_name = 0, ""
-            while self.next.text.startswith("."):
+            while self.next.startswith("."):
                 word = self.take()
                 if word == ".align":
                     # After .ptr the alignment is that of what the pointer points at.
                     align = self.number() if not type_name else align
                 elif word == ".ptr":
-                    while self.next.text in (".global", ".align"):
+                    while self.next in (".global", ".align"):
                         if self.take() == ".align":
                             self.number()
                 elif TYPE.fullmatch(word[1:]):
@@ -169,7 +170,7 @@ class Parser:
             offset += -offset % align
             found.append(Parameter(name, kind, type_name, size, align, offset))
             offset += size
-            if self.next.text != ")":
+            if self.next != ")":
                 self.expect(",")
         return found
 
@@ -183,7 +184,7 @@ class Parser:
         elif self.accept(".pragma"):
             self.take()
             self.expect(";")
-        elif self.tokens[self.place + 1].text == ":":
+        elif self.tokens[self.place + 1] == ":":
             entry.body.append(Label(self.take()))
             self.expect(":")
         else:
@@ -194,6 +195,7 @@ class Parser:
         if not TYPE.fullmatch(type_name):
             self.place -= 1
             raise self.error("expected a register type")
+        width = bits(type_name)
         while True:
             name = self.take()
             names = [name]
@@ -203,8 +205,7 @@ class Parser:
             for each in names:
                 # A number keeps registers of inner scopes apart from those of the same name outside.
                 number = f"_{len(entry.registers)}" if len(self.scopes) > 1 else ""
-                unique = re.sub(r"\W", "_", each.lstrip("%"))
-                register = Register(f"r_{unique}{number}", bits(type_name))
+                register = Register(f"r_{each.lstrip('%')}{number}", width)
                 self.scopes[-1][each] = register
                 entry.registers.append(register)
             if not self.accept(","):
@@ -214,32 +215,37 @@ class Parser:
     def instruction(self) -> Instruction:
         first = self.place
         guard: Register | Not | None = None
-        if self.accept("@"):
+        if self.tokens[first] == "@":
+            self.place += 1
             read = self.scalar()
             if not isinstance(read, Register | Not):
                 raise self.error("expected a predicate before this")
             guard = read
-        line, opcode = self.next.line, self.take()
-        if not re.match(r"[a-z]", opcode):
+        line, opcode = self.lines[self.place], self.take()
+        if not "a" <= opcode[:1] <= "z":
             self.place -= 1
             raise self.error("expected an instruction")
         operands: list[Operand] = []
-        while self.next.text != ";":
+        words = self.tokens
+        while words[self.place] != ";":
             operands.append(self.operand())
-            if self.next.text != ";":
+            if words[self.place] != ";":
                 self.expect(",")
-        text = " ".join(t.text for t in self.tokens[first : self.place])
+        text = " ".join(self.tokens[first : self.place])
         self.expect(";")
         return Instruction(opcode, tuple(operands), guard, line, text)
 
     def operand(self) -> Operand:
-        if self.accept("{"):
+        word = self.tokens[self.place]
+        if word == "{":
+            self.place += 1
             parts = [self.scalar()]
             while self.accept(","):
                 parts.append(self.scalar())
             self.expect("}")
             return Vector(tuple(parts))
-        if self.accept("["):
+        if word == "[":
+            self.place += 1
             base = self.scalar()
             if not isinstance(base, Register | Name):
                 raise self.error("expected a register or a parameter as an address before this")
@@ -250,16 +256,16 @@ class Parser:
         return Pair(first, self.scalar()) if self.accept("|") else first
 
     def scalar(self) -> Scalar:
+        word = self.tokens[self.place]
+        for scope in reversed(self.scopes):
+            if word in scope:
+                self.place += 1
+                return scope[word]
         if self.accept("!"):
             read = self.scalar()
             if not isinstance(read, Register):
                 raise self.error("expected a predicate before this")
             return Not(read)
-        word = self.next.text
-        for scope in reversed(self.scopes):
-            if word in scope:
-                self.take()
-                return scope[word]
         if word == "_":
             self.take()
             return Sink()
@@ -305,8 +311,10 @@ def kernels(ptx: str) -> dict[str, Kernel]:
     ends = [*(match.start() for match in found), len(plain)]
     Parser(plain[: ends[0]]).module()
     made = {}
+    lines, before = 0, 0
     for match, end in zip(found, ends[1:], strict=True):
         name = match[1]
+        lines, before = lines + plain.count("\n", before, match.start()), match.start()
         body = plain[match.end() : end].rstrip().replace(f"{name}_param_", "param_")
-        made[name] = Kernel(f".entry kernel{body}", plain.count("\n", 0, match.start()))
+        made[name] = Kernel(f".entry kernel{body}", lines)
     return made

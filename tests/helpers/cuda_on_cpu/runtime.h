@@ -219,3 +219,52 @@ static inline u8 byte_of_f32(f32 x, int mantissa, int least, u32 largest) {
 }
 static inline u8 e4m3_of_f32(f32 x) { return byte_of_f32(x, 3, -6, 0x7e); }
 static inline u8 e5m2_of_f32(f32 x) { return byte_of_f32(x, 2, -14, 0x7b); }
+
+// A thread on its way: registers of 8 bytes, each read by its width.
+struct thread {
+    const struct launch *launch;
+    struct trap *trap;
+    u8 *registers;
+    u32 tid[3], ctaid[3];
+    u8 carry;
+};
+
+// A step of a program: the address of an operation, then its words. The operation goes on with the step behind it,
+// by a call in its own place, which takes half the time of a return; it returns the step to branch to, or none where
+// the thread ends.
+typedef const u64 *operation(const u64 *step, struct thread *thread);
+
+#define R1(offset) (*(union r1 *)(thread->registers + (offset)))
+#define R16(offset) (*(union r16 *)(thread->registers + (offset)))
+#define R32(offset) (*(union r32 *)(thread->registers + (offset)))
+#define R64(offset) (*(union r64 *)(thread->registers + (offset)))
+#define NEXT(words) return ((operation *)step[words])(step + (words), thread);
+#define OPERATION(name, ...)                                           \
+    const u64 *name(const u64 *step, struct thread *thread) {          \
+        const struct launch *launch = thread->launch;                  \
+        const u32 *tid = thread->tid, *ctaid = thread->ctaid;          \
+        struct trap *trap = thread->trap;                              \
+        __VA_ARGS__                                                    \
+    }
+
+// The threads of a range of blocks, up to one that traps.
+void run(const struct launch *launch, u64 first, u64 end, struct trap *trap, const u64 *program, u64 registers) {
+    const u32 *grid = launch->grid, *block = launch->block;
+    u64 held[registers + 1];
+    struct thread thread = {launch, trap, (u8 *)held};
+    u32 *tid = thread.tid, *ctaid = thread.ctaid;
+    for (u64 b = first; b < end; b++) {
+        ctaid[0] = b % grid[0], ctaid[1] = b / grid[0] % grid[1], ctaid[2] = b / grid[0] / grid[1];
+        for (tid[2] = 0; tid[2] < block[2]; tid[2]++)
+            for (tid[1] = 0; tid[1] < block[1]; tid[1]++)
+                for (tid[0] = 0; tid[0] < block[0]; tid[0]++) {
+                    thread.carry = 0;
+                    for (const u64 *step = program; step;) step = ((operation *)step[0])(step, &thread);
+                    if (trap->reason) {
+                        memcpy(trap->tid, tid, sizeof thread.tid);
+                        memcpy(trap->ctaid, ctaid, sizeof thread.ctaid);
+                        return;
+                    }
+                }
+    }
+}

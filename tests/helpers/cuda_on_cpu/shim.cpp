@@ -1,5 +1,5 @@
 // Exports of the kernels and of what makes their values, for ctypes. SOURCE is the joined text of the kernels;
-// NAMES a file of the lines EXPORT(name).
+// NAMES a file of the lines EXPORT(name), and EXPORT_BOX(name) where boxes are wanted too.
 #include "shim.h"
 #include SOURCE
 
@@ -32,10 +32,11 @@ static void values_of(const u32* words, u64 blocks, const void* make, u32* out) 
   extern "C" void launch_run_##name(unsigned blocks, unsigned threads, void** arguments) {                 \
     launch(run_##name, blocks, threads, arguments);                                                        \
   }                                                                                                        \
-  extern "C" void launch_box_##name(unsigned blocks, unsigned threads, void** arguments) {                 \
-    launch(box_##name, blocks, threads, arguments);                                                        \
-  }                                                                                                        \
   extern "C" void values_##name(const u32* words, u64 blocks, const void* make, u32* out) {                \
     values_of<Values_##name>(words, blocks, make, out);                                                    \
+  }
+#define EXPORT_BOX(name)                                                                                    \
+  extern "C" void launch_box_##name(unsigned blocks, unsigned threads, void** arguments) {                 \
+    launch(box_##name, blocks, threads, arguments);                                                        \
   }
 #include NAMES

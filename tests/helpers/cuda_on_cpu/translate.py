@@ -1,15 +1,17 @@
-"""From a parsed entry to C: one function for a thread, one that runs the threads of a range of blocks.
+"""From a parsed entry to a program: for each instruction a C function, and words that say what it works with.
 
-The C text names nothing but registers, labels and offsets, so equal bodies become equal text, whatever the
-kernel, the architecture or the compiler that the PTX came from.
+Registers, literals, offsets and targets are words, so the C texts are those of some hundred operations,
+whatever the kernels: they compile in half a second, where a C function for each kernel took half a minute.
+Nothing else is in a program, so equal bodies are equal, whatever the kernel, the architecture or the compiler
+of the PTX.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import struct
 from functools import cache
+from typing import NamedTuple
+
+import shared
 
 from cuda_on_cpu import conversions, instructions  # noqa: F401 - they fill the table
 from cuda_on_cpu.parser import entry_of
@@ -34,36 +36,43 @@ from cuda_on_cpu.ptx import (
 from cuda_on_cpu.table import translate
 
 COORDINATES = {"tid": "tid", "ctaid": "ctaid", "ntid": "launch->block", "nctaid": "launch->grid"}
-THREAD = "const struct launch *launch, const u32 *tid, const u32 *ctaid, struct trap *trap"
-FUNCTION = """
-void NAME(const struct launch *launch, u64 first, u64 end, struct trap *trap) {
-    const u32 *grid = launch->grid, *block = launch->block;
-    for (u64 b = first; b < end; b++) {
-        const u32 ctaid[3] = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
-        u32 tid[3];
-        for (tid[2] = 0; tid[2] < block[2]; tid[2]++)
-            for (tid[1] = 0; tid[1] < block[1]; tid[1]++)
-                for (tid[0] = 0; tid[0] < block[0]; tid[0]++)
-                    if (thread_NAME(launch, tid, ctaid, trap)) {
-                        memcpy(trap->tid, tid, sizeof tid);
-                        memcpy(trap->ctaid, ctaid, sizeof ctaid);
-                        return;
-                    }
-    }
-}
-"""
+WORDS = 2**64
+
+
+class Program(NamedTuple):
+    """A kernel as words: for each step its function's address, not known yet, and what it works with.
+
+    `texts` has the C text of each step, `starts` where its words begin, `registers` how many registers
+    of 8 bytes a thread has. The digest stands for all of it.
+    """
+
+    digest: str
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+    words: tuple[int, ...]
+    registers: int
+
+
+class Frame:
+    """What all instructions of an entry have in common."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.parameters = {p.name: p for p in entry.parameters}
+        self.places = {register: 8 * k for k, register in enumerate(entry.registers)}
 
 
 class Translation:
     """One instruction on its way to C: how handlers read operands, and write results and statements."""
 
-    def __init__(self, entry: Entry, number: int, instruction: Instruction) -> None:
-        self.parameters = {p.name: p for p in entry.parameters}
+    def __init__(self, frame: Frame, number: int, instruction: Instruction) -> None:
+        self.frame = frame
         self.number = number
         self.instruction = instruction
         self.reads: set[Register] = set()
         self.writes: set[Register] = set()
         self.lines: list[str] = []
+        self.words: list[int] = []
+        self.target: tuple[int, str] | None = None
 
     def error(self, why: str) -> PtxError:
         return self.instruction.error(why)
@@ -78,6 +87,20 @@ class Translation:
     def do(self, line: str) -> None:
         self.lines.append(line)
 
+    def word(self, value: int) -> str:
+        """A C expression of a word of this step."""
+        self.words.append(value % WORDS)
+        return f"step[{len(self.words)}]"
+
+    def register(self, x: Register) -> str:
+        """A C expression of a register: the union of its width."""
+        return f"R{x.bits}({self.word(self.frame.places[x])})"
+
+    def integer(self, value: int, kind: str, width: int) -> str:
+        """A C expression of an integer: that of its type, 32 bits at least if it is unsigned."""
+        word = self.word(value & ((1 << width) - 1))
+        return f"(({kind if kind == 's' else 'u'}{width if kind == 's' or width > 8 else 32}){word})"
+
     def read(self, operand: int | Operand, type_name: str, loose: bool = False) -> str:
         """A C expression of the operand as this type; `loose` allows wider registers, of which it takes the
         lower bits.
@@ -87,21 +110,22 @@ class Translation:
         if isinstance(x, Register):
             self.reads.add(x)
             if x.bits == width:
-                return f"{x.name}.{kind if kind in 'fs' else 'u'}"
+                return f"{self.register(x)}.{kind if kind in 'fs' else 'u'}"
             if loose and x.bits > width > 1:
-                return f"(({'s' if kind == 's' else 'u'}{width}){x.name}.u)"
+                return f"(({'s' if kind == 's' else 'u'}{width}){self.register(x)}.u)"
             raise self.error(f"a register of {x.bits} bits as {type_name}")
         if isinstance(x, Not) and width == x.register.bits == 1:
             self.reads.add(x.register)
-            return f"!{x.register.name}.u"
+            return f"!{self.register(x.register)}.u"
         if isinstance(x, Float) and width == x.bits:
-            return float_literal(x) if kind == "f" else integer_literal(x.pattern, kind, width)
+            pattern = self.integer(x.pattern, "u" if kind == "f" else kind, width)
+            return f"f{x.bits}_of({pattern})" if kind == "f" else pattern
         if isinstance(x, Integer) and kind != "f" and -(1 << (width - 1)) <= x.value < 1 << width:
-            return integer_literal(x.value, kind, width)
+            return self.integer(x.value, kind, width)
         if isinstance(x, Special) and width == 32:
             return f"(({'s' if kind == 's' else 'u'}32){COORDINATES[x.name]}[{'xyz'.index(x.axis)}])"
-        if isinstance(x, Name) and width == 64 and x.name in self.parameters:
-            return f"{self.parameters[x.name].offset}ull"
+        if isinstance(x, Name) and width == 64 and x.name in self.frame.parameters:
+            return self.integer(self.frame.parameters[x.name].offset, "u", 64)
         raise self.error(f"expected an operand of type {type_name}, got {x}")
 
     def write(self, operand: int | Operand, type_name: str, value: str, loose: bool = False) -> None:
@@ -114,9 +138,9 @@ class Translation:
             raise self.error(f"expected a register to write to, got {x}")
         self.writes.add(x)
         if x.bits == width:
-            self.do(f"{x.name}.{'f' if kind == 'f' else 'u'} = {value};")
+            self.do(f"{self.register(x)}.{'f' if kind == 'f' else 'u'} = {value};")
         elif loose and x.bits > width > 1:
-            self.do(f"{x.name}.u = ({'s' if kind == 's' else 'u'}{width})({value});")
+            self.do(f"{self.register(x)}.u = ({'s' if kind == 's' else 'u'}{width})({value});")
         else:
             raise self.error(f"a register of {x.bits} bits for a result of type {type_name}")
 
@@ -148,42 +172,26 @@ class Translation:
         x = self.operand(k)
         if not isinstance(x, Address):
             raise self.error(f"expected an address, got {x}")
-        return f"{self.read(x.base, 'u64')} + (u64)({x.offset}ll)"
+        return f"{self.read(x.base, 'u64')} + {self.integer(x.offset, 'u', 64)}"
 
-    def label(self, k: int) -> str:
+    def go_to(self, k: int) -> None:
+        """Go on at a label: so many words from here."""
         x = self.operand(k)
         if not isinstance(x, Name):
             raise self.error(f"expected a label, got {x}")
-        return label(x.name)
+        self.do(f"return step + (s64){self.word(0)};")
+        self.target = len(self.words), x.name
 
     def trap_if(self, reason: str, address: str) -> None:
         self.do(
             f"{{ u32 reason = {reason}; if (__builtin_expect(reason, 0)) {{ trap->reason = reason; "
-            f"trap->address = {address}; trap->instruction = {self.number}; return 1; }} }}"
+            f"trap->address = {address}; trap->instruction = {self.word(self.number)}; return 0; }} }}"
         )
 
 
-def integer_literal(value: int, kind: str, width: int) -> str:
-    pattern = value & ((1 << width) - 1)
-    if kind == "s":
-        return f"((s{width}){pattern:#x})"
-    return f"((u16){pattern:#x})" if width == 16 else f"{pattern:#x}{'ull' if width == 64 else 'u'}"
-
-
-def float_literal(x: Float) -> str:
-    value: float = struct.unpack("<f" if x.bits == 32 else "<d", x.pattern.to_bytes(x.bits // 8, "little"))[0]
-    if not math.isfinite(value):
-        return f"f{x.bits}_of({x.pattern:#x})"
-    return f"({value.hex()}{'f' if x.bits == 32 else ''})"
-
-
-def label(name: str) -> str:
-    return "L" + re.sub(r"\W", "_", name)
-
-
 @cache
-def c_function(text: str) -> str:
-    """C text that defines the function NAME, to be compiled behind `runtime.h`, from a `Kernel`'s text.
+def program_of(text: str) -> Program:
+    """The program of a `Kernel`'s text; its C texts are to be compiled behind `runtime.h`.
 
     Raises
     ------
@@ -192,27 +200,35 @@ def c_function(text: str) -> str:
         written; it names the line.
     """
     entry = entry_of(text)
+    frame = Frame(entry)
     known = {item.name for item in entry.body if isinstance(item, Label)}
-    lines = [f"static inline int thread_NAME({THREAD}) {{", "u8 carry = 0;"]
-    for width in sorted({r.bits for r in entry.registers}):
-        names = ", ".join(r.name for r in entry.registers if r.bits == width)
-        lines.append(f"union r{width} {names};")
+    texts: list[str] = []
+    starts: list[int] = []
+    words: list[int] = []
+    places: dict[str, int] = {}
+    jumps: list[tuple[int, int, str]] = []
     written: set[Register] = set()
     readers: dict[Register, Instruction] = {}
     for number, item in enumerate(entry.body):
         if isinstance(item, Label):
-            lines.append(f"{label(item.name)}:;")
+            places[item.name] = len(words)
             continue
         if item.opcode.startswith("bra") and item.operands[0] not in {Name(n) for n in known}:
             raise item.error("unknown label")
-        made = Translation(entry, number, item)
-        if item.guard is not None:
-            lines.append(f"if ({made.read(item.guard, 'pred')})")
+        made = Translation(frame, number, item)
+        guard = "" if item.guard is None else f"if ({made.read(item.guard, 'pred')}) "
         translate(made)
-        lines.append("{ " + " ".join(made.lines) + " }")
+        starts.append(len(words))
+        if made.target is not None:
+            jumps.append((len(words), *made.target))
+        texts.append(f"{guard}{{ {' '.join(made.lines)} }} NEXT({1 + len(made.words)})")
+        words += (0, *made.words)
         written |= made.writes
         readers |= {r: item for r in made.reads if r not in readers}
     for register, reader in readers.items():
         if register not in written:
             raise reader.error(f"{register.name} is never written, but read")
-    return "\n".join([*lines, "return 0;", "}"]) + FUNCTION
+    for start, place, target in jumps:
+        words[start + place] = (places[target] - start) % WORDS
+    everything = (*texts, "return 0;"), (*starts, len(words)), (*words, 0), len(entry.registers)
+    return Program(shared.digest(everything), *everything)
