@@ -108,10 +108,10 @@ def batteries(folder: Path, *names: str, finds: str = "", **given: str) -> subpr
 
 @pytest.fixture
 def stand_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """PYTHON for the script: it knows the list of feeds, and writes lines for a known one until nobody reads.
+    """PYTHON for the script: it knows the list of feeds, and writes lines for a known one until none reads.
 
-    That takes no time, and the batteries here do not look at the bits. An unknown feed is left to feeds.py, as
-    is every feed if REAL is set.
+    That takes no time, and the batteries here do not look at the bits. An unknown feed is left to feeds.py,
+    as is every feed if REAL is set.
     """
     feeds.main([])
     (tmp_path / "list").write_text(capsys.readouterr().out)
