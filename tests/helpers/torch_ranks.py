@@ -1,4 +1,4 @@
-"""What the ranks of gloo worlds check: run once by test_torch_sharding.py, for all worlds and all their checks.
+"""What the ranks of gloo worlds check: run by test_torch_sharding.py, once for all worlds and their checks.
 
     python torch_ranks.py FOLDER WORLD...
 
