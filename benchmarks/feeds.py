@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from quality_controls import rounded_twice
 from quality_laws import Array, Law
 from quality_sources import NAME, SEED, FanfillSource
 from quality_tally import BLOCK, Source
@@ -80,6 +79,13 @@ class Feed(NamedTuple):
     text: str
     bits: Callable[[], Iterator[Array]]
     control: bool = False
+
+
+def rounded_twice(law: Law) -> Source:
+    """A source of the negative controls, whose module takes a second to import."""
+    from quality_controls import rounded_twice
+
+    return rounded_twice(law)
 
 
 def _bits(law: Law, kept: int = 24, skipped: int = 0) -> Feed:

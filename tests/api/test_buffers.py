@@ -178,7 +178,7 @@ def collides(shape, strides, itemsize):
     return False
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     axes=st.lists(st.tuples(st.integers(0, 5), st.integers(-40, 40)), max_size=4),
     itemsize=st.sampled_from([1, 2, 4, 8]),

@@ -1,6 +1,7 @@
 """The normal distribution function and the fixed-point constants made of it."""
 
 import decimal
+import functools
 import math
 import random
 from fractions import Fraction
@@ -68,11 +69,19 @@ def as_fraction(x: mpmath.mpf) -> Fraction:
     return (-1) ** sign * Fraction(mantissa) * Fraction(2) ** exponent
 
 
-def exact_tails(lower: float, upper: float, word: int, bits: int) -> tuple[Fraction, Fraction]:
-    """(Phi, 1 - Phi) of the value that a word stands for, by mpmath."""
+@functools.lru_cache(maxsize=1)  # the words of an interval come one after the other
+def beyond(lower: float, upper: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """The probabilities on both sides of an interval."""
     with mpmath.workdps(160):
         ends = (min(-mpmath.mpf(lower), 60), min(mpmath.mpf(upper), 60))  # mpmath fails far out
         below, above = (mpmath.erfc(x / mpmath.sqrt(2)) / 2 for x in ends)
+    return below, above
+
+
+def exact_tails(lower: float, upper: float, word: int, bits: int) -> tuple[Fraction, Fraction]:
+    """(Phi, 1 - Phi) of the value that a word stands for, by mpmath."""
+    below, above = beyond(lower, upper)
+    with mpmath.workdps(160):
         u = (mpmath.mpf(word) + 0.5) / 2**bits
         mass = 1 - below - above
         return as_fraction(below + u * mass), as_fraction(above + (1 - u) * mass)
@@ -130,7 +139,7 @@ def test_moments_are_those_of_the_cut_normal(cuts: tuple[float, float]) -> None:
     a, b = (max(min(x, 30.0), -30.0) for x in cuts)
     with mpmath.workdps(40):
         # Substituting the middle keeps narrow intervals exact.
-        density = mpmath.npdf
+        density = functools.cache(mpmath.npdf)  # the three integrals have their points in common
         points = mpmath.linspace(mpmath.mpf(a), mpmath.mpf(b), 9)
         mass = mpmath.quad(density, points)
         mean = mpmath.quad(lambda x: x * density(x), points) / mass

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optional
 import pytest
 
-for library in ("dask.array", "distributed", "zarr"):
-    pytest.importorskip(library, reason=f"{library} is not installed")
+optional.needs("dask", "distributed", "zarr")
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import two_processes
 from rich.console import Console
 
 import fanfill as ff
-from fanfill.bench import measure, noise, peers, picture, report, suite
+from fanfill.bench import cold, measure, noise, peers, picture, report, suite
 from fanfill.bench.measure import Case, Row
 from fanfill.bench.report import Result
 from fanfill.cli import bench, main
@@ -41,7 +42,9 @@ KEYS = {field.name for field in dataclasses.fields(Row)} | {"values_per_second",
 
 @pytest.fixture(scope="module")
 def tiny() -> Result:
-    return report.surroundings("fanfill bench", suite.run(TINY))
+    with pytest.MonkeyPatch.context() as patch:  # no process that imports torch, for two seconds
+        patch.setattr(cold, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+        return report.surroundings("fanfill bench", suite.run(TINY))
 
 
 def changed(result: Result, factor: float, subject: str = "fanfill") -> Result:

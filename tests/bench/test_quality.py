@@ -55,9 +55,23 @@ def test_fanfills_streams_follow_their_laws(law: Law) -> None:
     assert_follows(law, SMALL)
 
 
-# Flaws that thousands of millions of draws show; and the same a little larger, which a hundredth shows.
-FINE = {control.name: control for control in CONTROLS if control.draws > 2**30}
+# Flaws that take 10^8 draws and more to show; and the same, larger, which fewer show.
+FINE = {control.name: control for control in CONTROLS if control.draws > 2**26}
+UNIFORM = Law("uniform", 1.0, "float32")
 COARSE = [
+    FINE["uniform of 23 bits"]._replace(
+        name="uniform of 17 bits",
+        source=altered(UNIFORM, lambda out: np.multiply(np.floor(out * 2.0**16), 2.0**-16, out=out)),
+        draws=2**21,
+    ),
+    FINE["uniform of 23 bits, never 0"]._replace(
+        name="uniform of 21 bits, never 0",  # octaves begin at 2^-20
+        source=altered(
+            UNIFORM,
+            lambda out: np.multiply(np.floor(out * 2.0**20) + np.float32(0.5), 2.0**-20, out=out),
+        ),
+        draws=2**26,
+    ),
     FINE["tails cut at 5.77 sigma"]._replace(
         name="tails cut at 4.5 sigma",
         source=altered(NORMAL, lambda out: np.clip(out, -4.5, 4.5, out=out)),
@@ -73,7 +87,8 @@ COARSE = [
 
 def test_the_fine_flaws_have_a_coarse_one_each() -> None:
     assert [control.fails for control in COARSE] == [control.fails for control in FINE.values()]
-    assert max(control.draws for control in COARSE) < min(control.draws for control in FINE.values()) / 64
+    for coarse, fine in zip(COARSE, FINE.values(), strict=True):
+        assert coarse.draws <= fine.draws / 4
 
 
 @pytest.mark.parametrize(

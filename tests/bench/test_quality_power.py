@@ -17,7 +17,7 @@ from quality_tally import tallied
 
 NORMAL = Law("normal", 1.0, "float32")
 TRUNCATED = Law("truncated", 1.0, "float32")
-DRAWS = 2**21
+DRAWS = 2**20
 
 
 def assign(where: slice, value: float) -> Callable[[np.ndarray], None]:

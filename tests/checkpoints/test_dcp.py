@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optional
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-import torch.distributed.checkpoint as theirs  # noqa: E402
 
 import fanfill as ff  # noqa: E402
 from fanfill.checkpoints import ModelRecipe, TensorRecipe, checking, writing  # noqa: E402
-from fanfill.torch import dcp  # noqa: E402
 
+theirs = optional.Lazy("torch.distributed.checkpoint")
 drawn = TensorRecipe.drawn
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)")  # torch's own load
 def test_dcp_folders_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dcp, "PIECE", 3000)
+    monkeypatch.setattr("fanfill.torch.dcp.PIECE", 3000)
     recipe = ModelRecipe(
         {
             "w": drawn((300, 70), "bfloat16", ff.normal()),
@@ -67,7 +67,7 @@ def with_another_entry(archive: bytes, name: str) -> bytes:
 
 
 def test_dcp_folders_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dcp, "PIECE", 3000)
+    monkeypatch.setattr("fanfill.torch.dcp.PIECE", 3000)
     monkeypatch.chdir(tmp_path)
     recipe = ModelRecipe({"w": drawn((50, 70), "float32", ff.normal()), "b": drawn((9,), "float32", 1.0)})
     recipe.write(tmp_path, 3, format="dcp")

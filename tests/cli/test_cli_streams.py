@@ -97,16 +97,16 @@ def test_what_stdout_does_not_take_is_one_line_or_a_quiet_141(
 
 
 def test_the_interpreters_last_flush_is_as_quiet(unread: int) -> None:
-    done = run("fill normal 9", stdout=unread)
+    done = run("--version", stdout=unread)
     assert (done.returncode, done.stderr) == (141, b"")
     with Path("/dev/full").open("wb") as full:
-        done = run("fill normal 9", stdout=full)
+        done = run("--version", stdout=full)
     assert (done.returncode, done.stderr) == (2, b"fanfill: stdout: No space left on device\n")
 
 
 def test_a_stdout_that_cannot_be_written_is_one_line() -> None:
     with Path(os.devnull).open("rb") as for_reading:
-        done = run("fill normal 9", stdout=for_reading)
+        done = run("--version", stdout=for_reading)
     assert (done.returncode, done.stderr) == (2, b"fanfill: stdout: Bad file descriptor\n")
     done = run("words --count 5", preexec_fn=closing(1))
     assert done.returncode == 2

@@ -40,10 +40,11 @@ for dtype in ("float32", "float64", "float16"):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of all that tests need, with the distribution added."""
+    """A copy of all that tests need, bytecode included, with the distribution added."""
     copy = tmp_path_factory.mktemp("tree")
     for name in ("src", "kernels", "tests", "docs", "benchmarks"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # Another worker may be writing bytecode, under such a name until it is whole.
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     parts = re.split(r"^=== (\S+)\n", PATCH.read_text(), flags=re.MULTILINE)
     for path, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -58,7 +59,7 @@ def python(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words],
         cwd=tree,
-        env=environment | {"PYTHONPATH": places},
+        env=environment | {"PYTHONPATH": places, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )
@@ -66,7 +67,20 @@ def python(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def failing(tree: Path, *tests: str) -> set[str]:
     """Which of these tests fail, out of those that run."""
-    done = python(tree, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", "-q", "-rA", *tests)
+    done = python(
+        tree,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "pytest_timeout",
+        "-o",
+        "addopts=",
+        "-q",
+        "-rA",
+        *tests,
+    )
     ends = {name: end for end, name in re.findall(r"^(PASSED|FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)}
     assert ends.keys() == set(tests), done.stdout + done.stderr
     assert "ERROR" not in ends.values(), done.stdout

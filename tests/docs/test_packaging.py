@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shlex
 import subprocess
@@ -47,10 +48,13 @@ ALLOWED = {
 KERNELS_MAY = {"numpy", "numba", "llvmlite", "fanfill_kernels"}
 
 
+parsed = functools.cache(ast.parse)
+
+
 def imports(source: str) -> set[str]:
     """The top-level packages that a source imports anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -105,7 +109,7 @@ def module_of(path: str) -> str:
 def imported(source: str, modules: Iterable[str]) -> set[str]:
     """The modules of this project that a source imports when it is imported itself."""
     found: set[str] = set()
-    statements = list(ast.parse(source).body)
+    statements = list(parsed(source).body)
     while statements:
         node = statements.pop()
         if isinstance(node, ast.ImportFrom) and node.module:

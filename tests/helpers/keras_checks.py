@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+if __name__ == "__main__":
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras would import it, for 0.7 s
+
 import keras
 import ml_dtypes  # noqa: F401  the names of bfloat16 and of the 8-bit dtypes
 import numpy as np

@@ -1,10 +1,10 @@
-"""What the ranks of a gloo world check: run by test_torch_sharding.py, once a world, all its checks in it.
+"""What the ranks of gloo worlds check: run by test_torch_sharding.py, once for all worlds and their checks.
 
-    python torch_ranks.py WORLD FOLDER
+    python torch_ranks.py FOLDER WORLD...
 
-The ranks are forks of one process, so that torch is imported once. Each writes the name of each check that
-has passed to its file, and what goes wrong beside it; the truth is always the single-process fill of the
-whole tensor.
+The ranks of all worlds are forks of one process, so that torch is imported once. Each writes the name of each
+check that has passed to its file in the world's folder, and what goes wrong beside it; the codes with which
+they ended stand there as well. The truth is always the single-process fill of the whole tensor.
 """
 
 from __future__ import annotations
@@ -334,7 +334,17 @@ def memory(what: str) -> int:
 
 
 def main() -> None:
-    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    folder = Path(sys.argv[1])
+    ft.normal_(torch.empty(1), seed=0)  # what it imports, no rank need
+    for world in map(int, sys.argv[2:]):
+        own = folder / str(world)
+        own.mkdir()
+        codes = ranks(world, own)
+        (own / "codes").write_text(" ".join(map(str, codes)))
+
+
+def ranks(world: int, folder: Path) -> list[int]:
+    """Run a world's ranks; the codes with which they end."""
     children = []
     for rank in range(world):
         child = os.fork()
@@ -344,8 +354,7 @@ def main() -> None:
                 os.dup2(file, descriptor)
             run(rank, world, folder / "rendezvous")
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    sys.exit(next(filter(None, codes), 0))
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def run(rank: int, world: int, path: Path) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import warnings
@@ -72,32 +71,29 @@ def digest(model: Any) -> str:
     return whole.hexdigest()
 
 
-def test_two_processes_and_other_numbers_of_threads_build_the_same_model() -> None:
-    """Both ways of building; layers above the size at which fills are shared among threads."""
-    script = """if True:
-        import hashlib, torch, fanfill.torch as ft
-        def make():
-            return torch.nn.Sequential(torch.nn.Linear(500, 700), torch.nn.Conv2d(64, 130, 5),
-            torch.nn.LSTM(99, 77))
-        with ft.accelerated(seed=1):
-            built = make()
-        for model in (built, ft.init_module(make(), seed=1)):
-            print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in
-            model.parameters())).hexdigest())
-    """
-    answers = [
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "FANFILL_NUM_THREADS": threads},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        ).stdout.split()
-        for threads in ("1", "2")
-    ]
-    assert answers[0] == answers[1]
-    assert answers[0][0] != answers[0][1]
+# Both ways of building; layers above the size at which fills are shared among threads.
+BUILDING = """
+import hashlib, torch, fanfill.torch as ft
+def make():
+    return torch.nn.Sequential(torch.nn.Linear(500, 700), torch.nn.Conv2d(64, 130, 5), torch.nn.LSTM(99, 77))
+with ft.accelerated(seed=1):
+    built = make()
+for model in (built, ft.init_module(make(), seed=1)):
+    print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest())
+"""
+
+
+def test_two_processes_and_other_numbers_of_threads_build_the_same_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This process with two threads, a new one with one."""
+    monkeypatch.setenv("FANFILL_NUM_THREADS", "1")
+    command = [sys.executable, "-c", BUILDING]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.split()
+    monkeypatch.setenv("FANFILL_NUM_THREADS", "2")
+    exec(BUILDING, {})
+    assert capsys.readouterr().out.split() == there
+    assert there[0] != there[1]
 
 
 def small_models() -> dict[str, Callable[[], Any]]:

@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optional
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-official = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+optional.needs("transformers", "safetensors")
+transformers, official = optional.Lazy("transformers"), optional.Lazy("safetensors.torch")
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
@@ -64,7 +66,7 @@ DENSE = {"Llama", "GPT2", "Mamba2"}
 
 
 def model_class(config: Any) -> Any:
-    return pretrained._class(transformers, config)
+    return pretrained._class(import_module("transformers"), config)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -89,9 +89,13 @@ def test_a_tensor_of_no_mesh_is_the_whole_of_its_own() -> None:
     assert part.offset == ()
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_ranks(world: int, tmp_path: Path) -> None:
-    """Each world once; the checks in it are the functions of torch_ranks.py."""
+WORLDS = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each world has written what its ranks found."""
+    folder = tmp_path_factory.mktemp("worlds")
     environment = {
         **os.environ,
         "FANFILL_NUM_THREADS": "2",
@@ -99,17 +103,24 @@ def test_ranks(world: int, tmp_path: Path) -> None:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     # A group of its own: should a rank hang, none outlives the test.
-    command = [sys.executable, torch_ranks.__file__, str(world), str(tmp_path)]
+    command = [sys.executable, torch_ranks.__file__, str(folder), *map(str, WORLDS)]
     ranks = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        code = ranks.wait(timeout=240)
-    finally:
-        if ranks.poll() is None:
-            os.killpg(ranks.pid, signal.SIGKILL)
+        ranks.wait(timeout=400)
+    except subprocess.TimeoutExpired:
+        os.killpg(ranks.pid, signal.SIGKILL)
+        ranks.wait()
+    return folder
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_ranks(world: int, worlds: Path) -> None:
+    """The checks in a world are the functions of torch_ranks.py."""
     expected = [name for name, (shape, _) in torch_ranks.CHECKS.items() if prod(shape) == world]
     assert len(expected) >= 2
+    folder = worlds / str(world)
     # Of a rank that fails the others hear that it is gone: the first failure is in one of these.
-    errors = "\n".join(f"rank {k}:\n{(tmp_path / f'{k}.err').read_text()[-2500:]}" for k in range(world))
+    errors = "\n".join(f"rank {k}:\n{(folder / f'{k}.err').read_text()[-2500:]}" for k in range(world))
     for rank in range(world):
-        assert (tmp_path / f"{rank}.out").read_text().split("\n")[:-1] == expected, errors
-    assert code == 0, errors
+        assert (folder / f"{rank}.out").read_text().split("\n")[:-1] == expected, errors
+    assert (folder / "codes").read_text() == " ".join(["0"] * world), errors

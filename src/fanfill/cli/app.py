@@ -5,11 +5,12 @@ What carries a command out is imported by that command alone: help and completio
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -39,10 +40,9 @@ def parse(arguments: Sequence[str]) -> Command:
     ValueError
         If the arguments do not make a command; the message says why in one line.
     """
-    command = typer.main.get_command(app)
     try:
         # Not standalone: typer neither prints nor exits, so its errors are reported as ours are.
-        result = command.main(list(arguments) or ["--help"], prog_name="fanfill", standalone_mode=False)
+        result = _commands().main(list(arguments) or ["--help"], prog_name="fanfill", standalone_mode=False)
     except typer.Abort as error:  # Ctrl-C while parsing, in older releases; newer ones return 130
         raise KeyboardInterrupt from error
     except Exception as error:
@@ -58,6 +58,12 @@ def parse(arguments: Sequence[str]) -> Command:
     if result:
         raise KeyboardInterrupt
     return nothing_more
+
+
+@functools.cache
+def _commands() -> Any:
+    """The tree of all commands, made of the signatures below; the first call takes 25 ms."""
+    return typer.main.get_command(app)
 
 
 def nothing_more() -> None:
