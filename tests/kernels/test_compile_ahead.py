@@ -131,7 +131,7 @@ def test_kernels_for_a_named_processor_are_found_where_it_is_named(tmp_path: Pat
     found = json.loads(ended.out)
     assert found["environment"] == {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2"}
     assert {kernel["device"] for kernel in found["kernels"]} == {"cpu x86-64-v3"}
-    program = "draw(); right_turned(); assert ('numba' in sys.modules) == bool(sys.argv[1:]), 'Numba'\n"
+    program = "draw(); right_reversed(); assert ('numba' in sys.modules) == bool(sys.argv[1:]), 'Numba'\n"
     assert_right(run(BEGIN + program + END, environment=settings | found["environment"]))
     assert_right(run(BEGIN + program + END, "not this one's", environment=settings))
 

@@ -108,6 +108,9 @@ def test_an_error_in_progress_ends_the_fill_and_nothing_writes_afterwards() -> N
 
 MEMORY = """
 import resource
+def right_turned(n=500):
+    turned = np.empty((n, n), np.float32).T
+    assert ff.fill(turned, LAW, seed=3, threads=3).tobytes() == draw((n, n), backend="numpy", threads=1)
 right()
 right_turned(3000)
 buffer, turned = np.empty(20_000_000, np.float32), np.empty((3000, 3000), np.float32).T

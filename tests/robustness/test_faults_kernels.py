@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults as Linux
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the kernels of `right` and `right_turned`, compiled once."""
+    """A cache that holds the kernels of `right` and `right_reversed`, compiled once."""
     folder = tmp_path_factory.mktemp("filled")
-    child("right(); right_turned()", FANFILL_CACHE_DIR=str(folder))
+    child("right(); right_reversed()", FANFILL_CACHE_DIR=str(folder))
     return folder
 
 
@@ -34,7 +34,7 @@ STANDS_IN = """
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     right()
-    right_turned()
+    right_reversed()
 (warning,) = caught
 assert warning.category is RuntimeWarning
 assert "importing Numba failed (LookupError: broken for a test); reinstall numba" in str(warning.message)
@@ -88,13 +88,13 @@ draw(law=ff.uniform(0.5, 2), backend="numpy")
 def test_a_numba_that_broke_since_is_a_clear_error_for_new_kernels_and_none_for_stored_ones(
     stored: str,
 ) -> None:
-    child(BREAKS_LATER, FANFILL_CACHE_DIR=stored)
+    child(BREAKS_LATER, fresh=True, FANFILL_CACHE_DIR=stored)
     child("right(); right(law=ff.uniform(0.5, 2))", FANFILL_CACHE_DIR=stored)
     assert_fails(BREAKS_LATER, "compiled without Numba", FANFILL_CACHE_DIR=stored)
 
 
 INTERPRETED = """
-right_turned(40)
+right_reversed(1600)
 # On this thread, and shared among several.
 for n, law in ((3000, LAW), (70_000, ff.uniform(-1, 1))):
     assert draw(n, law=law, backend="numba") == draw(n, law=law, backend="numpy")
@@ -127,7 +127,7 @@ os.setuid(65534)
 for place in (os.environ["HOME"], "/usr/lib", "/"):
     assert not os.access(place, os.W_OK), place
 right(law=ff.uniform(0.5, 2))
-right_turned()
+right_reversed()
 assert "it cannot be made: " in (cache.refused() or ""), cache.refused()
 """
 
@@ -154,7 +154,7 @@ for place in (os.environ["HOME"], cache.folder().parent, *packages, "/tmp", ".")
     else:
         raise SystemExit(f"{place} can be written")
 right()
-right_turned()
+right_reversed()
 """
 # Every file system of files, as this process and its children see them.
 REMOUNT = """

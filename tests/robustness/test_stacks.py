@@ -94,7 +94,7 @@ part = dict(global_shape=(1000, 1000), offset=(3, 4))
 def box(dtype, backend="numba"):
     return ff.fill(np.empty((250, 260), dtype), LAW, seed=3, backend=backend, **part).tobytes()
 right()
-right_turned()
+right_reversed()
 found = []
 threads = [threading.Thread(target=lambda d=d: found.append((d, box(d)))) for d in ("f4", "f8")]
 for thread in threads:
