@@ -249,10 +249,10 @@ def assert_fails(program: str, message: str, *, fresh: bool = False, **environme
     assert message in ended.err, ended
 
 
-def fanfill(*words: str, **options: Any) -> Child:
-    """Start the command ``fanfill``."""
+def fanfill(*words: str, before: str = "", **options: Any) -> Child:
+    """Start the command ``fanfill``; `before` is a program that its process runs first."""
     module = "import runpy; runpy.run_module('fanfill', run_name='__main__', alter_sys=True)"
-    return begin(module, *words, strict=False, **options)
+    return begin(f"{before}\n{module}", *words, strict=False, **options)
 
 
 def fill(out: Path, values: int = 1_000_000, **options: Any) -> Ended:
