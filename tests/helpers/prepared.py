@@ -82,7 +82,10 @@ def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
             message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
             if not message:
                 os._exit(0)
-            pid = os.fork()
+            with warnings.catch_warnings():
+                # Python 3.12 and newer warn of a fork beside threads, and OpenBLAS has some.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
             if pid == 0:
                 for other in events.get_map().values():
                     if other.data is not None:
