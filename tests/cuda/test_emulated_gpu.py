@@ -26,4 +26,4 @@ assert "no device" in cuda.find(SimpleNamespace(cuda=SimpleNamespace(runtime=run
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="the emulation needs CuPy")
 def test_children_see_the_device_and_draw_on_the_cpu_all_the_same() -> None:
-    child(PROGRAM, seconds=120.0, PYTHONPATH=f"{SITE}:{HELPERS}")
+    child(PROGRAM, fresh=True, seconds=120.0, PYTHONPATH=f"{SITE}:{HELPERS}")

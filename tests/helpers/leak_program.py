@@ -212,7 +212,7 @@ def watch(
 
 
 def small() -> None:
-    memory, warm = np.ones(64 << 10, np.uint8), 10_000
+    memory, warm = np.ones(64 << 10, np.uint8), 7_000
     for k in range(warm):  # until every kernel is there and every cache full, of 4096 laws and names at most
         fill_small(memory, k * KINDS + RARE + k // 4 % 4)  # each of the four laws
     numbers = itertools.count(warm * KINDS)

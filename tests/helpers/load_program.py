@@ -1,4 +1,4 @@
-"""Fills under load, as a program that ``test_load.py`` runs: its first argument says who fills.
+"""Fills under load, as a module that ``test_load.py`` runs: its first argument says who fills.
 
 It prints how many fills had the right bits, and ends with an error if one had not.
 """
@@ -167,7 +167,7 @@ def processes(method: str) -> int:
     fill_all()
     with (
         warnings.catch_warnings(),
-        ProcessPoolExecutor(3, mp_context=multiprocessing.get_context(method)) as pool,
+        ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool,
     ):
         warnings.simplefilter("ignore", DeprecationWarning)
         return sum(pool.map(fill_number, range(6)))
@@ -177,7 +177,7 @@ def joblib_pool(backend: str) -> int:
     from joblib import Parallel, delayed
 
     fill_all()
-    return sum(Parallel(n_jobs=3, backend=backend)(delayed(fill_number)(k) for k in range(6)))
+    return sum(Parallel(n_jobs=2, backend=backend)(delayed(fill_number)(k) for k in range(6)))
 
 
 def dask_threads() -> int:
@@ -221,7 +221,6 @@ WHO: dict[str, Callable[..., int]] = {
     "torch": torch_workers,
 }
 
-if __name__ == "__main__":
-    from load_program import WHO as BY_NAME  # so that other processes find the functions in a module
 
-    print(BY_NAME[sys.argv[1]](*sys.argv[2:]), "right")  # noqa: T201
+def main(who: str, *words: str) -> None:
+    print(WHO[who](*words), "right")  # noqa: T201

@@ -265,7 +265,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_quietly(program: str, folder: Path) -> Any:
     """A child's end; without XLA's log, which goes to stderr."""
-    return run(program, str(folder), seconds=200, environment={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    return run(program, str(folder), fresh=True, seconds=200, environment={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 def test_a_second_process_finds_the_firsts_programs_and_ends_at_work(folder: Path) -> None:
@@ -294,7 +294,7 @@ while True:
 @pytest.mark.slow
 def test_twenty_processes_end_at_work() -> None:
     for _ in range(20):
-        ended = run(AT_WORK, "end", seconds=60)
+        ended = run(AT_WORK, "end", fresh=True, seconds=60)
         assert (ended.code, ended.out) == (0, "at work\n"), ended
 
 
@@ -331,7 +331,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - count * 64)
 
 @pytest.mark.slow
 def test_a_tree_takes_its_own_memory_and_half_a_gibibyte() -> None:
-    ended = run(PEAK, seconds=200)
+    ended = run(PEAK, fresh=True, seconds=200)
     assert ended.code == 0, ended
     assert float(ended.out) < 512
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from kernel_copies import begin_with, copy_kernels
+from processes import Child, assert_ends
 
 # One kernel of the cheapest form. FROZEN leaves out the digest, as Numba alone would.
 PROGRAM = """
@@ -54,31 +52,19 @@ class Copy:
     """A copy of the kernels' sources, a cache folder, and processes that use both."""
 
     def __init__(self, root: Path, kept: Path | None = None) -> None:
-        found = importlib.util.find_spec("fanfill_kernels")
-        assert found is not None
-        assert found.origin is not None
-        self.package = root / "copy" / "fanfill_kernels"
-        shutil.copytree(Path(found.origin).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        self.package = copy_kernels(root / "copy")
         self.cache = root / "cache"
         if kept is not None:
             shutil.copytree(kept, self.cache)
 
-    def start(self, **settings: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV", "FANFILL_"))}
-        environment |= {"PYTHONPATH": str(self.package.parent), "NUMBA_CACHE_DIR": str(self.cache)} | settings
-        return subprocess.Popen(
-            [sys.executable, "-B", "-W", "error", "-c", PROGRAM],
-            env=environment,
-            cwd=self.package.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, **settings: str) -> Child:
+        settings = {"NUMBA_CACHE_DIR": str(self.cache)} | settings
+        return begin_with(self.package.parent, PROGRAM, self.package.parent, settings)
 
-    def finish(self, process: subprocess.Popen[str]) -> Drawn:
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        found = json.loads(output)
+    def finish(self, process: Child) -> Drawn:
+        ended = assert_ends(process)
+        assert ended.code == 0, ended
+        found = json.loads(ended.out)
         assert Path(found["home"]).parent.parent == self.package
         assert found["numba"] == found["compiled"], "a stored kernel needs no Numba"
         return Drawn(found["bits"], not found["compiled"])
@@ -149,9 +135,10 @@ def test_a_second_process_loads_the_kernel_and_an_edit_of_any_source_compiles_it
     assert copy.draw() == Drawn(first.bits, cached=True)
 
 
-def test_without_the_digest_stale_code_would_be_served(tmp_path: Path) -> None:
-    copy = Copy(tmp_path)
-    first = copy.draw(FROZEN="1")
+def test_without_the_digest_stale_code_would_be_served(copy: Copy, first: Drawn) -> None:
+    (file,) = copy.files()
+    file.rename(file.with_name(f"{file.name.partition('-')[0]}-frozen.bin"))
+    assert copy.draw(FROZEN="1") == Drawn(first.bits, cached=True)
     copy.edit("arithmetic.py")
     stale = copy.draw(FROZEN="1")
     assert stale == Drawn(first.bits, cached=True)
@@ -159,7 +146,10 @@ def test_without_the_digest_stale_code_would_be_served(tmp_path: Path) -> None:
         assert_fresh(stale, first)
 
 
-@pytest.mark.parametrize("setting", ["NUMBA_OPT=1", "NUMBA_CPU_NAME=generic"])
+# test_ahead.py shows that kernels for another processor are not taken, and test_targets.py their bits.
+@pytest.mark.parametrize(
+    "setting", ["NUMBA_OPT=1", pytest.param("NUMBA_CPU_NAME=generic", marks=pytest.mark.slow)]
+)
 def test_a_setting_that_changes_the_code_has_kernels_of_its_own(
     copy: Copy, first: Drawn, setting: str
 ) -> None:

@@ -12,10 +12,12 @@ import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from kernel_copies import begin_with, copy_kernels
+from processes import assert_ends
 
 from fanfill_kernels import arithmetic, formats, forms
 from fanfill_kernels.compile import cpu, loops
@@ -42,11 +44,7 @@ EDIT = "p = {!r}; s = open(p).read(); assert {!r} in s; open(p, 'w').write(s.rep
 
 def package(folder: Path, *edits: tuple[str, str, str]) -> Path:
     """A copy of the kernels' sources in a folder, edited."""
-    found = importlib.util.find_spec("fanfill_kernels")
-    assert found is not None
-    assert found.origin is not None
-    copy = folder / "fanfill_kernels"
-    shutil.copytree(Path(found.origin).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copy_kernels(folder)
     for name, old, new in edits:
         source = (copy / name).read_text()
         assert old in source
@@ -54,14 +52,12 @@ def package(folder: Path, *edits: tuple[str, str, str]) -> Path:
     return copy
 
 
-def draw(place: Path, cache: Path, **settings: str) -> tuple[str, bool]:
+def draw(place: Path, cache: Path, *, fresh: bool = False, **settings: str) -> tuple[str, bool]:
     """What a process draws that imports the kernels from a place, and whether it did so without Numba."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV", "FANFILL_"))}
-    environment |= {"PYTHONPATH": str(place), "FANFILL_CACHE_DIR": str(cache)} | settings
-    command = [sys.executable, "-B", "-W", "error", "-c", PROGRAM]
-    done = subprocess.run(command, env=environment, cwd=cache.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    bits, cached, home = json.loads(done.stdout)
+    settings = {"FANFILL_CACHE_DIR": str(cache)} | settings
+    ended = assert_ends(begin_with(place, PROGRAM, cache.parent, settings, fresh))
+    assert ended.code == 0, ended
+    bits, cached, home = json.loads(ended.out)
     assert home.startswith(str(place))
     return bits, cached
 
@@ -83,44 +79,54 @@ def without_sources(copy: Path) -> Path:
     return copy.parent
 
 
+class Original(NamedTuple):
+    """What the sources draw as they are, and a cache that holds their kernel."""
+
+    bits: str
+    cache: Path
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
+    """Compiled once: no path is in a key, and neither is the way in which the sources are shipped."""
+    folder = tmp_path_factory.mktemp("original")
+    bits, cached = draw(package(folder / "one").parent, folder / "cache")
+    assert not cached
+    return Original(bits, folder / "cache")
+
+
 @pytest.mark.parametrize(("ship", "edit"), [(zipped, UNIT), (without_sources, LOGIC)])
 def test_two_versions_without_sources_on_disk_never_share_a_kernel(
-    tmp_path: Path, ship: Any, edit: tuple[str, str, str]
+    tmp_path: Path, original: Original, ship: Any, edit: tuple[str, str, str]
 ) -> None:
-    cache = tmp_path / "cache"
-    first, cached = draw(one := ship(package(tmp_path / "one")), cache)
-    assert not cached
-    assert draw(one, cache) == (first, True)
+    first, cache = original.bits, Path(shutil.copytree(original.cache, tmp_path / "cache"))
+    assert draw(ship(package(tmp_path / "one")), cache) == (first, True)
     bits, cached = draw(two := ship(package(tmp_path / "two", edit)), cache)
     assert not cached
     assert bits != first
     assert draw(two, cache) == (bits, True)
 
 
-def test_a_program_that_is_unpacked_anew_each_time_finds_its_kernels(tmp_path: Path) -> None:
+def test_a_program_that_is_unpacked_anew_each_time_finds_its_kernels(
+    tmp_path: Path, original: Original
+) -> None:
     """As a frozen one-file program is: all packages lie in another folder, with other times."""
-    cache = tmp_path / "cache"
-    drawn = []
-    for name in ("one", "two"):
-        copy = package(tmp_path / name)
-        for file in copy.glob("*.py"):
-            file.write_text("# another line\n" * (name == "two") + file.read_text())
-        for library in ("numba", "llvmlite"):
-            found = importlib.util.find_spec(library)
-            assert found is not None
-            assert found.submodule_search_locations
-            (copy.parent / library).symlink_to(found.submodule_search_locations[0])
-        drawn.append(draw(copy.parent, cache))
-    (bits, cached), again = drawn
-    assert not cached
-    assert again == (bits, True)
+    copy = package(tmp_path / "two")
+    for file in copy.glob("*.py"):
+        file.write_text("# another line\n" + file.read_text())
+    for library in ("numba", "llvmlite"):
+        found = importlib.util.find_spec(library)
+        assert found is not None
+        assert found.submodule_search_locations
+        (copy.parent / library).symlink_to(found.submodule_search_locations[0])
+    assert draw(copy.parent, original.cache, fresh=True) == (original.bits, True)
 
 
 @pytest.mark.parametrize(
     ("first", "edit"), [("", UNIT), ("kernel.key(); ", LOGIC)], ids=["before the key", "after the key"]
 )
 def test_a_process_that_was_upgraded_while_it_ran_stores_nothing_under_the_new_versions_key(
-    tmp_path: Path, first: str, edit: tuple[str, str, str]
+    tmp_path: Path, original: Original, first: str, edit: tuple[str, str, str]
 ) -> None:
     cache, copy = tmp_path / "cache", package(tmp_path / "one")
     name, old, new = edit
@@ -130,11 +136,14 @@ def test_a_process_that_was_upgraded_while_it_ran_stores_nothing_under_the_new_v
     assert not cached
     upgraded, cached = draw(copy.parent, cache)
     assert not cached
+    assert original.bits != upgraded
+    # Only what was wholly compiled by the old one may lie under the old one's key.
     file.write_text(before)
-    original, _ = draw(copy.parent, cache)
-    assert original != upgraded
+    kept = (cache / next(original.cache.glob("run_*.bin")).name).exists()
+    assert kept == (name == "arithmetic.py")
+    assert not kept or draw(copy.parent, cache) == (original.bits, True)
     # Its arithmetic was the old one; its compiler, which it imported afterwards, the new one.
-    assert drawn == {"arithmetic.py": original, "compile/trace.py": upgraded}[name]
+    assert drawn == {"arithmetic.py": original.bits, "compile/trace.py": upgraded}[name]
 
 
 # What is in a key

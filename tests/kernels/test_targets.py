@@ -9,12 +9,11 @@ import json
 import os
 import platform
 import re
-import subprocess
-import sys
 from typing import Any
 
 import llvmlite.binding as llvm
 import pytest
+from processes import assert_ends, begin
 
 HOST = llvm.get_host_cpu_features()
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -100,21 +99,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """What each target's process reports; all of them run at once, each with a cache of its own."""
     processes = {}
     for target, settings in TARGETS.items():
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "COV"))}
+        environment: dict[str, str | None] = {name: None for name in os.environ if name.startswith("NUMBA_")}
         environment |= settings | {"FANFILL_CACHE_DIR": str(tmp_path_factory.mktemp(target))}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        processes[target] = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PROGRAM, os.environ.get("FANFILL_TEST_TARGETS", "")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        which = os.environ.get("FANFILL_TEST_TARGETS", "")
+        processes[target] = begin(PROGRAM, which, environment=environment)
     found = {}
     for target, process in processes.items():
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        found[target] = json.loads(output)
+        ended = assert_ends(process, 300)
+        assert ended.code == 0, ended
+        found[target] = json.loads(ended.out)
     return found
 
 

@@ -73,7 +73,7 @@ def test_helpers_that_die_are_replaced_and_no_fill_waits_for_them() -> None:
 PROGRESS = """
 class Stop(Exception): pass
 def stopped(threads, at):
-    buffer = np.zeros(20_000_000, np.float32)
+    buffer = np.zeros(8_000_000, np.float32)
     def progress(done, total):
         if done >= at * total:
             raise Stop
@@ -108,10 +108,13 @@ def test_an_error_in_progress_ends_the_fill_and_nothing_writes_afterwards() -> N
 
 MEMORY = """
 import resource
+def right_turned(n=500):
+    turned = np.empty((n, n), np.float32).T
+    assert ff.fill(turned, LAW, seed=3, threads=3).tobytes() == draw((n, n), backend="numpy", threads=1)
 right()
 right_turned(3000)
-buffer, turned = np.empty(20_000_000, np.float32), np.empty((3000, 3000), np.float32).T
-wanted = draw(20_000_000, backend="numpy", threads=1)
+buffer, turned = np.empty(9_000_000, np.float32), np.empty((3000, 3000), np.float32).T
+wanted = draw(9_000_000, backend="numpy", threads=1)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, resource.RLIM_INFINITY))
 try:

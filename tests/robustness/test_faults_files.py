@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Ended, assert_ends, assert_refused, assert_whole, fanfill, fill, python, start
+from processes import Child, Ended, assert_ends, assert_refused, assert_whole, begin, fanfill, fill
 
 from fanfill.files import npy
 
@@ -62,16 +61,16 @@ def test_a_cache_on_a_full_disk_is_no_error(small_disk: Path, tmp_path: Path) ->
 
 
 def test_a_limit_on_the_size_of_files_is_one_line(tmp_path: Path) -> None:
-    def limit(size: int) -> Callable[[], None]:
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    def limit(size: int) -> str:
+        return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
     (tmp_path / "w.npy").write_text("older")
     assert_refused(
-        fill(tmp_path / "w.npy", preexec_fn=limit(BYTES - 1)), "File too large; 4,000,128 bytes are needed"
+        fill(tmp_path / "w.npy", before=limit(BYTES - 1)), "File too large; 4,000,128 bytes are needed"
     )
     assert os.listdir(tmp_path) == ["w.npy"]
     assert (tmp_path / "w.npy").read_text() == "older"
-    assert fill(tmp_path / "w.npy", preexec_fn=limit(BYTES)).code == 0
+    assert fill(tmp_path / "w.npy", before=limit(BYTES)).code == 0
     assert_whole(tmp_path / "w.npy", 1_000_000)
 
 
@@ -100,7 +99,7 @@ def moments(count: int) -> list[tuple[signal.Signals, float]]:
     return [(signal.Signals(2 if k % 2 else 15), chance.random()) for k in range(count)]
 
 
-def strike(child: subprocess.Popen[str], begun: Callable[[], bool], number: int, after: float) -> Ended:
+def strike(child: Child, begun: Callable[[], bool], number: int, after: float) -> Ended:
     """Wait until it has begun and a while longer, send the signal, see it end."""
     limit = time.monotonic() + 60
     while not begun() and child.poll() is None and time.monotonic() < limit:
@@ -190,7 +189,7 @@ ff.fill(buffer, ff.normal(), seed=4, threads=3)
 assert buffer.tobytes() == wanted.tobytes()
 sys.exit(code)
 """
-    child = start(python("-W", "error", "-c", program, str(begun)))
+    child = begin(program, str(begun))
     ended = strike(child, lambda: begun.exists() and begun.stat().st_size > 0, number, after)
     assert (ended.code, ended.out, ended.err) == (ENDS[number][0], "", "")
 
@@ -218,7 +217,7 @@ def test_a_signal_at_any_of_twenty_moments_of_a_first_run_leaves_file_and_cache_
         folder, kept = tmp_path / f"{k}", tmp_path / f"{k} kept"
         folder.mkdir()
         words = ("fill", "normal", "20000000", "--seed", "4", "--out", str(folder / "w.npy"))
-        child = fanfill(*words, environment={"FANFILL_CACHE_DIR": str(kept)})
+        child = fanfill(*words, environment={"FANFILL_CACHE_DIR": str(kept)}, fresh=True)
         ended = strike(child, lambda: True, number, after * 3.0)
         # Before and after the command proper a signal does what it does to any Python.
         assert ended.code in (0, ENDS[number][0], -number), ended

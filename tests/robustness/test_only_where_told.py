@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import assert_ends, assert_refused, assert_whole, fill, python, start
+from processes import assert_ends, assert_refused, assert_whole, begin, fill
 
 from fanfill.files import npy
 
@@ -69,6 +69,7 @@ def test_a_new_files_mode_is_what_the_umask_leaves(tmp_path: Path, umask: int, m
 # It carries out one command after another, which are joined by "then".
 AUDITED = """
 import os, sys
+sys.dont_write_bytecode = True
 opened = []
 def hook(event, arguments):
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -95,7 +96,7 @@ sys.exit(codes[0] if len(set(codes)) == 1 else 99)
 CACHED = re.compile(r"\w+-[0-9a-f]{16}\.bin\b")  # a kernel's name and digest
 
 
-def written(folder: Path, *words: str, code: int = 0) -> set[str]:
+def written(folder: Path, *words: str, code: int = 0, fresh: bool = False) -> set[str]:
     """What a command opened for writing, but for /dev/null and caches; home and all else are in `folder`.
 
     CuPy, which `info` imports, and matplotlib, which `bench` does, have caches of their own. NVIDIA's driver,
@@ -105,8 +106,11 @@ def written(folder: Path, *words: str, code: int = 0) -> set[str]:
     places = {"HOME": "home", "TMPDIR": "tmp", "MPLCONFIGDIR": "matplotlib", "CUPY_CACHE_DIR": "cupy"}
     for name in ("told", *places.values()):
         (folder / name).mkdir()
-    child = start(
-        python("-B", "-c", AUDITED, *words),
+    child = begin(
+        AUDITED,
+        *words,
+        strict=False,
+        fresh=fresh,
         environment={"FANFILL_CACHE_DIR": str(kept)} | {k: str(folder / v) for k, v in places.items()},
         cwd=folder,
     )
@@ -125,7 +129,7 @@ def written(folder: Path, *words: str, code: int = 0) -> set[str]:
 
 def test_nothing_is_written_but_the_file_and_the_cache(tmp_path: Path) -> None:
     out = tmp_path / "told" / "w.npy"
-    found = written(tmp_path, "fill", "normal", "1000", "--out", str(out))
+    found = written(tmp_path, "fill", "normal", "1000", "--out", str(out), fresh=True)
     assert found
     assert all(place.startswith(f"{out.parent}/.fanfill-") for place in found), found
     assert os.listdir(out.parent) == ["w.npy"]
@@ -135,9 +139,8 @@ def test_nothing_is_written_but_the_file_and_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "--version then words --count 0 then cache",
+        "--version then compile --initializers words then words --count 0 then cache then --help",
         "fill he_normal 300x300 then fill normal 9 --json --name told/../../w then info then cache --clear",
-        "compile --initializers words then --help",
         pytest.param("selftest --device cpu", marks=pytest.mark.slow),
     ],
 )

@@ -194,5 +194,6 @@ def fill():
         ff.fill(buffer, LAW, seed=3, threads=3, progress=lambda done, total: begun.set())
 threading.Thread(target=fill, daemon=True).start()
 begun.wait()
-"""
+""",
+        fresh=True,
     )
