@@ -25,6 +25,7 @@ EVERY = compiled.each_in_part("major", "arch", "every")
 EXACT_FACTORS = {
     "0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000", "0f30000000",
 }  # fmt: skip
+FACTOR = re.compile(r"0[fd][0-9A-Fa-f]+")
 # But for these two: a square root and a quotient, made from approximations that nothing else may read.
 SEQUENCES = {
     "rsqrt.approx.ftz.f32": (
@@ -69,7 +70,7 @@ def machine_code(major: int, arch: int, every: bool) -> dict[str, Kernel]:
 
 
 def operation(instruction: str) -> str:
-    return instruction.split()[0]
+    return instruction.split(None, 1)[0]
 
 
 def without_sequences(body: list[str]) -> list[str]:
@@ -108,18 +109,19 @@ def matches(pattern: str, instruction: str, registers: dict[str, str]) -> bool:
 
 def fault(instruction: str) -> str | None:
     """What is wrong with a PTX instruction, if anything."""
-    name = operation(instruction)
+    return fault_of(operation(instruction), bool(EXACT_FACTORS.intersection(FACTOR.findall(instruction))))
+
+
+@cache
+def fault_of(name: str, exact_factor: bool) -> str | None:
+    """The same, of an operation: its faults are of its name, but for a factor that makes a product exact."""
     kind = name.split(".")[0]
     floats = name != TOWARD_ZERO and re.search(r"\.(f32|f64|f16|bf16)", name) is not None
     if ".approx" in name or ".ftz" in name or ".full" in name:
         return "not an IEEE operation"
     if floats and kind in ("add", "sub", "mul", "div", "sqrt", "fma", "rcp", "mad") and ".rn" not in name:
         return "not marked as rounded to nearest, so it may be contracted"
-    if (
-        kind in ("fma", "mad")
-        and floats
-        and not EXACT_FACTORS & set(re.findall(r"0[fd][0-9A-Fa-f]+", instruction))
-    ):
+    if kind in ("fma", "mad") and floats and not exact_factor:
         return "a fused product that is not exact"
     if kind in ("rcp", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "call", "bar", "atom", "red", "trap"):
         return "no such thing is needed"
