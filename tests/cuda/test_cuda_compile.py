@@ -191,6 +191,11 @@ def test_grouped_kernels(major: int, arch: int) -> None:
         assert sum(map(is_wide, kernel.code)) == STORES[width[2]], name
 
 
+# Sixteen values of one byte and a key that is not known need more than the 32 registers of full occupancy:
+# two of those lie on the stack for a while. Only `-m slow` looks at these.
+SPILLED = {f"{cuda.KEYED}_run_truncated_central_{dtype}": 8 for dtype in ("float8_e4m3fn", "float8_e5m2")}
+
+
 @pytest.mark.parametrize(
     "families",
     [
@@ -215,7 +220,7 @@ def test_keyed_kernels(families: tuple[str, ...]) -> None:
         assert 3 <= len(read) <= 4, name
         rest = [i for i in without_sequences(bodies[name]) if i not in read]
         assert not [(name, i, fault(i)) for i in rest if fault(i)]
-        assert (kernel.stack, kernel.local) == (0, 0), name
+        assert (kernel.stack, kernel.local) == (SPILLED.get(name, 0), 0), name
         assert kernel.registers <= most_registers(name, 90), (name, kernel.registers)
     runs = {f"{cuda.KEYED}_run_{family}": family for family in families}
     for run, family in runs.items():
