@@ -37,7 +37,8 @@ class Forked:
             os.setsid()
             for number, file in enumerate(self.files, 1):
                 os.dup2(file.fileno(), number)
-            sys.stdout, sys.stderr = self.files
+            # By number: who redirects these in turn redirects what is printed.
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
             warnings.resetwarnings()  # pytest's own
             os.environ.update(environment)
             call()
