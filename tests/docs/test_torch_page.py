@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
-import subprocess
+import runpy
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from forked import forked  # noqa: E402
 
 import fanfill.torch as ft  # noqa: E402
 
@@ -21,27 +25,25 @@ EXAMPLES = re.findall(
     r"^(?:<!-- (\w+) -->\n)?```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
 )
 
-# torchrun, whose ranks are forks: they would import torch once more each, for 4 s, to do what takes one.
-TORCHRUN = """
-import runpy, sys
-import torch.distributed.fsdp, torch.distributed.tensor
-import torch.distributed.run as torchrun
-import fanfill.torch
 
-launch = torchrun.elastic_launch
+def torchrun(words: list[str], folder: Path) -> None:
+    """The command, whose ranks are forks: to import torch once more takes each 4 s, all the rest one."""
+    import torch.distributed.run as command
 
-def forked(config, entrypoint):
-    assert entrypoint == sys.executable, entrypoint
-    config.start_method = "fork"
+    launch = command.elastic_launch
 
-    def rank(script):
+    def launch_forks(config: Any, entrypoint: str) -> Any:
+        assert entrypoint == sys.executable, entrypoint
+        config.start_method = "fork"
+        return lambda *words: launch(config, rank)(words[-1])
+
+    def rank(script: str) -> None:
+        torch.set_num_threads(1)
         runpy.run_path(script, run_name="__main__")
 
-    return lambda *words: launch(config, rank)(words[-1])
-
-torchrun.elastic_launch = forked
-torchrun.main(sys.argv[1:])
-"""
+    os.chdir(folder)
+    command.elastic_launch = launch_forks
+    command.main(words)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -55,15 +57,13 @@ def test_an_example_runs(number: int, tmp_path: Path) -> None:
         launcher, *words = command.split()
         assert (launcher, words[-1]) == ("torchrun", "script.py")
         (tmp_path / "script.py").write_text(example)
-        done = subprocess.run(
-            [sys.executable, "-c", TORCHRUN, *words],
-            cwd=tmp_path,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
+        # All that the script asks for is imported here, once.
+        for name in ("fsdp", "tensor"):
+            importlib.import_module(f"torch.distributed.{name}")
+        ended = forked(
+            lambda: torchrun(words, tmp_path), seconds=300, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1"
         )
-        assert done.returncode == 0, done.stderr
+        assert ended.code == 0, ended
         return
     with warnings.catch_warnings():
         if needs:

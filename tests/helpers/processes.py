@@ -185,7 +185,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-def assert_ends(child: Child, seconds: float = 60.0) -> Ended:
+def assert_ends(child: Any, seconds: float = 60.0) -> Ended:
     """The child ends in time, and within a few seconds of that so does all that it started."""
     try:
         out, err = child.communicate(timeout=seconds)

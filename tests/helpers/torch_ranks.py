@@ -1,10 +1,8 @@
 """What the ranks of gloo worlds check: run by test_torch_sharding.py, once for all worlds and their checks.
 
-    python torch_ranks.py FOLDER WORLD...
-
-The ranks of all worlds are forks of one process, so that torch is imported once. Each writes the name of each
-check that has passed to its file in the world's folder, and what goes wrong beside it; the codes with which
-they ended stand there as well. The truth is always the single-process fill of the whole tensor.
+The ranks of all worlds are forks of the test's process, so that torch is not imported again. Each writes the
+name of each check that has passed to its file in the world's folder, and what goes wrong beside it; the codes
+with which they ended stand there as well. The truth is always the single-process fill of the whole tensor.
 """
 
 from __future__ import annotations
@@ -12,13 +10,14 @@ from __future__ import annotations
 import datetime
 import faulthandler
 import functools
+import importlib
 import inspect
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,7 +29,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -246,6 +244,8 @@ def sharded(mesh: DeviceMesh) -> nn.Module:
 @check(4)
 @check(2, 2)  # HSDP: replicas of shards
 def fsdp2(mesh: DeviceMesh) -> None:
+    from torch.distributed.tensor.debug import CommDebugMode
+
     model = sharded(mesh)
     steps: list[tuple[int, int]] = []
     with CommDebugMode() as comm:
@@ -333,10 +333,11 @@ def memory(what: str) -> int:
         return int(re.search(what + r":\s+(\d+) kB", file.read())[1]) * 1024  # type: ignore[index]
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    ft.normal_(torch.empty(1), seed=0)  # what it imports, no rank need
-    for world in map(int, sys.argv[2:]):
+def main(folder: Path, worlds: Iterable[int]) -> None:
+    # What these import, no rank need; the second takes a second, and nobody who collects the tests needs it.
+    ft.normal_(torch.empty(1), seed=0)
+    importlib.import_module("torch.distributed.tensor.debug")
+    for world in worlds:
         own = folder / str(world)
         own.mkdir()
         codes = ranks(world, own)
@@ -382,7 +383,3 @@ def run(rank: int, world: int, path: Path) -> NoReturn:
     # threads that drop a collective's tensors while the interpreter is taken down, and abort then
     # (pytorch/pytorch#179291): likely the same, but not shown. All checks are over here.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

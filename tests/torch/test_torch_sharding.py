@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +15,7 @@ if not torch.distributed.is_available():
     pytest.skip("this torch is built without distributed", allow_module_level=True)
 
 import torch_ranks  # noqa: E402
+from forked import forked  # noqa: E402
 from torch.distributed.tensor import Shard  # noqa: E402
 
 from fanfill.torch import sharding  # noqa: E402
@@ -96,20 +93,15 @@ WORLDS = (1, 2, 4)
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where each world has written what its ranks found."""
     folder = tmp_path_factory.mktemp("worlds")
-    environment = {
-        **os.environ,
-        "FANFILL_NUM_THREADS": "2",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    # A group of its own: should a rank hang, none outlives the test.
-    command = [sys.executable, torch_ranks.__file__, str(folder), *map(str, WORLDS)]
-    ranks = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        ranks.wait(timeout=400)
-    except subprocess.TimeoutExpired:
-        os.killpg(ranks.pid, signal.SIGKILL)
-        ranks.wait()
+    # Should a rank hang, none outlives the test.
+    ended = forked(
+        lambda: torch_ranks.main(folder, WORLDS),
+        seconds=400,
+        FANFILL_NUM_THREADS="2",
+        OMP_NUM_THREADS="1",
+        GLOO_SOCKET_IFNAME="lo",
+    )
+    assert ended.code == 0, ended
     return folder
 
 
