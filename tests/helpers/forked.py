@@ -19,7 +19,7 @@ from processes import Ended, assert_ends
 
 
 class Forked:
-    """A fork that leads a session, with as much of `subprocess.Popen` as ``assert_ends`` asks for."""
+    """A fork that leads a session, an `Ending` for ``assert_ends``."""
 
     def __init__(self, call: Callable[[], object], environment: dict[str, str]) -> None:
         self.returncode: int | None = None

@@ -1,4 +1,4 @@
-"""Libraries that some tests need: imported by who runs these, and not by each worker that collects them."""
+"""Libraries that some tests need: imported by those tests, and not by each worker that collects them."""
 
 from __future__ import annotations
 

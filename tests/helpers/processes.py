@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -119,6 +119,15 @@ class Fork:
 Child = subprocess.Popen[str] | Fork
 
 
+class Ending(Protocol):
+    """What `assert_ends` needs of a child, whoever started it."""
+
+    pid: int
+    returncode: int | None
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]: ...
+
+
 def _early(environment: dict[str, str]) -> dict[str, str]:
     """Settings that are read before a fork begins: by Python's start, the loader, or an import."""
     owners, later = ("NUMBA_", "OPENBLAS_", "PYTHON", "LD_", "GLIBC_"), ("NUMBA_CACHE_DIR", "PYTHONPATH")
@@ -185,7 +194,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-def assert_ends(child: Any, seconds: float = 60.0) -> Ended:
+def assert_ends(child: Ending | Child, seconds: float = 60.0) -> Ended:
     """The child ends in time, and within a few seconds of that so does all that it started."""
     try:
         out, err = child.communicate(timeout=seconds)

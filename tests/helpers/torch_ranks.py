@@ -334,7 +334,8 @@ def memory(what: str) -> int:
 
 
 def main(folder: Path, worlds: Iterable[int]) -> None:
-    # What these import, no rank need; the second takes a second, and nobody who collects the tests needs it.
+    # Imported before the forks, so that no rank has to: by the first call what a fill needs, and by name what
+    # takes a second and collecting the tests does not need.
     ft.normal_(torch.empty(1), seed=0)
     importlib.import_module("torch.distributed.tensor.debug")
     for world in worlds:

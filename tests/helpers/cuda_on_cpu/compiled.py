@@ -34,7 +34,8 @@ SOME = tuple(
     if name.rpartition("_")[2] in (*FEW, *WIDTHS)
     or name in {f"{form}_{dtype}" for form in CONVERTING for dtype in FORMATS}
 )
-# What stands for all of those that read their seed from device memory.
+# What stands for all of those that read their seed from device memory. cuda_instructions.py has the same, as
+# test_cuda_compile.py asserts: a process that sees the emulated device finds the helpers, and no benchmark.
 KEYED = (
     "uniform_float32",
     "uniform_clamped_bfloat16",
