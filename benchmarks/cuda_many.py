@@ -13,37 +13,17 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import fanfill as ff
+from fanfill.bench import llama
 
 ROUNDS = 7
-HIDDEN, INTERMEDIATE, VOCABULARY, KEY_VALUE, LAYERS = 4096, 14_336, 128_256, 1024, 32
 LAW = ff.normal(0.0, 0.02)
 SEED = 20_251
-
-
-def llama() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The parameters of a network of Llama's shape with 8 billion of them."""
-    layer = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.v_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
-        "input_layernorm": (HIDDEN,),
-        "post_attention_layernorm": (HIDDEN,),
-    }
-    yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
-    for number in range(LAYERS):
-        for name, shape in layer.items():
-            yield f"model.layers.{number}.{name}.weight", shape
-    yield "model.norm.weight", (HIDDEN,)
-    yield "lm_head.weight", (VOCABULARY, HIDDEN)
 
 
 def timed(torch: Any, run: Callable[[], object]) -> dict[str, float]:
@@ -68,8 +48,10 @@ def assert_bits(torch: Any, tensor: Any, law: ff.Initializer, name: str) -> None
         raise SystemExit(f"{name}: expected the values of the CPU; got others")
 
 
-def contest(torch: Any, tensors: list[tuple[str, Any]]) -> dict[str, dict[str, float]]:
-    """All tensors by each way."""
+def contest(
+    torch: Any, tensors: list[tuple[str, Any]], more: dict[str, Callable[[], object]]
+) -> dict[str, dict[str, float]]:
+    """All tensors by each way, and by `more` ways, the first of which has the same bits."""
     items = [(tensor, LAW, name) for name, tensor in tensors]
 
     def by_loop() -> None:
@@ -80,55 +62,88 @@ def contest(torch: Any, tensors: list[tuple[str, Any]]) -> dict[str, dict[str, f
         for _, tensor in tensors:
             tensor.normal_(0.0, 0.02)
 
-    ff.fill_many(items, seed=SEED)
-    for name, tensor in sorted(tensors, key=lambda pair: pair[1].numel())[:3]:
-        assert_bits(torch, tensor, LAW, name)
     ways: dict[str, Callable[[], object]] = {
         "fill_many": lambda: ff.fill_many(items, seed=SEED),
+        **more,
         "a loop of fill": by_loop,
         "a loop of torch's normal_": by_torch,
     }
+    for run in list(ways.values())[:2]:
+        for _, tensor in tensors:
+            tensor.zero_()
+        run()
+        by_size = sorted(tensors, key=lambda pair: pair[1].numel())
+        for name, tensor in (*by_size[:3], by_size[len(by_size) // 2]):
+            assert_bits(torch, tensor, LAW, name)
     return {way: timed(torch, run) for way, run in ways.items()}
+
+
+def small_fills(torch: Any, ft: Any) -> dict[str, float]:
+    """The host's us of one small fill."""
+    w = torch.empty(32, 32, device="cuda")
+    ways: dict[str, Callable[[], object]] = {
+        "fill": lambda: ff.fill(w, LAW, seed=SEED, name="w"),
+        "ft.kaiming_normal_": lambda: ft.kaiming_normal_(w, seed=SEED, name="w"),
+        "torch's normal_": lambda: w.normal_(0.0, 0.02),
+        "torch's kaiming_normal_": lambda: torch.nn.init.kaiming_normal_(w),
+        "torch's normal_ on the CPU": lambda: torch.empty(32, 32).normal_(),
+    }
+    return {
+        way: timed(torch, lambda run=run: [run() for _ in range(200)])["host_ms"] * 1e3 / 200  # type: ignore[misc]
+        for way, run in ways.items()
+    }
+
+
+def model_ways(torch: Any, ft: Any, net: Any) -> dict[str, Callable[[], object]]:
+    """A whole module by `init_module`, by torch's functions under `accelerated`, and by torch's own resets."""
+    parameters = list(net.parameters())
+
+    def by_functions() -> None:
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.normal_(0.0, 0.02)
+
+    def by_accelerated() -> None:
+        with ft.accelerated(seed=SEED):
+            by_functions()
+
+    def by_resets() -> None:
+        for module in net.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    return {
+        "init_module, one law": lambda: ft.init_module(net, seed=SEED, rules={"*": LAW}),
+        "init_module, torch's own laws": lambda: ft.init_module(net, seed=SEED),
+        "torch's normal_ under accelerated": by_accelerated,
+        "torch's reset_parameters": by_resets,
+    }
 
 
 def figures() -> dict[str, Any]:
     """Everything, with what it ran on."""
     import torch
+    from torch_llama import Net
 
     import fanfill.torch as ft
 
     found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
-    w = torch.empty(32, 32, device="cuda")
-    singles: dict[str, Callable[[], object]] = {
-        "fill": lambda: ff.fill(w, LAW, seed=SEED, name="w"),
-        "ft.kaiming_normal_": lambda: ft.kaiming_normal_(w, seed=SEED, name="w"),
-        "torch's normal_": lambda: w.normal_(0.0, 0.02),
-        "torch's kaiming_normal_": lambda: torch.nn.init.kaiming_normal_(w),
-    }
-    for way, run in singles.items():
-        repeated = timed(torch, lambda run=run: [run() for _ in range(200)])  # type: ignore[misc]
-        found.setdefault("32 x 32, host us", {})[way] = repeated["host_ms"] * 1e3 / 200
+    found["32 x 32, host us"] = small_fills(torch, ft)
     block = torch.empty(10_000, 4096, device="cuda")
-    found["10,000 x 4,096 float32"] = contest(torch, [(f"b.{k}", row) for k, row in enumerate(block)])
+    found["10,000 x 4,096 float32"] = contest(torch, [(f"b.{k}", row) for k, row in enumerate(block)], {})
     del block
-    free, sizes = torch.cuda.mem_get_info()[0], dict(llama())
-    scale = 1
-    while sum(rows_of(shape) for shape in sizes.values()) * 2 * 1.2 / scale > free:
-        scale *= 2
-    model = [
-        (name, torch.empty(rows_of(shape) // scale, dtype=torch.bfloat16, device="cuda"))
-        for name, shape in sizes.items()
-    ]
-    found[f"291 tensors of 8 G values / {scale}, bfloat16"] = contest(torch, model)
+    values = sum(prod(shape) for _, shape in llama.parameters(llama.LLAMA_8B))
+    free, size = torch.cuda.mem_get_info()[0], llama.LLAMA_8B
+    while 2 * values > 0.8 * free:
+        size = size._replace(layers=size.layers // 2, vocabulary=size.vocabulary // 2)
+        values = sum(prod(shape) for _, shape in llama.parameters(size))
+    with torch.device("meta"):
+        net = Net(size).to(torch.bfloat16)
+    net.to_empty(device="cuda")
+    tensors = [(name, parameter.detach()) for name, parameter in net.named_parameters()]
+    what = f"{len(tensors)} tensors of {values / 1e9:.2f} G values, bfloat16"
+    found[what] = contest(torch, tensors, model_ways(torch, ft, net))
     return found
-
-
-def rows_of(shape: tuple[int, ...]) -> int:
-    """How many values a shape has."""
-    count = 1
-    for n in shape:
-        count *= n
-    return count
 
 
 def small() -> None:

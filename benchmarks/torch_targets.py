@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from targets import Target, show
 from torch import nn
+from torch_llama import Net
 
 import fanfill as ff
 import fanfill.torch as ft
@@ -40,34 +41,9 @@ def seconds_of(calls: list[Callable[[], object]], rounds: int, repeats: int = 1)
     return [median(kept) for kept in spent]
 
 
-class Net(nn.Module):
-    """The modules whose parameters `llama.parameters` lists, without a forward pass."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        for name, shape in llama.parameters():
-            *path, _ = name.split(".")
-            if "layers" in path and int(path[2]) >= layers:
-                continue
-            parent: nn.Module = self
-            for part in path[:-1]:
-                if part not in parent._modules:
-                    parent.add_module(part, nn.Module())
-                parent = parent.get_submodule(part)
-            parent.add_module(path[-1], _module(path[-1], shape))
-
-
-def _module(name: str, shape: tuple[int, ...]) -> nn.Module:
-    if name == "embed_tokens":
-        return nn.Embedding(*shape)
-    if len(shape) == 1:
-        return nn.RMSNorm(shape[0])
-    return nn.Linear(shape[1], shape[0], bias=False)
-
-
 def built(layers: int, context: Any) -> Net:
     with context:
-        return Net(layers)
+        return Net(llama.TINY._replace(layers=layers))
 
 
 def built_on_meta(layers: int, rules: Any = None) -> Net:
@@ -149,7 +125,7 @@ def main() -> int:
     """Measure, print a line a promise, and return 1 if one is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--values", type=parse_size, default=parse_size("64Mi"))
-    parser.add_argument("--layers", type=int, default=llama.LAYERS)
+    parser.add_argument("--layers", type=int, default=llama.TINY.layers)
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     rows = function_rows(chosen.values, chosen.rounds) + model_rows(chosen.layers, max(3, chosen.rounds // 2))

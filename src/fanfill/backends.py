@@ -121,6 +121,9 @@ class Queue(Protocol):
     def parameters(self) -> int:
         """How many bytes of parameters a kernel may have."""
 
+    def multiprocessors(self) -> int:
+        """How many the device has."""
+
     def prepare(self, names: Iterable[str], /) -> None:
         """Compile what these kernels lack, side by side; they are loaded when they are started."""
 

@@ -88,10 +88,13 @@ def test_numpy_draws_what_we_draw(distribution: str, dtype: str) -> None:
 # The model and the processes
 
 
-def test_the_model_has_its_published_number_of_parameters() -> None:
-    table = list(llama.parameters())
-    assert len({name for name, _ in table}) == len(table) == 201
-    assert sum(int(np.prod(shape)) for _, shape in table) == 1_100_048_384
+@pytest.mark.parametrize(
+    ("size", "tensors", "values"), [(llama.TINY, 201, 1_100_048_384), (llama.LLAMA_8B, 291, 8_030_261_248)]
+)
+def test_the_models_have_their_published_numbers_of_parameters(size, tensors, values) -> None:
+    table = list(llama.parameters(size))
+    assert len({name for name, _ in table}) == len(table) == tensors
+    assert sum(int(np.prod(shape)) for _, shape in table) == values
 
 
 def test_a_model_is_filled_by_name_with_both_schemes() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 
+import cuda_kernels
 import numpy as np
 import pytest
 from command_line import assert_refused, run_json, sha256
@@ -252,3 +254,49 @@ def test_a_fill_on_a_gpu_has_the_same_bits_and_its_own_limit(gpu, capsys, tmp_pa
     message = "--device: expected one of the . CUDA devices"
     assert_refused(capsys, message, "fill", "normal", "9", "--device", "cuda:9")
     assert_refused(capsys, "std >= 0", "fill", "normal", "9", "--std", "-1", "--device", "cuda")
+
+
+@pytest.fixture
+def kernels(gpu, monkeypatch):
+    """benchmarks/cuda_kernels.py on an emulated device, without torch, which sees no such device."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(cuda, "SAMPLE_SECONDS", 1e-6)
+    monkeypatch.setattr(cuda_kernels, "KERNELS", [k for k in cuda_kernels.KERNELS if k.wanted][:2])
+    return gpu
+
+
+def test_the_kernels_are_timed_next_to_memset(kernels, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "kernels.json"
+    monkeypatch.setattr(sys, "argv", ["", "--values", "9000", "--rounds", "1", "--json", str(file)])
+    cuda_kernels.main()
+    found = json.loads(file.read_text())["kernels"]
+    assert set(found) == {"uniform, bfloat16", "normal of mean 0, float32"}
+    for row in found.values():
+        assert row["fanfill"] > 0
+        assert row["torch"] is None
+        assert row["of memset"] > 0
+    assert "   600  normal of mean 0, float32" in capsys.readouterr().out
+
+
+def test_for_a_profiler_each_kernel_runs_once(kernels, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--values", "9000", "--once"])
+    kernels.launches.clear()
+    cuda_kernels.main()
+    assert [launch.kernel for launch in kernels.launches] == [
+        "run_uniform_clamped_bfloat16",
+        "run_normal_centred_float32",
+    ]
+
+
+def test_wrong_values_are_not_timed(kernels, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--values", "9000", "--rounds", "1"])
+    real = cuda_kernels.ff.fill
+    monkeypatch.setattr(
+        cuda_kernels.ff,
+        "fill",
+        lambda *given, seed, **more: real(*given, seed=seed + (more["backend"] == "cuda"), **more),
+    )
+    with pytest.raises(
+        SystemExit, match="uniform, bfloat16: expected the values of NumPy; got others from 0 on"
+    ):
+        cuda_kernels.main()

@@ -79,9 +79,3 @@ def test_the_page_and_the_json_have_every_step(tmp_path: Path) -> None:
         "a GPU",
     ):
         assert line in page.splitlines()
-
-
-def test_the_model_has_8_billion_values_in_291_tensors() -> None:
-    sizes = dict(cuda_many.llama())
-    assert len(sizes) == 291
-    assert sum(map(cuda_many.rows_of, sizes.values())) == 8_030_261_248

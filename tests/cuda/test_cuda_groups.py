@@ -68,6 +68,9 @@ def filled(gpu, monkeypatch):
         return found._replace(dtype=dtypes.get(found.pointer, found.dtype))
 
     monkeypatch.setattr(buffers, "_cupy_target", target)
+    monkeypatch.setattr(
+        groups, "BLOCKS", 0.01
+    )  # so that thread blocks make more than a chunk of such small items
 
     def run(dtype: str, items: list[Any], seed: int = 5) -> list[str]:
         for array, *_ in items:
@@ -287,18 +290,32 @@ def test_how_many_items_a_table_holds():
         for most in (4096, 32764):
             n = groups.capacity(make, most)
             size = 4 + 48 + -(-make // 8) * 8
-            assert 80 + n * size <= most < 80 + 2 * n * size
+            assert 88 + n * size <= most < 88 + 2 * n * size
+
+
+def test_a_thread_block_makes_the_more_chunks_the_more_there_are():
+    busy = 132 * groups.BLOCKS
+    turns = [groups.turns_of(chunks, 132) for chunks in (1, busy, 2 * busy - 1, 5 * busy, 1000 * busy)]
+    assert turns == [1, 1, 1, 5, groups.MOST_TURNS]
+    item = groups.Items(Span(0, 0, 100 * 512 * 4, 0, 0, 0, 100 * 512), bytes(8), [0], [0])
+    for multiprocessors, blocks in ((1, 100), (132, 100)):
+        (table,) = groups.tables("float32", "normal", (1, 2), [item], 32764, multiprocessors)
+        assert table.blocks == blocks
+    (table,) = groups.tables(
+        "float32", "normal", (1, 2), [item._replace(addresses=[0] * 6, substreams=[0] * 6)], 32764, 2
+    )
+    assert table.blocks == 6 * -(-100 // 4)
 
 
 def test_a_launch_has_no_more_thread_blocks_than_a_grid(monkeypatch):
     huge = 2**32 * 4
     spans = [Span(2**40 * k, 0, huge, 0, 0, 0, huge // 4) for k in range(600)]
     items = [groups.Items(span, bytes(8), [span.address], [3 | 4 << 32]) for span in spans]
-    made = list(groups.tables("float32", "normal", (1, 2), items, 32764))
-    each = huge // 4 // (2 * THREADS) // groups.TURNS
+    made = list(groups.tables("float32", "normal", (1, 2), items, 32764, 132))
+    each = huge // 4 // (2 * THREADS) // groups.MOST_TURNS
     assert [table.blocks for table in made] == [512 * each, 88 * each]
     monkeypatch.setattr(groups, "GRID", 7 * each + each - 1)
-    made = list(groups.tables("float32", "normal", (1, 2), items, 32764))
+    made = list(groups.tables("float32", "normal", (1, 2), items, 32764, 132))
     assert [table.blocks for table in made] == [7 * each] * 85 + [5 * each]
 
 

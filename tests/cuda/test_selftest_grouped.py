@@ -96,11 +96,11 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], No
     real = groups.tables
 
     def alter(field: str, number: int) -> None:
-        def tables(dtype: str, form: str, seed: Any, items: list[groups.Item], most: int) -> Any:
+        def tables(dtype: str, form: str, seed: Any, items: Any, most: int, processors: int) -> Any:
             layout, capacity = groups._item(len(items[0].make)), groups.capacity(len(items[0].make), most)
             kind, offset = layout.fields[field][:2]  # type: ignore[index]
-            place = 80 + 4 * capacity + number * layout.itemsize + offset
-            for table in real(dtype, form, seed, items, most):
+            place = 88 + 4 * capacity + number * layout.itemsize + offset
+            for table in real(dtype, form, seed, items, most, processors):
                 wrong = bytearray(table.parameter)
                 value = int.from_bytes(wrong[place : place + kind.itemsize], "little") + FIELDS[field]
                 wrong[place : place + kind.itemsize] = value.to_bytes(kind.itemsize, "little")

@@ -4,8 +4,6 @@
 //
 // grouped_<form>_<dtype>   in place of the kernels of one tensor where GROUPED is defined; see choice.py
 
-constexpr u32 TURNS = 8;  // chunks of a thread block: the tensor is looked up and its keys are fetched once for them
-
 // What the parameters of a launch may take: PARAMETERS, 32,764 bytes from CUDA 12.1 on, 4,096 before.
 template <class Values>
 struct Item {
@@ -21,13 +19,14 @@ struct Item {
 template <class Values>
 __device__ constexpr u32 items() {
   u32 n = 1;
-  while (4 * (2 * ROUNDS) + 2 * n * (4 + sizeof(Item<Values>)) <= PARAMETERS) n *= 2;
+  while (4 * (2 * ROUNDS + 2) + 2 * n * (4 + sizeof(Item<Values>)) <= PARAMETERS) n *= 2;
   return n;
 }
 
 template <class Values>
 struct Table {
   u32 round[2 * ROUNDS];
+  u32 turns, unused;  // chunks of a thread block: it looks up its tensor and fetches the keys once for them
   u32 first[items<Values>()];  // an item's first thread block; 2^32 - 1 behind the last item
   Item<Values> item[items<Values>()];
 };
@@ -55,8 +54,8 @@ __device__ __forceinline__ void grouped(const Table<Values>& table) {
   // The whole chunks, then group 0 if elements begin inside it, then what is less than a chunk.
   const u64 stop = span.head + span.count;
   const u32 rest = (u64(span.whole) * G::chunk + span.lead) * G::group < stop;
-  u32 chunk = (blockIdx.x - table.first[k]) * TURNS;
-  const u32 end = min(chunk + TURNS, span.whole + span.lead + rest);
+  u32 chunk = (blockIdx.x - table.first[k]) * table.turns;
+  const u32 end = min(chunk + table.turns, span.whole + span.lead + rest);
 #pragma unroll 1
   for (; chunk < end; ++chunk) {
     const bool whole = chunk < span.whole;

@@ -18,7 +18,9 @@ from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS
 
 __all__ = ["Items", "Table", "capacity", "parameters", "tables"]
 
-TURNS = 8  # chunks of a thread block
+# A thread block makes as many chunks as leave a multiprocessor BLOCKS of them, and MOST_TURNS at most.
+BLOCKS, MOST_TURNS = 64, 16
+_HEAD = 8 * ROUNDS + 8  # bytes before the items
 _NOWHERE = 2**32 - 1  # the first thread block of no item
 
 
@@ -49,7 +51,7 @@ def capacity(make: int, most: int) -> int:
     """How many items a table holds whose forms' parameters have ``make`` bytes, if it may have ``most``."""
     size = _item(make).itemsize + 4
     n = 1
-    while 8 * ROUNDS + 2 * n * size <= most:
+    while _HEAD + 2 * n * size <= most:
         n *= 2
     return n
 
@@ -60,7 +62,14 @@ def _item(make: int) -> np.dtype[Any]:
     return np.dtype([*fields, ("make", "u1", -(-make // 8) * 8)])
 
 
-def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Items], most: int) -> Iterator[Table]:
+def turns_of(chunks: int, multiprocessors: int) -> int:
+    """How many chunks each thread block of a launch makes."""
+    return min(MOST_TURNS, max(1, chunks // (multiprocessors * BLOCKS)))
+
+
+def tables(
+    dtype: str, form: str, seed: tuple[int, int], items: list[Items], most: int, multiprocessors: int
+) -> Iterator[Table]:
     """The launches that make these items, all of one form and dtype, in their order.
 
     Parameters
@@ -69,6 +78,8 @@ def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Items], mos
         Its halves, low one first.
     most
         How many bytes a table may have: see `parameters`.
+    multiprocessors
+        How many the device has.
     """
     group = STORE // FORMATS[dtype].itemsize
     chunk = THREADS * (2 if group == values_in_block(form, dtype) else 1)
@@ -98,18 +109,19 @@ def tables(dtype: str, form: str, seed: tuple[int, int], items: list[Items], mos
     made["fourth_c2"] = (second & word) ^ np.uint64(rounds.k21)
 
     rest = (whole * np.uint64(chunk) + lead) * np.uint64(group) < end
-    blocks = -(-(whole + lead + rest).astype(np.int64) // TURNS)
+    chunks = (whole + lead + rest).astype(np.int64)
     most_items = capacity(size, most)
-    layout = np.dtype(
-        [("round", "u1", 8 * ROUNDS), ("first", "<u4", most_items), ("item", made.dtype, most_items)],
-        align=False,
-    )
+    words = [("turns", "<u4"), ("unused", "<u4"), ("first", "<u4", most_items)]
+    layout = np.dtype([("round", "u1", 8 * ROUNDS), *words, ("item", made.dtype, most_items)], align=False)
     begin = 0
     while begin < total:
-        ends = np.cumsum(blocks[begin : begin + most_items])
+        some = chunks[begin : begin + most_items]
+        turns = turns_of(int(some.sum()), multiprocessors)
+        ends = np.cumsum(-(-some // turns))
         count = max(1, int(np.searchsorted(ends, GRID, side="right")))
         table = np.zeros((), layout)
         table["round"] = np.frombuffer(rounds.packed, np.uint8)
+        table["turns"] = turns
         table["first"][:] = _NOWHERE
         table["first"][0] = 0
         table["first"][1:count] = ends[: count - 1]

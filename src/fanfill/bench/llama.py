@@ -1,33 +1,45 @@
-"""The parameters of a 1.1-billion-parameter network of Llama's shape: TinyLlama-1.1B, as torch has them."""
+"""The parameters of networks of Llama's shape, as torch has them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-__all__ = ["parameters"]
-
-LAYERS, HIDDEN, INTERMEDIATE, VOCABULARY = 22, 2048, 5632, 32_000
-HEADS, KEY_VALUE_HEADS = 32, 4
-KEY_VALUE = HIDDEN // HEADS * KEY_VALUE_HEADS
-
-LAYER = {
-    "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-    "self_attn.k_proj.weight": (KEY_VALUE, HIDDEN),
-    "self_attn.v_proj.weight": (KEY_VALUE, HIDDEN),
-    "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-    "mlp.gate_proj.weight": (INTERMEDIATE, HIDDEN),
-    "mlp.up_proj.weight": (INTERMEDIATE, HIDDEN),
-    "mlp.down_proj.weight": (HIDDEN, INTERMEDIATE),
-    "input_layernorm.weight": (HIDDEN,),
-    "post_attention_layernorm.weight": (HIDDEN,),
-}
+__all__ = ["LLAMA_8B", "TINY", "Size", "parameters"]
 
 
-def parameters() -> Iterator[tuple[str, tuple[int, ...]]]:
+class Size(NamedTuple):
+    """How large a network is: its layers, and the widths of its matrices."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    key_value: int
+
+
+# TinyLlama-1.1B, of 32 heads and 4 for keys and values; Llama-3-8B, of 32 and 8.
+TINY = Size(layers=22, hidden=2048, intermediate=5632, vocabulary=32_000, key_value=256)
+LLAMA_8B = Size(layers=32, hidden=4096, intermediate=14_336, vocabulary=128_256, key_value=1024)
+
+
+def parameters(size: Size = TINY) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Each parameter's name and shape, with weights as (out, in), in the model's order."""
-    yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
-    for layer in range(LAYERS):
-        for name, shape in LAYER.items():
-            yield f"model.layers.{layer}.{name}", shape
-    yield "model.norm.weight", (HIDDEN,)
-    yield "lm_head.weight", (VOCABULARY, HIDDEN)
+    layers, hidden, intermediate, vocabulary, key_value = size
+    layer: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (key_value, hidden),
+        "self_attn.v_proj": (key_value, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    yield "model.embed_tokens.weight", (vocabulary, hidden)
+    for number in range(layers):
+        for name, shape in layer.items():
+            yield f"model.layers.{number}.{name}.weight", shape
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (vocabulary, hidden)

@@ -75,6 +75,10 @@ class Queue:
         """How many bytes of parameters a kernel may have here."""
         return _parameters_of(self._gpu, self._gpu.architecture(self.number))
 
+    def multiprocessors(self) -> int:
+        """How many the device has."""
+        return self._gpu.multiprocessors(self.number)
+
     def prepare(self, names: Iterable[str]) -> None:
         """Compile what these kernels lack, a thread for each family; NVRTC needs no lock of Python's.
 
@@ -110,7 +114,7 @@ class Queue:
         from fanfill_kernels.cuda.geometry import resident
 
         function = self.function(name)
-        blocks = resident(name, blocks, self._gpu.multiprocessors(self.number))
+        blocks = resident(name, blocks, self.multiprocessors())
         start(self._gpu, function, blocks, threads, self.stream, arguments)
         return function
 

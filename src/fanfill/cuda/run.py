@@ -162,7 +162,7 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend, runs: Iterable[Runs]
     for (_, _, family, seed, form, dtype), members in together.items():
         with backend.launcher(members[0][0].target) as queue:
             items = [item for _, some_items in members for item in some_items]
-            for table in groups.tables(dtype, form, seed, items, queue.parameters()):
+            for table in groups.tables(dtype, form, seed, items, queue.parameters(), queue.multiprocessors()):
                 queue.launch(f"grouped_{family}", table.blocks, THREADS, (table.parameter,))
     for fill in alone:
         fill_target(*fill, backend)
