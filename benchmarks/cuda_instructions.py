@@ -168,8 +168,7 @@ def is_single(i: Instruction) -> bool:
 def trips_of(name: str) -> int:
     """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
     name = name.removeprefix(f"{cuda.KEYED}_")
-    blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
-    return blocks if name.startswith("run_truncated_") and "central" not in name else blocks // 2
+    return 2 if "float8" in name or name.endswith("constant_8") else 1
 
 
 def row(name: str, kernel: Kernel) -> dict[str, float]:

@@ -1,27 +1,32 @@
 """Which of many buffers differ from one that has been checked in memory and name alone.
 
-Ten thousand tensors of a model have a few shapes. The first of a kind meets every check. Those that follow
-are asked what may differ between two tensors of one type, shape, dtype and device: where they lie, and
-whether that memory is whole, in C order and their own. Only exactly a `torch.Tensor`, a
-`torch.nn.Parameter` or a `cupy.ndarray` has a kind: a subclass may mean something else.
+Ten thousand tensors of a model have a few shapes. The first of a kind meets every check. The others are asked
+what may differ between two tensors of one type, shape, dtype and device: where they lie, and whether that
+memory is whole, in C order and their own. They are asked all at once, a question at a time: a loop over the
+tensors takes twice as long. Only exactly a `torch.Tensor`, a `torch.nn.Parameter` or a `cupy.ndarray` has a
+kind: a subclass may mean something else.
 """
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanfill.cuda.buffers import torch_stream
+import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fanfill.cuda.buffers import Target
     from fanfill.fill import Plan
     from fanfill.initializers import Initializer
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
 
-__all__ = ["Alike", "Kind", "Kinds", "Library", "kind_of", "libraries"]
+__all__ = ["STORE", "Alike", "Library", "Seen", "columns", "libraries"]
 
 
 class Alike(NamedTuple):
@@ -55,94 +60,111 @@ class Alike(NamedTuple):
     on_device: tuple[Target, Region, Recipe] | None = None
 
 
-class Kind(NamedTuple):
-    """What the others of a kind are asked for.
+STORE = 16  # bytes of the widest store of a GPU's kernels, on a multiple of which they are quickest
+Key = tuple[Any, Any, Any]  # shape, the library's dtype, its device
+
+
+class Seen(NamedTuple):
+    """What is known of buffers of one library.
 
     Attributes
     ----------
-    alike
-        Those that have been found.
-    size, itemsize
-        Bytes of the buffer and of an element.
-    alignment
-        Of its address: of an element in host memory, of the widest store on a device.
-    stream, number, current
-        A torch tensor's stream, which is the library's current one; what returns that by the device's number.
+    places
+        By the identity of their initializer, and by shape, dtype and device.
+    addresses
+        Where they begin.
+    whole
+        Whether they are in C order and hold their own values.
+    room
+        Bytes of their memory from its beginning, and elements until they begin; None if an array's memory
+        is always its own.
     """
 
-    alike: Alike
-    size: int
-    itemsize: int
-    alignment: int
-    stream: int | None = None
-    number: int = -1
-    current: Callable[[int], int] | None = None
+    places: dict[tuple[int, Key], list[int]]
+    addresses: NDArray[np.uint64]
+    whole: NDArray[np.bool_]
+    room: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+
+    def usable(self, key: Key, at: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which of those at some places, all of this key, are in C order, in memory that is theirs and begins
+        where a kernel may write it.
+        """
+        shape, dtype, device = key
+        kind, values = getattr(device, "type", None), prod(shape)
+        if not values or kind not in ("cpu", "cuda", None):
+            return at[:0]
+        alignment = dtype.itemsize if kind == "cpu" else STORE
+        found = self.whole[at] & (self.addresses[at] % np.uint64(alignment) == 0)
+        if self.room is not None:
+            held, before = self.room
+            found &= held[at] >= dtype.itemsize * (values + before[at])
+        return at[found]
 
 
-Key = tuple[Any, Any, Any]  # shape, the library's dtype, its device
-Kinds = dict[Key, Kind]  # of one initializer
-Found = tuple[Kind, int]  # and the address
-Library = tuple[Callable[[Any], Key], Callable[[Any, Kinds], Found | None]]
+Library = Callable[[Sequence[Any], Sequence["Initializer"]], Seen]
+_key = operator.attrgetter("shape", "dtype", "device")
 
 
 def libraries() -> dict[type, Library]:
-    """The types that have kinds, of the libraries that are imported: what makes a key, what finds a kind."""
+    """The types that have kinds, of the libraries that are imported, and what sees many of them."""
     found: dict[type, Library] = {}
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     for kind in (getattr(torch, "Tensor", None), getattr(getattr(torch, "nn", None), "Parameter", None)):
         if kind is not None:
-            found[kind] = _key_of_torch, _of_torch
+            found[kind] = _of_torch
     array = getattr(cupy, "ndarray", None)
     if array is not None:
-        found[array] = _key_of_cupy, _of_cupy
+        found[array] = _of_cupy
     return found
 
 
-def kind_of(alike: Alike, itemsize: int, target: Target | None = None) -> Kind:
-    """The kind of a buffer that has been checked, of a ``target`` if it lies on a device."""
-    if target is None:
-        return Kind(alike, alike.size, itemsize, itemsize)
-    from fanfill_kernels.cuda.geometry import STORE
+def columns(
+    library: Library, arrays: Sequence[Any], laws: Sequence[Initializer], first: int = 0
+) -> Iterator[tuple[int, Seen]]:
+    """See buffers of one library, by pieces: the place of a piece's first, counted from ``first``, and the piece.
 
-    kind = Kind(alike, alike.size, itemsize, STORE)
-    if target.stream is None or target.device is None:
-        return kind
-    current = torch_stream(sys.modules["torch"])
-    return kind._replace(stream=target.stream, number=target.device, current=current)
-
-
-def _key_of_torch(tensor: Any) -> Key:
-    return tensor.shape, tensor.dtype, tensor.device
-
-
-def _of_torch(tensor: Any, kinds: Kinds) -> Found | None:
-    """The kind of a tensor, and its address; None if anything else has to be asked.
-
-    Not of one that is lazily negated, nor of one whose memory was freed or shrunk. What has no storage of its
-    own (sparse, nested, wrapped by a transform) raises when it is asked for it.
+    What has no storage of its own (sparse, nested, wrapped by a transform) raises when it is asked for it:
+    it is left out, and all others are seen.
     """
+    if not arrays:
+        return
     try:
-        kind = kinds.get((tensor.shape, tensor.dtype, tensor.device))
-        if kind is None or not tensor.is_contiguous() or tensor.is_neg():
-            return None
-        _, size, itemsize, alignment, stream, number, current = kind
-        if tensor.untyped_storage().nbytes() < size + itemsize * tensor.storage_offset():
-            return None
-        address: int = tensor.data_ptr()
-    except RuntimeError:
-        return None
-    if address % alignment or (current is not None and current(number) != stream):
-        return None
-    return kind, address
+        yield first, library(arrays, laws)
+    except (RuntimeError, TypeError):
+        if len(arrays) > 1:
+            half = len(arrays) // 2
+            yield from columns(library, arrays[:half], laws[:half], first)
+            yield from columns(library, arrays[half:], laws[half:], first + half)
 
 
-def _key_of_cupy(array: Any) -> Key:
-    return array.shape, array.dtype, array.data.device_id
+def grouped(keys: Iterable[tuple[int, Key]]) -> dict[tuple[int, Key], list[int]]:
+    """The places of equal keys, of which many follow one another."""
+    found: dict[tuple[int, Key], list[int]] = {}
+    last: object = found  # equal to none
+    places: list[int] = []
+    for place, key in enumerate(keys):
+        if key != last:
+            places, last = found.setdefault(key, []), key
+        places.append(place)
+    return found
 
 
-def _of_cupy(array: Any, kinds: Kinds) -> Found | None:
-    memory = array.data
-    kind = kinds.get((array.shape, array.dtype, memory.device_id))
-    if kind is None or not array.flags.c_contiguous or memory.ptr % kind.alignment:
-        return None
-    return kind, memory.ptr
+def _of_torch(tensors: Sequence[Any], laws: Sequence[Initializer]) -> Seen:
+    """Not of one that is lazily negated, nor of one whose memory was freed or shrunk: that has no room."""
+    torch = sys.modules["torch"]
+    of, count = torch.Tensor, len(tensors)
+    # One key after another, none kept: the garbage collector goes through whatever is.
+    places = grouped(zip(map(id, laws), map(_key, tensors), strict=True))
+    whole = np.fromiter(map(of.is_contiguous, tensors), np.bool_, count)
+    whole &= ~np.fromiter(map(of.is_neg, tensors), np.bool_, count)
+    held = np.fromiter(map(torch.UntypedStorage.nbytes, map(of.untyped_storage, tensors)), np.int64, count)
+    before = np.fromiter(map(of.storage_offset, tensors), np.int64, count)
+    return Seen(places, np.fromiter(map(of.data_ptr, tensors), np.uint64, count), whole, (held, before))
+
+
+def _of_cupy(arrays: Sequence[Any], laws: Sequence[Initializer]) -> Seen:
+    count = len(arrays)
+    keys = ((array.shape, array.dtype, array.data.device_id) for array in arrays)
+    places = grouped(zip(map(id, laws), keys, strict=True))
+    whole = np.fromiter((array.flags.c_contiguous for array in arrays), np.bool_, count)
+    return Seen(places, np.fromiter((array.data.ptr for array in arrays), np.uint64, count), whole, None)

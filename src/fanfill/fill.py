@@ -428,6 +428,16 @@ def halves(name: str | int) -> tuple[int, int]:
     return number & _WORD, number >> 32
 
 
+def digests(names: Iterable[str]) -> list[bytes]:
+    """The substreams of many names, as bytes: by copies of one hash, which is quicker than new ones."""
+    found, copy = [], blake2b()(digest_size=8).copy
+    for name in map(str.encode, names):
+        hashed = copy()
+        hashed.update(name)
+        found.append(hashed.digest())
+    return found
+
+
 @functools.cache
 def blake2b() -> Any:
     """The hash of names."""

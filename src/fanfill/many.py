@@ -7,15 +7,16 @@ job for the pool, and small tensors share calls of their kernel, so thousands of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 from fanfill import regions
-from fanfill.alike import Alike, Kinds, Library, kind_of, libraries
+from fanfill.alike import Alike, columns, libraries
 from fanfill.backends import resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -27,7 +28,7 @@ from fanfill.errors import BackendUnavailableError
 from fanfill.fill import (
     Plan,
     as_memory,
-    blake2b,
+    digests,
     key_of,
     planned,
     plans,
@@ -165,37 +166,52 @@ def fill_many(
     watch = watched(progress)
     count = pool.resolve(threads)
     job = Job(seed, backend, numbered=not isinstance(items, Mapping))
-    entries = items.items() if isinstance(items, Mapping) else enumerate(_sequence(items))
-    behind = 3 if job.numbered else 2  # the entry's length, if the item is a whole tensor
-    for at, entry in job.without_small(entries):
-        try:
-            if not isinstance(entry, tuple | list) or not behind <= len(entry) <= behind + 2:
-                raise TypeError(f"expected {_FORM if job.numbered else _NAMED_FORM}; got {shown(entry)}")
-            job.add(entry[0], entry[1], entry[2] if job.numbered else at, *entry[behind:])
-        except (TypeError, ValueError, BackendUnavailableError) as error:
-            kind = next(k for k in (TypeError, ValueError, BackendUnavailableError) if isinstance(error, k))
-            raise kind(f"item {_label_of(at, entry, job.numbered)}: {error}") from error
+    entries = _named(items) if isinstance(items, Mapping) else _numbered(items)
+    job.extend(entries, lambda at: f"item {job.label(at)}: ")
     job.assert_apart()
     with watch as follow:
         job.run(count, follow)
     return items
 
 
-def _sequence(items: object) -> Iterable[Any]:
+def _numbered(items: object) -> Sequence[Any]:
+    """The entries of a sequence."""
     if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise TypeError(
             f"items: expected a sequence of {_FORM}, or a mapping from names to {_NAMED_FORM}; got "
             f"{shown(items)}"
         )
-    return items
+    entries = items if type(items) is list or type(items) is tuple else list(items)
+    if {*map(type, entries)} <= {tuple} and {*map(len, entries)} <= {3}:
+        return entries
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, tuple | list) or not 3 <= len(entry) <= 5:
+            named = isinstance(entry, tuple | list) and len(entry) > 2
+            label = f"{at} ({shown(entry[2])})" if named else f"{at}"
+            raise TypeError(f"item {label}: expected {_FORM}; got {shown(entry)}")
+    return entries
 
 
-def _label_of(at: object, entry: Any, numbered: bool) -> str:
-    """How an error names an item that may not be one."""
-    if not numbered:
-        return shown(at)
-    named = isinstance(entry, tuple | list) and len(entry) > 2
-    return f"{at} ({shown(entry[2])})" if named else f"{at}"
+def _named(items: Mapping[Any, Any]) -> Sequence[Any]:
+    """The entries of a mapping, each with its name at the place where a sequence has it."""
+    for name, entry in items.items():
+        if not isinstance(entry, tuple | list) or not 2 <= len(entry) <= 4:
+            raise TypeError(f"item {shown(name)}: expected {_NAMED_FORM}; got {shown(entry)}")
+    return [(entry[0], entry[1], name, *entry[2:]) for name, entry in items.items()]
+
+
+def _plain(entries: Sequence[Any], laws: Sequence[Any], names: Sequence[Any]) -> NDArray[np.intp]:
+    """The places of whole tensors with an initializer and a name of ASCII: no more is to be asked of these."""
+    kinds = {*map(type, laws)}, {*map(type, names)}
+    if {*map(len, entries)} <= {3} and kinds == ({Initializer}, {str}) and all(map(str.isascii, names)):
+        return np.arange(len(entries))
+    found = (
+        k
+        for k, entry in enumerate(entries)
+        if len(entry) == 3 or entry[3:] == (None, None)
+        if type(laws[k]) is Initializer and type(names[k]) is str and names[k].isascii()
+    )
+    return np.fromiter(found, np.intp)
 
 
 class Job:
@@ -214,9 +230,7 @@ class Job:
         self.alike: list[Alike] = []
         self.arrays_alike: dict[int, Alike] = {}  # NumPy's, by the identity of their plans
         self.planned: dict[tuple[Any, ...], Alike] = {}  # by this job alone
-        self.libraries, self.hashed = libraries(), blake2b()
-        self.kinds: dict[Initializer, Kinds] = {}
-        self.kinds_by_identity: dict[int, tuple[Initializer, Kinds]] = {}  # which it keeps alive
+        self.libraries = libraries()
         self.parts: dict[int, _Part] = {}  # all that are in none of these,
         self.spans: dict[int, _Memory] = {}  # and their memory
         self.located: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None = None
@@ -226,51 +240,114 @@ class Job:
         self.host: Backend | None = None
         self.device: DeviceBackend | None = None
 
-    def without_small(self, entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """Add the items that a plan stands for, which needs no further check; yield the rest.
-
-        Written out, since a call costs as much as what it does.
-        """
-        if self.backend is not None:
-            yield from entries
-            return
-        numbered, hashed, finders, kinds = self.numbered, self.hashed, self.libraries, self.kinds_by_identity
-        names, digests, arrays = self.names, self.digests, self.arrays
-        for at, entry in entries:
-            if type(entry) is tuple and len(entry) == 2 + numbered:
-                array, law, name = entry if numbered else (*entry, at)
-                if type(law) is str:
-                    law = CONSTANTS.get(law)
-                alike = None
-                if type(law) is not Initializer or type(name) is not str or not name.isascii():
-                    pass
-                elif type(array) is np.ndarray:
-                    plan = plans.get((law, array.shape, array.dtype))
-                    if plan is not None and array.flags.carray:
-                        alike = self.arrays_alike.get(id(plan))
-                        if alike is None:
-                            alike = self._of_arrays(law, str(array.dtype), array.shape, array.nbytes, plan)
-                        if array.dtype is not plan.lanes:
-                            array = array.view(plan.lanes)
-                elif type(array) in finders and id(law) in kinds:
-                    found = finders[type(array)][1](array, kinds[id(law)][1])
-                    if found is not None:
-                        alike = found[0].alike
-                        alike.addresses.append(found[1])  # type: ignore[union-attr]  # a kind's are known
-                if alike is not None:
-                    alike.numbers.append(len(names))
-                    names.append(name)
-                    digests.append(hashed(name.encode(), digest_size=8).digest())
-                    arrays.append(array)
-                    continue
-            yield at, entry
-
     def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
-        """Check and add any item; raise as `fill` would."""
-        law = CONSTANTS[law] if type(law) is str and law in CONSTANTS else initializer_of(law)
-        library = self.libraries.get(type(array)) if global_shape is None and offset is None else None
-        if library is not None and self._has_added(array, law, name, library):
-            return
+        """Check and add an item; raise as `fill` would."""
+        self.extend([(array, law, name, global_shape, offset)])
+
+    def extend(
+        self,
+        entries: Sequence[Any],
+        whose: Callable[[int], str] | None = None,
+        check: Callable[[int], object] | None = None,
+    ) -> None:
+        """Check and add items: each a buffer, an initializer, a name, perhaps a global shape and an offset.
+
+        Parameters
+        ----------
+        whose
+            What begins an error's message, by the item's number in this job.
+        check
+            Called with the place among ``entries`` of each one that is not like another of them, before it is
+            checked here; it may raise.
+
+        Raises
+        ------
+        TypeError, ValueError, BackendUnavailableError
+            As `fill`.
+        """
+        before = len(self.names)
+        arrays, laws, names = (list(map(itemgetter(k), entries)) for k in range(3))
+        if str in {*map(type, laws)}:
+            laws = [CONSTANTS.get(law, law) if type(law) is str else law for law in laws]
+        self.arrays += arrays
+        self.names += names
+        plain = _plain(entries, laws, names)
+        if len(plain) == len(entries):
+            self.digests += digests(names)
+        else:
+            self.digests += [b""] * len(entries)
+            for k, digest in zip(plain, digests(names[k] for k in plain), strict=True):
+                self.digests[before + k] = digest
+        left = np.ones(len(entries), np.bool_)
+        self._add_alike(before, plain, arrays, laws, left, whose)
+        of_arrays = {*plain.tolist()} if self.backend is None and np.ndarray in {*map(type, arrays)} else ()
+        for k in np.flatnonzero(left).tolist():
+            array, here = arrays[k], before + k
+            if check is not None:
+                check(k)
+            if k in of_arrays and type(array) is np.ndarray:
+                # What a plan stands for needs no further check. Written out, since a call costs as much as
+                # what it does.
+                plan = plans.get((laws[k], array.shape, array.dtype))
+                if plan is not None and array.flags.carray:
+                    alike = self.arrays_alike.get(id(plan))
+                    if alike is None:
+                        dtype = str(array.dtype)
+                        alike = self._of_arrays(laws[k], dtype, array.shape, array.nbytes, plan)
+                    if array.dtype is not plan.lanes:
+                        self.arrays[here] = array.view(plan.lanes)
+                    alike.numbers.append(here)
+                    continue
+            self._add(here, laws[k], entries[k][3:], whose)
+
+    def _add_alike(
+        self,
+        before: int,
+        plain: NDArray[np.intp],
+        arrays: Sequence[Any],
+        laws: Sequence[Initializer],
+        left: NDArray[np.bool_],
+        whose: Callable[[int], str] | None,
+    ) -> None:
+        """Add those of a library's buffers that are like another one, which meets every check; the others are
+        ``left``.
+        """
+        kinds = {kind: self.libraries.get(kind) for kind in {*map(type, arrays)}}
+        for library in {*kinds.values()} - {None}:
+            those, some, of_some = plain, arrays, laws
+            if len({*kinds.values()}) > 1:
+                those = those[[kinds[type(arrays[k])] is library for k in those]]
+            if len(those) < len(arrays):
+                some, of_some = [arrays[k] for k in those], [laws[k] for k in those]
+            for begin, seen in columns(library, some, of_some):
+                for (_, kind), at in seen.places.items():
+                    usable = seen.usable(kind, np.array(at)) if len(at) > 1 else ()
+                    if len(usable) < 2:
+                        continue
+                    first, *others = those[usable + begin].tolist()
+                    alike = self._add(before + first, laws[first], (), whose)
+                    left[first] = False
+                    if alike is not None and alike.addresses is not None:
+                        alike.numbers.extend([before + k for k in others])
+                        alike.addresses.extend(seen.addresses[usable[1:]].tolist())
+                        left[others] = False
+
+    def _add(
+        self, here: int, law: Any, place: Sequence[Any], whose: Callable[[int], str] | None
+    ) -> Alike | None:
+        """Check any item; return what others can be added to that are alike, if they can."""
+        try:
+            return self._checked(here, initializer_of(law), *place)
+        except (TypeError, ValueError, BackendUnavailableError) as error:
+            if whose is None:
+                raise
+            kind = next(k for k in (TypeError, ValueError, BackendUnavailableError) if isinstance(error, k))
+            raise kind(f"{whose(here)}{error}") from error
+
+    def _checked(
+        self, here: int, law: Initializer, global_shape: Any = None, offset: Any = None
+    ) -> Alike | None:
+        array, name = self.arrays[here], self.names[here]
         number = substream(name)
         memory = as_memory(array, law, self.backend)
         if isinstance(memory, device_buffers.Target):
@@ -284,61 +361,39 @@ class Job:
         if isinstance(memory, device_buffers.Target):
             assert_on_host(made, law)
         plain = not law.structured and 0 not in shape and region.shape == shape
-        here = len(self.names)
-        self.names.append(name)
-        self.digests.append(number.to_bytes(8, "little"))
+        of_library = plain and global_shape is None and type(array) in self.libraries
+        self.digests[here] = number.to_bytes(8, "little")
         if not isinstance(memory, device_buffers.Target):
             self.host = self.host or resolve("cpu", self.backend)
             if plain and view.size <= cpu_run.SMALL and view.flags.carray:
-                alike = self._alike(law, shape, memory.storage, self.host, library is not None)
+                alike = self._alike(law, shape, memory.storage, self.host, of_library)
                 if type(array) is np.ndarray and self.backend is None:
                     remember(plans, (law, shape, array.dtype), alike.plan)
                 alike.numbers.append(here)
-                if library is None or alike.addresses is None:
-                    self.arrays.append(view)
+                if alike.addresses is None:
+                    self.arrays[here] = view
                     self._note_written(memory, array)
-                    return
-                alike.addresses.append(address)
-                self.arrays.append(array)
-                self._kinds_of(law)[library[0](array)] = kind_of(alike, itemsize)
-                return
-        self.arrays.append(array)
+                else:
+                    alike.addresses.append(address)
+                return alike
         key = (*self.seed, number & 0xFFFFFFFF, number >> 32)
         if isinstance(memory, device_buffers.Target):
             self.device = self.device or resolve("cuda", self.backend)
-            if plain and library is not None and cuda_run.is_run(memory, region):
+            if of_library and cuda_run.is_run(memory, region):
                 size = prod(shape) * itemsize
                 one = memory, region, made
                 alike = Alike(law, str(dtype), shape, size, [here], [address], None, memory.is_torch, one)
                 self.alike.append(alike)
-                self._kinds_of(law)[library[0](array)] = kind_of(alike, itemsize, memory)
-                return
+                return alike
         self._note_written(memory, array)
         part = None if global_shape is None else region
-        self.parts[here] = _Part(self._label(here), name, law, dtype, shape, part)
+        self.parts[here] = _Part(self.label(here), name, law, dtype, shape, part)
         self.spans[here] = _Memory(address, shape, strides, itemsize)
         if isinstance(memory, device_buffers.Target):
             self.device_fills.append(_OnDevice(memory, region, made, key))
         else:
             self.fills.append(cpu_run.Fill(view, region, made, key))
-
-    def _has_added(self, array: Any, law: Initializer, name: Any, library: Library) -> bool:
-        """Add an item that is like one that has been checked; False if anything else has to be asked."""
-        known = self.kinds_by_identity.get(id(law))
-        if known is None:
-            known = self.kinds_by_identity[id(law)] = law, self._kinds_of(law)
-        if not known[1] or type(name) is not str or not name.isascii():
-            return False
-        found = library[1](array, known[1])
-        if found is None:
-            return False
-        kind, address = found
-        kind.alike.numbers.append(len(self.names))
-        kind.alike.addresses.append(address)  # type: ignore[union-attr]  # a kind's are known
-        self.names.append(name)
-        self.digests.append(self.hashed(name.encode(), digest_size=8).digest())
-        self.arrays.append(array)
-        return True
+        return None
 
     def _note_written(self, memory: buffers.Lanes | device_buffers.Target, array: Any) -> None:
         """Let torch know of a tensor that is not among those that are alike, once all have been checked."""
@@ -348,9 +403,6 @@ class Job:
     def _substreams(self) -> NDArray[np.uint64]:
         """Those of the names."""
         return np.frombuffer(b"".join(self.digests), "<u8")
-
-    def _kinds_of(self, law: Initializer) -> Kinds:
-        return self.kinds.setdefault(law, {})
 
     def _of_arrays(
         self, law: Initializer, dtype: str, shape: tuple[int, ...], size: int, plan: Plan
@@ -374,7 +426,8 @@ class Job:
             self.planned[named] = alike
         return alike
 
-    def _label(self, number: int) -> str:
+    def label(self, number: int) -> str:
+        """How an error names an item."""
         name = shown(self.names[number])
         return f"{number} ({name})" if self.numbered else name
 
@@ -384,20 +437,18 @@ class Job:
         if found is not None:
             return found
         alike = next(alike for alike in self.alike if number in alike.numbers)
-        return _Part(self._label(number), self.names[number], alike.law, alike.dtype, alike.shape, None)
+        return _Part(self.label(number), self.names[number], alike.law, alike.dtype, alike.shape, None)
 
     def assert_apart(self) -> None:
         """Raise ValueError if items share values or memory."""
         substreams = self._substreams()
-        order = np.argsort(substreams, kind="stable")
-        known = substreams[order]
-        again = np.flatnonzero(known[1:] == known[:-1])
-        shared: dict[int, list[int]] = {}
-        for at in again.tolist():
-            shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
-        for numbers in shared.values():
-            _assert_parts([self._part(number) for number in numbers])
+        known = np.sort(substreams)  # in a third of argsort's time
+        if (known[1:] == known[:-1]).any():
+            self._assert_parts(substreams)
         firsts, ends = self._located()
+        # Of memory that shares no byte, that which begins first ends first.
+        if not self.parts and not (np.sort(firsts)[1:] < np.sort(ends)[:-1]).any():
+            return
         gaps = {number for number, memory in self.spans.items() if memory.has_gaps}
         solid = ends > firsts
         solid[list(gaps)] = False
@@ -411,6 +462,15 @@ class Job:
             for other in near:
                 if (other not in gaps or other > number) and self._memory(number).meets(self._memory(other)):
                     self._refuse_shared(number, other)
+
+    def _assert_parts(self, substreams: NDArray[np.uint64]) -> None:
+        order = np.argsort(substreams, kind="stable")
+        known = substreams[order]
+        shared: dict[int, list[int]] = {}
+        for at in np.flatnonzero(known[1:] == known[:-1]).tolist():
+            shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
+        for numbers in shared.values():
+            _assert_parts([self._part(number) for number in numbers])
 
     def _refuse_shared(self, *numbers: int) -> NoReturn:
         one, other = (self._part(number) for number in sorted(numbers))
@@ -503,7 +563,9 @@ class Job:
         """What lies on devices and is alike."""
         substreams = self._substreams()
         return [
-            cuda_run.Runs(*alike.on_device, self.seed, alike.addresses, substreams[alike.numbers].tolist())
+            cuda_run.Runs(
+                *alike.on_device, self.seed, np.array(alike.addresses, np.uint64), substreams[alike.numbers]
+            )
             for alike in self.alike
             if alike.on_device is not None and alike.addresses is not None
         ]

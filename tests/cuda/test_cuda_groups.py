@@ -211,7 +211,7 @@ def on_device(gpu, monkeypatch):
 
     streams, kept = [0xB00], []
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda number: streams[0], raising=False)
-    known = {OnDevice: (alike._key_of_torch, alike._of_torch)}
+    known = {OnDevice: alike._of_torch}
     monkeypatch.setattr(many, "libraries", lambda: known)
     for number in (0, 1):
         gpu.streams[number] |= {0xB00, 0xB01}
@@ -237,25 +237,15 @@ def test_torch_tensors_of_one_kind_are_one_launch_on_each_device(gpu, on_device)
     ]
 
 
-def test_torch_tensors_of_one_kind_are_one_launch_on_each_stream(gpu, on_device, monkeypatch):
+def test_torch_tensors_of_one_kind_are_one_launch_on_the_current_stream(gpu, on_device, monkeypatch):
     plain = sys.modules["torch"].Tensor
-
-    def items() -> Any:
-        for k in range(6):
-            tensor = on_device(40, 0xB00 if k < 4 else 0xB01)
-            made.append(tensor)
-            yield tensor, LAW, f"w{k}"
-
-    made: list[Any] = []
+    made = [on_device(40, 0xB00 if k < 4 else 0xB01) for k in range(6)]
     asked: list[Any] = []
     as_target = buffers._torch_target
     monkeypatch.setattr(buffers, "_torch_target", lambda *given: asked.append(given) or as_target(*given))
-    ff.fill_many(items(), seed=2)
-    assert len(asked) == 2  # the others are like one of these
-    assert sorted((one.stream, one.kernel) for one in gpu.launches) == [
-        (0xB00, "grouped_normal_centred_float32"),
-        (0xB01, "grouped_normal_centred_float32"),
-    ]
+    ff.fill_many([(tensor, LAW, f"w{k}") for k, tensor in enumerate(made)], seed=2)
+    assert len(asked) == 1  # the others are like it
+    assert [(one.stream, one.kernel) for one in gpu.launches] == [(0xB01, "grouped_normal_centred_float32")]
     for k, tensor in enumerate(made):
         assert tensor._version > 0
         found = tensor.as_subclass(plain).numpy().tobytes()
@@ -293,24 +283,30 @@ def test_how_many_items_a_table_holds():
             assert 88 + n * size <= most < 88 + 2 * n * size
 
 
+def item_of(span: Span) -> groups.Items:
+    return groups.Items(span, bytes(8), *(np.array([n], np.uint64) for n in (span.address, 3 | 4 << 32)))
+
+
 def test_a_thread_block_makes_the_more_chunks_the_more_there_are():
     busy = 132 * groups.BLOCKS
     turns = [groups.turns_of(chunks, 132) for chunks in (1, busy, 2 * busy - 1, 5 * busy, 1000 * busy)]
     assert turns == [1, 1, 1, 5, groups.MOST_TURNS]
-    item = groups.Items(Span(0, 0, 100 * 512 * 4, 0, 0, 0, 100 * 512), bytes(8), [0], [0])
-    for multiprocessors, blocks in ((1, 100), (132, 100)):
-        (table,) = groups.tables("float32", "normal", (1, 2), [item], 32764, multiprocessors)
+    for items, multiprocessors, blocks in ((1, 132, 100), (1, 1, 100), (6, 2, 6 * 25), (60, 2, 60 * 7)):
+        table, *_ = groups.tables(
+            "float32",
+            "normal",
+            (1, 2),
+            [item_of(Span(0, 0, 204_800, 0, 0, 0, 51_200))] * items,
+            32764,
+            multiprocessors,
+        )
         assert table.blocks == blocks
-    (table,) = groups.tables(
-        "float32", "normal", (1, 2), [item._replace(addresses=[0] * 6, substreams=[0] * 6)], 32764, 2
-    )
-    assert table.blocks == 6 * -(-100 // 4)
 
 
 def test_a_launch_has_no_more_thread_blocks_than_a_grid(monkeypatch):
     huge = 2**32 * 4
     spans = [Span(2**40 * k, 0, huge, 0, 0, 0, huge // 4) for k in range(600)]
-    items = [groups.Items(span, bytes(8), [span.address], [3 | 4 << 32]) for span in spans]
+    items = [item_of(span) for span in spans]
     made = list(groups.tables("float32", "normal", (1, 2), items, 32764, 132))
     each = huge // 4 // (2 * THREADS) // groups.MOST_TURNS
     assert [table.blocks for table in made] == [512 * each, 88 * each]

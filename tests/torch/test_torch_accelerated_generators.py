@@ -120,6 +120,8 @@ WAYS: dict[str, list[Callable[[], Any]]] = {
     "uniform_": [lambda: E(40).uniform_(), lambda: E(40, dtype=torch.complex64).uniform_()],
 }
 RELU = nn.RNN(5, 4, 2, nonlinearity="relu", dropout=0.5)
+for weight in RELU.parameters():
+    nn.init.constant_(weight, 0.1)  # units that never fire would hide what is dropped
 # Each is a part of scaled_dot_product_attention, lstm or dropout for one kind of device; none draws on a CPU.
 ELSEWHERE = {
     "_cudnn_attention_backward",

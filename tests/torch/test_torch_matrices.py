@@ -16,6 +16,7 @@ from torch.nn import init  # noqa: E402
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
+from fanfill.many import Job  # noqa: E402
 from fanfill.torch import modules, tensors  # noqa: E402
 from fanfill.torch.sharding import Part  # noqa: E402
 
@@ -224,7 +225,7 @@ def test_what_is_computed_on_the_cpu_is_copied_to_a_device(monkeypatch: pytest.M
     )
     device.made = None
     place: Any = type("Place", (), {"local": None, "global_shape": (5, 4)})()
-    modules._fill_all([job._replace(places=[place])], 3, None)
+    modules._fill_all(Job(3, None), [job._replace(places=[place])], 3, None)
     assert np.array_equal(device.made.numpy(), there.detach().numpy())
 
 

@@ -52,9 +52,22 @@ __device__ constexpr f32 TAIL_P[] = {0x1p+0f, 0x1.46e7dap+2f, -0x1.355f18p-1f, -
 __device__ constexpr f32 TAIL_Q[] = {0x1.ff8d9cp-1f, 0x1.4a9428p+2f, 0x1.9223ap+1f};
 constexpr f32 TAIL = 0x1.74bd04p-6f;
 constexpr i32 HALF_LINE = 0x40000000;
+constexpr u32 CENTRED = u32(HALF_LINE) | SIGN;
 constexpr u64 ODD_PAIR = 0x100000001u;
 constexpr u64 MIDDLE = 0x4000000000000000u;
 constexpr u32 PROBABILITY_BIAS = 126;
+
+// The same for an argument in the unit 2^-31: each coefficient times the power of it that its term has, by which
+// no step of Horner's scheme rounds differently. The least, 2^-108, is no subnormal.
+constexpr f32 UNITS_2 = UNIT * UNIT;
+constexpr f32 UNITS_3 = UNITS_2 * UNIT;
+constexpr f32 UNITS_4 = UNITS_3 * UNIT;
+__device__ constexpr f32 CENTRE_P_UNITS[] = {
+    CENTRE_P[0] * UNITS_4, CENTRE_P[1] * UNITS_3, CENTRE_P[2] * UNITS_2, CENTRE_P[3] * UNIT, CENTRE_P[4],
+};
+__device__ constexpr f32 CENTRE_Q_UNITS[] = {
+    CENTRE_Q[0] * UNITS_4, CENTRE_Q[1] * UNITS_3, CENTRE_Q[2] * UNITS_2, CENTRE_Q[3] * UNIT, CENTRE_Q[4],
+};
 
 // With an angle or a probability in the unit 1, 2^-31 of the word's: THREE_UNITS, FINE_UNITS, and 2^-8, under
 // which the fine bits lie.
@@ -251,16 +264,16 @@ __device__ __forceinline__ void box_muller(const u32 (&words)[2 * N], const P& p
   for (int n = 0; n < N; ++n) turned(radii[n], words[2 * n + 1], p, values[2 * n], values[2 * n + 1]);
 }
 
-// p - 1/2 in units of 2^-31, odd. The width is at most 2^31: 32 bits, which make it one multiply-add.
-__device__ __forceinline__ i32 central_argument(u32 w, const TruncatedCentral& p) {
-  return i32((p.origin + u64(u32(p.width)) * w) >> 32) | i32(ODD_PAIR);
+// p - 1/2 in units of 2^-31, odd, plus CENTRED: the host has added it to the origin. The width is at most 2^31: 32
+// bits, which make it one multiply-add.
+__device__ __forceinline__ u32 central_argument(u32 w, const TruncatedCentral& p) {
+  return u32((p.origin + u64(u32(p.width)) * w) >> 32) | u32(ODD_PAIR);
 }
 
-// z = 3 q + q ratio from n = q / UNIT, |n| <= HALF_LINE, the two parts of q being exact in the unit 1.
-__device__ __forceinline__ f32 central(i32 n, f32 ratio) {
-  // n + HALF_LINE is below 2^31. With bit 31 set, as the last one of the exponent, the funnel shift that drops the
-  // fine bits puts the rest of it above.
-  const u32 m = u32(n) + (u32(HALF_LINE) | SIGN);
+// z = 3 q + q ratio from m = q / UNIT + CENTRED, |q| < 1/2, the two parts of q being exact in the unit 1.
+__device__ __forceinline__ f32 central(u32 m, f32 ratio) {
+  // With bit 31 set, as the last one of the exponent, the funnel shift that drops the fine bits puts the rest of it
+  // above.
   const f32 coarse = float_of_bits32(__funnelshift_r(m, ONE_BITS >> 24, 8)) - 1.5f;
   const f32 fine = float_of_bits32(masked(m, FINE - ODD, FINE_BITS | ODD)) - 0x1p-8f;
   const f32 rest = float_of_bits32(bits32((coarse + fine) * ratio) | u32(ODD));
@@ -269,10 +282,13 @@ __device__ __forceinline__ f32 central(i32 n, f32 ratio) {
 }
 
 __device__ __forceinline__ f32 truncated_central(u32 w, const TruncatedCentral& p) {
-  const i32 n = central_argument(w, p);
-  const f32 d = f32(HALF_LINE - abs(n)) * UNIT;
-  const f32 y = d - d * d;
-  return central(n, quotient(horner(y, CENTRE_P), horner(y, CENTRE_Q))) * p.std + p.mean;
+  const u32 m = central_argument(w, p);
+  // The nearer tail is that of m or of its mirror image, which has the opposite of each bit but the first and last.
+  // As signed integers both are the tail's negative.
+  const f32 minus_d = f32(max(i32(m), i32(m ^ (~SIGN - ODD))));
+  // y = d - d d in the unit of d, which makes the product by it exact.
+  const f32 y = __fmaf_rn(minus_d * minus_d, -UNIT, -minus_d);
+  return central(m, quotient(horner(y, CENTRE_P_UNITS), horner(y, CENTRE_Q_UNITS))) * p.std + p.mean;
 }
 
 __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
@@ -289,7 +305,7 @@ __device__ __forceinline__ f32 truncated(u32 w, const Truncated& p) {
   const u32 tail = d < TAIL ? ~0u : 0u;
   const f32 ratio = quotient(chosen(tail, horner(r, TAIL_P), horner(y, CENTRE_P)),
                              chosen(tail, horner(r, TAIL_Q), horner(y, CENTRE_Q)));
-  f32 z = chosen(tail, ratio, central(i32((MIDDLE - nearer) >> 32) | ODD, ratio));
+  f32 z = chosen(tail, ratio, central(u32((MIDDLE + (u64(CENTRED) << 32) - nearer) >> 32) | ODD, ratio));
   z = lower ? -z : z;
   return z * p.std + p.mean;
 }

@@ -16,6 +16,7 @@ from fanfill_kernels.formats import FORMATS
 from fanfill_kernels.forms import forms_of
 from fanfill_kernels.philox import HALF, M0, M1, MASK, ROUNDS, W0, W1, Key
 
+CENTRED = 0xC0000000  # arithmetic.cuh
 THREADS = 256
 STORE = 16  # bytes of the widest store
 AXES = 16
@@ -24,9 +25,10 @@ HALF_LINE = 1 << 32  # Philox blocks that share the upper half of their number
 # Forms whose values take longer to make than to store.
 COSTLY = ("normal", "normal_centred", "truncated_central", "truncated")
 # How many thread blocks of a strided kernel a multiprocessor gets: two rounds of those that it holds, or more
-# for large fills, as long as each has this many chunks. In prototypes on an H200, for 2^28 values, 16 and 64
-# were within 1 % of one another; one chunk a thread block was 6 % slower.
-FEWEST, MOST, CHUNKS = 16, 64, 4
+# for large fills, as long as each has this many chunks. On an H200, for 2^28 values, 16, 32 and 64 are within
+# 1 % of one another, with bfloat16 uniforms quickest by 16 and truncated normals by 64; one chunk a thread block
+# was 6 % slower.
+FEWEST, MOST, CHUNKS = 16, 32, 4
 
 # Structured NumPy arrays in place of these took a fill 23 us.
 POINTER = Struct("<Q")
@@ -81,6 +83,7 @@ def taken(form: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
     """The kernels' form for a recipe, and its parameters: what the host can work out for all values at once.
 
     * A normal of mean 0 needs no sum.
+    * A central truncated normal's argument has CENTRED added, which the origin brings along.
     * A truncated normal clamps z between its cuts, and the value between its ends. But fl(fl(z std) + mean)
       rises with z, so that one clamp of the value does both, between what the two make of the cuts.
     """
@@ -94,6 +97,8 @@ def taken(form: str, params: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         with np.errstate(over="ignore"):  # a cut far out, of whose value the end is the end
             end = cut * std + mean
         ends.append(low if end < low else min(end, high))
+    if form == "truncated_central" and isinstance(std, np.float32):
+        line[0] = np.uint64((int(line[0]) + (CENTRED << _HALF)) % 2**64)
     return form, (*line, std, mean, *ends)
 
 

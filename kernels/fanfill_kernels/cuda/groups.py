@@ -6,11 +6,11 @@ times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fanfill_kernels.cuda.geometry import GRID, STORE, THREADS, Span, rounds_of, values_in_block
 from fanfill_kernels.formats import FORMATS
@@ -31,8 +31,8 @@ class Items(NamedTuple):
 
     span: Span
     make: bytes
-    addresses: Sequence[int]
-    substreams: Sequence[int]
+    addresses: NDArray[np.uint64]
+    substreams: NDArray[np.uint64]
 
 
 class Table(NamedTuple):
@@ -85,8 +85,8 @@ def tables(
     chunk = THREADS * (2 if group == values_in_block(form, dtype) else 1)
     counts = [len(item.addresses) for item in items]
     total, size = sum(counts), len(items[0].make)
-    address = np.fromiter(chain.from_iterable(item.addresses for item in items), np.uint64, total)
-    substream = np.fromiter(chain.from_iterable(item.substreams for item in items), np.uint64, total)
+    address = np.concatenate([item.addresses for item in items])
+    substream = np.concatenate([item.substreams for item in items])
     spans = np.repeat(np.array([item.span[1:] for item in items], np.uint64), counts, axis=0).T
     above, length, block, head, lead, _ = spans
     made = np.zeros(total, _item(size))

@@ -9,11 +9,15 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from fanfill.cuda.diagonals import constants
 from fanfill.tiling import Axis, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from fanfill.backends import DeviceBackend
     from fanfill.cuda.buffers import Target
@@ -95,8 +99,8 @@ class Runs(NamedTuple):
     region: Region
     recipe: Recipe
     seed: tuple[int, int]
-    addresses: Sequence[int]
-    substreams: Sequence[int]
+    addresses: NDArray[np.uint64]
+    substreams: NDArray[np.uint64]
 
 
 def is_run(target: Target, region: Region) -> bool:
@@ -128,7 +132,7 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend, runs: Iterable[Runs]
         items = []
         for span in spans(recipe.form, recipe.dtype, where[0], *found):
             behind = span.address - target.pointer
-            begins = [address + behind for address in addresses] if behind else addresses
+            begins = addresses + np.uint64(behind % 2**64) if behind else addresses
             items.append(groups.Items(span, make, begins, substreams))
         named = target.device, target.stream, family, seed, recipe.form, recipe.dtype
         together.setdefault(named, []).append((some, items))
@@ -153,7 +157,8 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend, runs: Iterable[Runs]
             alone.append(fill)
             continue
         substream = key[2] | key[3] << 32
-        gather(Runs(target, region, recipe, key[:2], (target.pointer,), (substream,)), part, found)
+        one = np.array([target.pointer], np.uint64), np.array([substream], np.uint64)
+        gather(Runs(target, region, recipe, key[:2], *one), part, found)
     for named in [
         named for named, members in together.items() if sum(len(r.addresses) for r, _ in members) == 1
     ]:
@@ -170,7 +175,7 @@ def fill_all(fills: Iterable[Fill], backend: DeviceBackend, runs: Iterable[Runs]
 
 def _fill_of(run: Runs) -> Fill:
     """The only one of runs as a single fill."""
-    (substream,) = run.substreams
+    (substream,) = run.substreams.tolist()
     return run.target, run.region, run.recipe, (*run.seed, substream & 0xFFFFFFFF, substream >> 32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
-from fanfill.torch.tensors import STORAGE_NAMES, fill_by_copy
+from fanfill.torch.tensors import STORAGE_NAMES, are_cached, fill_by_copy, is_leaf
 from fanfill.torch.walking import Parameter, buffers, parameters
 from fanfill.torch.zero3 import is_zero3, partition
 
@@ -137,7 +137,9 @@ def init_module(
             init_by_recipe(tensors, buffers(module, prefix), rules, seed, follow)
         return module
     book = Book(rules if rules is not None else {})
-    tasks: dict[int, _Task] = {}
+    plain: list[tuple[Parameter, Draw]] = []
+    tasks: list[_Task] = []
+    covered: set[int] = set()
     missing: list[str] = []
     magnitudes: list[Parameter] = []
     for parameter in parameters(module, prefix):
@@ -145,7 +147,11 @@ def init_module(
         lazy = type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor)
         draws = book.draws(parameter, lazy)
         if draws:
-            tasks[id(tensor)] = _task(parameter, draws)
+            covered.add(id(tensor))
+            if len(draws) == 1 and _is_plain(tensor, draws[0]):
+                plain.append((parameter, draws[0]))
+            else:
+                tasks.append(_task(parameter, draws))
         elif draws is None and lazy:
             raise ValueError(
                 f"expected parameters that have shapes; got {parameter.name!r}, which is lazy; call the "
@@ -155,7 +161,7 @@ def init_module(
             magnitudes.append(parameter)
         elif draws is None:
             missing.append(parameter.name)
-    magnitudes = [p for p in magnitudes if p.magnitude and id(p.magnitude.direction) in tasks]
+    magnitudes = [p for p in magnitudes if p.magnitude and id(p.magnitude.direction) in covered]
     for parameter in magnitudes:
         _assert_computable(parameter)
     if missing and on_missing == "error":
@@ -164,35 +170,45 @@ def init_module(
             "(None leaves one as it is), or pass on_missing='leave'"
         )
     book.assert_used()
+    first = Job(seed, None)
+    first.extend(
+        [(parameter.tensor, draw.law, parameter.name) for parameter, draw in plain],
+        lambda number: f"parameter {first.names[number]!r}: ",
+        lambda number: _task(plain[number][0], [plain[number][1]]),
+    )
     with watch as follow:
-        _fill_all([*tasks.values()], seed, follow)
+        _fill_all(first, tasks, seed, follow)
     for parameter in magnitudes:
         _compute(parameter)
     return module
 
 
-def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None) -> None:
+def _fill_all(
+    first: Job, tasks: list[_Task], seed: int, progress: Callable[[int, int], object] | None
+) -> None:
     """Every parameter's first draw as one job, then the second ones, which may write over the first."""
     rounds = []
     copies: list[list[Callable[[], None]]] = []
-    for number in range(max((len(task.draws) for task in tasks), default=0)):
-        job, copied = Job(seed, None), list[Callable[[], None]]()
+    for number in range(max((len(task.draws) for task in tasks), default=1)):
+        job, copied = Job(seed, None) if number else first, list[Callable[[], None]]()
+        entries: list[tuple[Any, ...]] = []
         for name, tensor, places, draws in tasks:
             if number >= len(draws):
                 continue
             law, box = draws[number]
             for place in places:
                 if box is None and place.local is tensor and not law.structured:
-                    job.add(tensor, law, name)
+                    entries.append((tensor, law, name))
                     continue
                 for part in parts(place, box):
                     if law.distribution in HOST_ALONE and part.tensor.is_cuda:
                         where = place.global_shape, part.offset
                         copied.append(partial(fill_by_copy, part.tensor, law, seed, name, *where))
                         continue
-                    job.add(part.tensor, law, name, place.global_shape, part.offset)
+                    entries.append((part.tensor, law, name, place.global_shape, part.offset))
                 if place.local is not tensor:
                     job.written.append(tensor)
+        job.extend(entries)
         rounds.append(job)
         copies.append(copied)
     whole, done = sum(job.values() for job in rounds), 0
@@ -208,6 +224,21 @@ def _fill_all(tasks: list[_Task], seed: int, progress: Callable[[int, int], obje
         done += job.values()
     if progress is not None:
         progress(whole, whole)
+
+
+def _is_plain(tensor: nn.Parameter, draw: Draw) -> bool:
+    """Whether a parameter is filled as a whole, and a job's own checks of it are enough, once it is like another."""
+    return (
+        type(tensor) is nn.Parameter
+        and draw.box is None
+        and not draw.law.structured
+        and tensor.dtype in STORAGE_NAMES
+        and not tensor.is_meta
+        and is_leaf(tensor)
+        and not tensor.is_inference()
+        and not is_zero3(tensor)
+        and not are_cached()
+    )
 
 
 def _task(parameter: Parameter, draws: list[Draw]) -> _Task:
