@@ -25,7 +25,7 @@ from fanfill.cuda import backend
 
 
 class Kernel(NamedTuple):
-    """What a kernel draws, torch's counterpart if it has one, and the G values/s that it is to reach on an H200."""
+    """What a kernel draws, torch's counterpart, and the G values/s that it is to reach on an H200."""
 
     name: str
     law: ff.Initializer
@@ -79,9 +79,8 @@ def checked(kernel: Kernel, memory: cuda.GpuMemory, case: Case) -> Callable[[], 
         part = np.empty(count, numpy_dtype(case.dtype))
         ff.fill(part, kernel.law, seed=1, backend="numpy", global_shape=(case.values,), offset=(start,))
         if part.tobytes() != memory.driver.read(memory.pointer + start * size, count * size):
-            sys.exit(
-                f"{kernel.name}, {kernel.dtype}: expected the values of NumPy; got others from {start} on"
-            )
+            what = f"{kernel.name}, {kernel.dtype}"
+            sys.exit(f"{what}: expected the values of NumPy; got others from {start} on")
     return fill
 
 

@@ -95,7 +95,7 @@ def small_fills(torch: Any, ft: Any) -> dict[str, float]:
 
 
 def model_ways(torch: Any, ft: Any, net: Any) -> dict[str, Callable[[], object]]:
-    """A whole module by `init_module`, by torch's functions under `accelerated`, and by torch's own resets."""
+    """A whole module by `init_module`, by torch's functions under `accelerated`, by torch's own resets."""
     parameters = list(net.parameters())
 
     def by_functions() -> None:
@@ -176,7 +176,7 @@ def report(folder: Path, steps: list[str]) -> None:
     """One JSON and one page of what ci/gpu.sh has left in a folder."""
     rows = [dict(zip(("step", "code", "seconds"), step.rsplit(":", 2), strict=True)) for step in steps]
     kept: dict[str, Any] = {"steps": [{**row, "code": int(row["code"])} for row in rows]}
-    for name in ("many.json", "bench/bench.json"):
+    for name in ("many.json", "kernels.json", "bench/bench.json"):
         file = folder / name
         kept[name.rpartition("/")[2].removesuffix(".json")] = (
             json.loads(file.read_text()) if file.exists() else None

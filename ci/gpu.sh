@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole acceptance on a machine with a GPU, in at most six minutes: what is there, the selftest of every golden
-# case, the tests that need a device, compute-sanitizer if it is installed, the distributions of 15e9 draws, the
+# case and of every argument of the operations that the kernels make, the tests that need a device,
+# compute-sanitizer if it is installed, the distributions of 15e9 draws, the kernels next to their targets, the
 # benchmark, many tensors at once, and fanfill.jax if JAX has its plugin for CUDA.
 # Leaves gpu.json and gpu.md in OUT (default: gpu-results/), and ends with 1 if anything failed. PYTHON names an
 # interpreter whose environment has the extras cuda12 or cuda13, cli and test, and torch.
@@ -34,18 +35,19 @@ step() { # its name, the most seconds it may take, then a command, whose output 
 }
 
 step info 15 "$python" -m fanfill info
-step selftest 50 "$python" -m fanfill selftest --device cuda
+step selftest 60 "$python" -m fanfill selftest --device cuda --exhaustive
 step tests 75 "$python" -m pytest -q -n0 -m cuda tests/cuda/test_cuda_device.py \
     tests/torch/test_torch_cuda.py tests/keras/test_keras_cuda.py
 if command -v compute-sanitizer >/dev/null; then
-    step sanitizer 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/cuda_many.py --small
+    step sanitizer 40 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/cuda_many.py --small
 fi
 # These draws are those of the CPU's table in docs/quality.md: where counts are equal, no law departs.
 step quality 30 "$python" benchmarks/quality.py --device cuda --draws 1e9 --controls
-step bench 60 "$python" -m fanfill bench --quick --device cuda --peers torch --out "$out/bench"
+step kernels 30 "$python" benchmarks/cuda_kernels.py --json "$out/kernels.json"
+step bench 40 "$python" -m fanfill bench --quick --device cuda --peers torch --out "$out/bench"
 step many 40 "$python" benchmarks/cuda_many.py --json "$out/many.json"
 if "$python" -c 'import sys; from fanfill.jax.on_cuda import has_plugin; sys.exit(not has_plugin())' 2>/dev/null; then
-    step jax 40 "$python" benchmarks/jax_cuda.py
+    step jax 30 "$python" benchmarks/jax_cuda.py
 fi
 
 "$python" benchmarks/cuda_many.py --report "$out" "${steps[@]}"

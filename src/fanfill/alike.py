@@ -98,7 +98,8 @@ class Seen(NamedTuple):
         if self.room is not None:
             held, before = self.room
             found &= held[at] >= dtype.itemsize * (values + before[at])
-        return at[found]
+        usable: NDArray[np.intp] = at[found]
+        return usable
 
 
 Library = Callable[[Sequence[Any], Sequence["Initializer"]], Seen]
@@ -121,7 +122,7 @@ def libraries() -> dict[type, Library]:
 def columns(
     library: Library, arrays: Sequence[Any], laws: Sequence[Initializer], first: int = 0
 ) -> Iterator[tuple[int, Seen]]:
-    """See buffers of one library, by pieces: the place of a piece's first, counted from ``first``, and the piece.
+    """See buffers of one library: the place of the first, counted from ``first``, and what is known.
 
     What has no storage of its own (sparse, nested, wrapped by a transform) raises when it is asked for it:
     it is left out, and all others are seen.

@@ -201,7 +201,7 @@ def _named(items: Mapping[Any, Any]) -> Sequence[Any]:
 
 
 def _plain(entries: Sequence[Any], laws: Sequence[Any], names: Sequence[Any]) -> NDArray[np.intp]:
-    """The places of whole tensors with an initializer and a name of ASCII: no more is to be asked of these."""
+    """The places of whole tensors with an initializer and a name of ASCII, which suffice as they are."""
     kinds = {*map(type, laws)}, {*map(type, names)}
     if {*map(len, entries)} <= {3} and kinds == ({Initializer}, {str}) and all(map(str.isascii, names)):
         return np.arange(len(entries))
@@ -313,7 +313,9 @@ class Job:
         ``left``.
         """
         kinds = {kind: self.libraries.get(kind) for kind in {*map(type, arrays)}}
-        for library in {*kinds.values()} - {None}:
+        for library in dict.fromkeys(kinds.values()):
+            if library is None:
+                continue
             those, some, of_some = plain, arrays, laws
             if len({*kinds.values()}) > 1:
                 those = those[[kinds[type(arrays[k])] is library for k in those]]
@@ -321,7 +323,9 @@ class Job:
                 some, of_some = [arrays[k] for k in those], [laws[k] for k in those]
             for begin, seen in columns(library, some, of_some):
                 for (_, kind), at in seen.places.items():
-                    usable = seen.usable(kind, np.array(at)) if len(at) > 1 else ()
+                    if len(at) < 2:
+                        continue
+                    usable = seen.usable(kind, np.array(at))
                     if len(usable) < 2:
                         continue
                     first, *others = those[usable + begin].tolist()

@@ -88,7 +88,7 @@ def test_devices_that_are_not_there(gpu, capsys):
 
 
 def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
-    took = iter([9e-3, 1e-3, 9e-3, 1e-4, 2e-3, 9e-3, 4e-3, 8e-3, 3e-3, 7e-3])  # two warm-ups each first
+    took = iter([9e-2, 1e-2, 9e-2, 1e-3, 2e-2, 9e-2, 4e-2, 8e-2, 3e-2, 7e-2])  # two warm-ups each first
     counted = []
 
     def seconds(run, stream):
@@ -100,8 +100,8 @@ def test_samples_are_medians_of_turns_each_long_enough(monkeypatch):
     runs = [lambda: counted.append("a"), lambda: counted.append("b")]
     first, second = cuda.race(memory, 3)(runs)
     assert (first.rounds, second.rounds) == (3, 3)
-    assert first.seconds == pytest.approx(3e-3 / 2)  # a call of 1 ms: two make a sample
-    assert second.seconds == pytest.approx(8e-3 / 20)
+    assert first.seconds == pytest.approx(3e-2 / 2)  # a call of 10 ms: two make a sample
+    assert second.seconds == pytest.approx(8e-2 / 20)
     assert counted.count("a") == 3 + 3 * 2
     assert counted.count("b") == 3 + 3 * 20
 

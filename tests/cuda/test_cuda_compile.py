@@ -48,7 +48,8 @@ FUSED_IN = {
 }
 # Threads that a multiprocessor holds, where they are not 2048: so many more registers cost no occupancy.
 THREADS_HELD = {75: 1024, 86: 1536, 89: 1536, 120: 1536}
-# Where registers pay sooner than threads, how many a kernel may have; 32, with which all threads fit, elsewhere.
+# Where registers pay sooner than threads, how many a kernel may have. Elsewhere 32, with which all threads
+# fit.
 REGISTERS = {"64$": 40, "_truncated_(?!central)": 48, "_(normal|truncated_central)": 40}
 STORES = {"8": 1, "16": 1, "32": 2, "64": 2}
 

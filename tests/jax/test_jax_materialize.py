@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fanfill as ff  # noqa: E402
 import fanfill.jax as fj  # noqa: E402
+from fanfill.jax import memory  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compiling_nothing")
 
@@ -172,3 +173,15 @@ def test_seeds_that_are_none_are_refused() -> None:
         fj.materialize(tree(), jax.random.split(jax.random.key(0)), RULES)
     with pytest.raises(TypeError, match="seed: expected a key that is known; got one that is being traced"):
         jax.jit(lambda key: fj.materialize(tree(), key, RULES))(jax.random.key(0))
+
+
+def test_jax_is_asked_for_its_default_device_once_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory._devices_by.cache_clear()
+    asked: list[Any] = []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda *given: asked.append(given) or put(*given))
+    for device in (jax.devices()[2], jax.devices()[1], jax.devices()[2]):
+        with jax.default_device(device):
+            assert memory._default_devices() == memory._default_devices() == {device}
+    assert memory._default_devices() == {jax.devices()[0]}
+    assert len(asked) == 3

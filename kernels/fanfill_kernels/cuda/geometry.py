@@ -26,7 +26,7 @@ HALF_LINE = 1 << 32  # Philox blocks that share the upper half of their number
 COSTLY = ("normal", "normal_centred", "truncated_central", "truncated")
 # How many thread blocks of a strided kernel a multiprocessor gets: two rounds of those that it holds, or more
 # for large fills, as long as each has this many chunks. On an H200, for 2^28 values, 16, 32 and 64 are within
-# 1 % of one another, with bfloat16 uniforms quickest by 16 and truncated normals by 64; one chunk a thread block
+# 1 % of one another: bfloat16 uniforms are quickest by 16, truncated normals by 64. One chunk a thread block
 # was 6 % slower.
 FEWEST, MOST, CHUNKS = 16, 32, 4
 

@@ -227,7 +227,7 @@ def _fill_all(
 
 
 def _is_plain(tensor: nn.Parameter, draw: Draw) -> bool:
-    """Whether a parameter is filled as a whole, and a job's own checks of it are enough, once it is like another."""
+    """Whether a parameter is filled as a whole, and `Job` asks enough of it, once it is like another."""
     return (
         type(tensor) is nn.Parameter
         and draw.box is None
