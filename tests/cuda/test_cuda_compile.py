@@ -24,6 +24,7 @@ EVERY = compiled.each_in_part("major", "arch", "every")
 # Fused operations that the source asks for have one of these factors, and an exact product.
 EXACT_FACTORS = {
     "0f40400000", "0f42800000", "0d4008000000000000", "0f40400300", "0d3CC0000000000000", "0f30000000",
+    "0fB0000000",
 }  # fmt: skip
 FACTOR = re.compile(r"0[fd][0-9A-Fa-f]+")
 # But for these two: a square root and a quotient, made from approximations that nothing else may read.
