@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
 
-__all__ = ["STORE", "Alike", "Library", "Seen", "columns", "libraries"]
+__all__ = ["STORE", "Alike", "Library", "Seen", "libraries"]
 
 
 class Alike(NamedTuple):
@@ -90,14 +90,11 @@ class Seen(NamedTuple):
         where a kernel may write it.
         """
         shape, dtype, device = key
-        kind, values = getattr(device, "type", None), prod(shape)
-        if not values or kind not in ("cpu", "cuda", None):
-            return at[:0]
-        alignment = dtype.itemsize if kind == "cpu" else STORE
+        alignment = dtype.itemsize if getattr(device, "type", None) == "cpu" else STORE
         found = self.whole[at] & (self.addresses[at] % np.uint64(alignment) == 0)
         if self.room is not None:
             held, before = self.room
-            found &= held[at] >= dtype.itemsize * (values + before[at])
+            found &= held[at] >= dtype.itemsize * (prod(shape) + before[at])
         usable: NDArray[np.intp] = at[found]
         return usable
 
@@ -117,25 +114,6 @@ def libraries() -> dict[type, Library]:
     if array is not None:
         found[array] = _of_cupy
     return found
-
-
-def columns(
-    library: Library, arrays: Sequence[Any], laws: Sequence[Initializer], first: int = 0
-) -> Iterator[tuple[int, Seen]]:
-    """See buffers of one library: the place of the first, counted from ``first``, and what is known.
-
-    What has no storage of its own (sparse, nested, wrapped by a transform) raises when it is asked for it:
-    it is left out, and all others are seen.
-    """
-    if not arrays:
-        return
-    try:
-        yield first, library(arrays, laws)
-    except (RuntimeError, TypeError):
-        if len(arrays) > 1:
-            half = len(arrays) // 2
-            yield from columns(library, arrays[:half], laws[:half], first)
-            yield from columns(library, arrays[half:], laws[half:], first + half)
 
 
 def grouped(keys: Iterable[tuple[int, Key]]) -> dict[tuple[int, Key], list[int]]:

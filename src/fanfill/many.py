@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from operator import itemgetter
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 from fanfill import regions
-from fanfill.alike import Alike, columns, libraries
+from fanfill.alike import Alike, libraries
+from fanfill.apart import Memory, Part, assert_parts
 from fanfill.backends import resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -56,57 +56,6 @@ Items = TypeVar("Items", bound=Mapping[Any, Any] | Iterable[Any])
 
 _FORM = "(buffer, initializer, name), or with global_shape and offset behind the name"
 _NAMED_FORM = "(buffer, initializer), or with global_shape and offset behind it"
-_SEARCH = 10_000  # of NumPy's search for a byte that two items share: a refusal is the safe answer
-
-
-class _Part(NamedTuple):
-    """Which part of which tensor an item is (region None: the whole), and how an error names it."""
-
-    label: str
-    name: Any
-    law: Initializer
-    dtype: Any
-    shape: tuple[int, ...]
-    region: Region | None
-
-    def __str__(self) -> str:
-        return self.label
-
-
-class _Memory(NamedTuple):
-    """Where an item lies: the address of its first element, as `ndarray` has it."""
-
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    itemsize: int
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """The first byte and the one behind the last; equal if there is none."""
-        if 0 in self.shape:
-            return self.address, self.address
-        steps = [step * (n - 1) for step, n in zip(self.strides, self.shape, strict=True)]
-        first = self.address + sum(min(0, step) for step in steps)
-        return first, first + sum(map(abs, steps)) + self.itemsize
-
-    @property
-    def has_gaps(self) -> bool:
-        first, end = self.ends
-        return end - first > prod(self.shape) * self.itemsize
-
-    def meets(self, other: _Memory) -> bool:
-        """Whether they share a byte; True if finding out takes too long."""
-        try:
-            return bool(np.shares_memory(self._seen(), other._seen(), max_work=_SEARCH))  # type: ignore[arg-type]
-        except np.exceptions.TooHardError:
-            return True
-
-    def _seen(self) -> NDArray[Any]:
-        """An array there, of which only the place is looked at: it may be a device's memory."""
-        interface = {"data": (self.address, True), "shape": self.shape, "strides": self.strides}
-        typestr = f"|V{self.itemsize}"
-        return np.asarray(SimpleNamespace(__array_interface__=interface | {"typestr": typestr, "version": 3}))
 
 
 class _OnDevice(NamedTuple):
@@ -231,8 +180,8 @@ class Job:
         self.arrays_alike: dict[int, Alike] = {}  # NumPy's, by the identity of their plans
         self.planned: dict[tuple[Any, ...], Alike] = {}  # by this job alone
         self.libraries = libraries()
-        self.parts: dict[int, _Part] = {}  # all that are in none of these,
-        self.spans: dict[int, _Memory] = {}  # and their memory
+        self.parts: dict[int, Part] = {}  # all that are in none of these,
+        self.spans: dict[int, Memory] = {}  # and their memory
         self.located: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None = None
         self.fills: list[cpu_run.Fill] = []
         self.device_fills: list[_OnDevice] = []
@@ -321,20 +270,23 @@ class Job:
                 those = those[[kinds[type(arrays[k])] is library for k in those]]
             if len(those) < len(arrays):
                 some, of_some = [arrays[k] for k in those], [laws[k] for k in those]
-            for begin, seen in columns(library, some, of_some):
-                for (_, kind), at in seen.places.items():
-                    if len(at) < 2:
-                        continue
-                    usable = seen.usable(kind, np.array(at))
-                    if len(usable) < 2:
-                        continue
-                    first, *others = those[usable + begin].tolist()
-                    alike = self._add(before + first, laws[first], (), whose)
-                    left[first] = False
-                    if alike is not None and alike.addresses is not None:
-                        alike.numbers.extend([before + k for k in others])
-                        alike.addresses.extend(seen.addresses[usable[1:]].tolist())
-                        left[others] = False
+            try:
+                seen = library(some, of_some)
+            except (RuntimeError, TypeError):  # one has no memory of its own: it will be refused by its name
+                continue
+            for (_, kind), at in seen.places.items():
+                if len(at) < 2:
+                    continue
+                usable = seen.usable(kind, np.array(at))
+                if len(usable) < 2:
+                    continue
+                first, *others = those[usable].tolist()
+                alike = self._add(before + first, laws[first], (), whose)
+                left[first] = False
+                if alike is not None and alike.addresses is not None:
+                    alike.numbers.extend([before + k for k in others])
+                    alike.addresses.extend(seen.addresses[usable[1:]].tolist())
+                    left[others] = False
 
     def _add(
         self, here: int, law: Any, place: Sequence[Any], whose: Callable[[int], str] | None
@@ -391,8 +343,8 @@ class Job:
                 return alike
         self._note_written(memory, array)
         part = None if global_shape is None else region
-        self.parts[here] = _Part(self.label(here), name, law, dtype, shape, part)
-        self.spans[here] = _Memory(address, shape, strides, itemsize)
+        self.parts[here] = Part(self.label(here), name, law, dtype, shape, part)
+        self.spans[here] = Memory(address, shape, strides, itemsize)
         if isinstance(memory, device_buffers.Target):
             self.device_fills.append(_OnDevice(memory, region, made, key))
         else:
@@ -435,13 +387,13 @@ class Job:
         name = shown(self.names[number])
         return f"{number} ({name})" if self.numbered else name
 
-    def _part(self, number: int) -> _Part:
+    def _part(self, number: int) -> Part:
         """What is known of an item, for an error."""
         found = self.parts.get(number)
         if found is not None:
             return found
         alike = next(alike for alike in self.alike if number in alike.numbers)
-        return _Part(self.label(number), self.names[number], alike.law, alike.dtype, alike.shape, None)
+        return Part(self.label(number), self.names[number], alike.law, alike.dtype, alike.shape, None)
 
     def assert_apart(self) -> None:
         """Raise ValueError if items share values or memory."""
@@ -474,7 +426,7 @@ class Job:
         for at in np.flatnonzero(known[1:] == known[:-1]).tolist():
             shared.setdefault(int(known[at]), [int(order[at])]).append(int(order[at + 1]))
         for numbers in shared.values():
-            _assert_parts([self._part(number) for number in numbers])
+            assert_parts([self._part(number) for number in numbers])
 
     def _refuse_shared(self, *numbers: int) -> NoReturn:
         one, other = (self._part(number) for number in sorted(numbers))
@@ -483,13 +435,13 @@ class Job:
             "tied tensor once"
         )
 
-    def _memory(self, number: int) -> _Memory:
+    def _memory(self, number: int) -> Memory:
         found = self.spans.get(number)
         if found is not None:
             return found
         firsts, ends = self._located()
         first, end = int(firsts[number]), int(ends[number])
-        return _Memory(first, (end - first,), (1,), 1)
+        return Memory(first, (end - first,), (1,), 1)
 
     def _located(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The first byte of each item's memory, and the one behind its last."""
@@ -577,40 +529,3 @@ class Job:
 
 def _shifted(progress: Callable[[int, int], object], before: int, done: int, total: int) -> None:
     progress(before + done, before + total)
-
-
-def _assert_parts(parts: list[_Part]) -> None:
-    """Raise ValueError unless items of one name are parts of one tensor that do not overlap."""
-    first = parts[0]
-    for part in parts[1:]:
-        same = (part.law, str(part.dtype)) == (first.law, str(first.dtype))
-        if not (same and part.region and first.region and part.region.shape == first.region.shape):
-            raise ValueError(
-                f"items: expected a name for each tensor; got {shown(part.name)} for {first} and {part}, "
-                "which would hold the same values; give them different names, or, for parts of one tensor, "
-                "pass its global_shape and each part's offset"
-            )
-    boxes = [(part, _box(part.shape, part.region)) for part in parts if part.region is not None]
-    for number, (part, box) in enumerate(boxes):
-        for other, other_box in boxes[:number]:
-            if _overlap(box, other_box):
-                raise ValueError(
-                    f"items: expected parts of {shown(part.name)} that do not overlap; got {other} and "
-                    f"{part}, which do; correct an offset, or leave one out"
-                )
-
-
-def _box(shape: tuple[int, ...], region: Region) -> tuple[tuple[int, int], ...]:
-    """First and last coordinate, plus one, on each axis; of a flat range its indices alone."""
-    if regions.flat(region):
-        return ((region.start, region.start + shape[0]),)
-    return tuple((low, low + n) for low, n in zip(regions.corner_of(region), shape, strict=True))
-
-
-def _overlap(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:
-    """Whether two boxes of one tensor have an element in common; ranges and boxes are taken to have one."""
-    if any(low == high for low, high in (*one, *other)):
-        return False
-    if len(one) != len(other):
-        return True
-    return all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True))

@@ -223,6 +223,18 @@ def test_parameters_that_cannot_be_filled_are_named() -> None:
     with pytest.raises(RuntimeError, match=r"parameter '1\.weight': unsupported operation"):
         ft.init_module(model, 0)
     assert_equal(state(model), before)
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))  # alike: one is not asked all that the other is
+    with pytest.raises(RuntimeError, match=r"parameter '0\.weight': .*[Ii]nference"):
+        ft.init_module(model, 0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    for layer in model[1:]:
+        layer.weight = nn.Parameter(torch.zeros(3, 3), requires_grad=False)
+        layer.weight.mul_(torch.ones((), requires_grad=True))  # autograd has computed it
+    before = state(model)
+    with pytest.raises(RuntimeError, match=r"parameter '1\.weight': expected"):
+        ft.init_module(model, 0)
+    assert_equal(state(model), before)
     whole = nn.Linear(3, 4)
     whole.weight = nn.Parameter(torch.zeros(4, 3, dtype=torch.int8), requires_grad=False)
     with pytest.raises(RuntimeError) as theirs:  # NotImplementedError in newer releases

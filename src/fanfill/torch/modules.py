@@ -22,7 +22,7 @@ from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
-from fanfill.torch.tensors import STORAGE_NAMES, are_cached, fill_by_copy, is_leaf
+from fanfill.torch.tensors import STORAGE_NAMES, fill_by_copy, is_leaf
 from fanfill.torch.walking import Parameter, buffers, parameters
 from fanfill.torch.zero3 import is_zero3, partition
 
@@ -237,7 +237,6 @@ def _is_plain(tensor: nn.Parameter, draw: Draw) -> bool:
         and is_leaf(tensor)
         and not tensor.is_inference()
         and not is_zero3(tensor)
-        and not are_cached()
     )
 
 
