@@ -157,7 +157,7 @@ def _plain(entries: Sequence[Any], laws: Sequence[Any], names: Sequence[Any]) ->
     found = (
         k
         for k, entry in enumerate(entries)
-        if len(entry) == 3 or entry[3:] == (None, None)
+        if len(entry) == 3
         if type(laws[k]) is Initializer and type(names[k]) is str and names[k].isascii()
     )
     return np.fromiter(found, np.intp)
@@ -188,10 +188,6 @@ class Job:
         self.written: list[Any] = []  # torch tensors, to be told
         self.host: Backend | None = None
         self.device: DeviceBackend | None = None
-
-    def add(self, array: Any, law: Any, name: Any, global_shape: Any = None, offset: Any = None) -> None:
-        """Check and add an item; raise as `fill` would."""
-        self.extend([(array, law, name, global_shape, offset)])
 
     def extend(
         self,

@@ -224,7 +224,7 @@ def test_parameters_that_cannot_be_filled_are_named() -> None:
         ft.init_module(model, 0)
     assert_equal(state(model), before)
     with torch.inference_mode():
-        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))  # alike: one is not asked all that the other is
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))  # alike
     with pytest.raises(RuntimeError, match=r"parameter '0\.weight': .*[Ii]nference"):
         ft.init_module(model, 0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))

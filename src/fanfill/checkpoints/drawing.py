@@ -170,6 +170,8 @@ def fill_buffers(
     """`ModelRecipe.fill`."""
     recipe.check()
     job = Job(seed, None)
+    entries: list[tuple[Any, ...]] = []
+    whose: list[str] = []
     rest: list[tuple[TensorRecipe, str, Any, Shape]] = []  # what no single law of an initializer draws
     known = dict(names_of(recipe))
     for name, buffer in buffers.items():
@@ -191,12 +193,14 @@ def fill_buffers(
         try:
             if isinstance(law, Initializer):
                 view, drawn_name, whole, offset = _located(tensor, known[name], view, start)
-                job.add(view, law, drawn_name, whole, offset)
+                entries.append((view, law, drawn_name, whole, offset))
+                whose.append(name)
             else:
                 _assert_fillable(tensor, view)
                 rest.append((tensor, known[name], view, start))
         except (TypeError, ValueError) as error:
             raise type(error)(f"buffers: {shown(name)}: {error}") from error
+    job.extend(entries, lambda number: f"buffers: {shown(whose[number])}: ")
     total = sum(recipe.tensors[known[name]].size for name in buffers)
     done = total - sum(tensor.size for tensor, *_ in rest)
     job.run(get_threads(), None if progress is None else lambda now, _: progress(now, total))

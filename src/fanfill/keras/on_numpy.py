@@ -28,6 +28,5 @@ def draw(law: Initializer, shape: tuple[int, ...], dtype: str, seed: Any, layout
 def fill(tasks: Sequence[Task], seed: int) -> None:
     """Fill variables where they lie, all of them at once."""
     job = Job(seed, None)
-    for task in tasks:
-        job.add(task.variable.value, task.law, task.name)
+    job.extend([(task.variable.value, task.law, task.name) for task in tasks])
     job.run(get_threads(), None)
