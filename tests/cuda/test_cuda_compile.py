@@ -51,7 +51,7 @@ FUSED_IN = {
 THREADS_HELD = {75: 1024, 86: 1536, 89: 1536, 120: 1536}
 # Where registers pay sooner than threads, how many a kernel may have. Elsewhere 32, with which all threads
 # fit.
-REGISTERS = {"64$": 40, "_truncated_(?!central)": 48, "_(normal|truncated_central)": 40}
+REGISTERS = {"64$": 40, "_truncated_(?!central)": 64, "_(normal|truncated_central)": 40}
 STORES = {"8": 1, "16": 1, "32": 2, "64": 2}
 
 
