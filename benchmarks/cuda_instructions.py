@@ -169,7 +169,8 @@ def trips_of(name: str) -> int:
     """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
     name = name.removeprefix(f"{cuda.KEYED}_")
     blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
-    return blocks if name == "run_truncated_float64" else blocks // 2
+    alone = re.match(r"run_truncated_float(64|8)", name)
+    return blocks if alone else blocks // 2
 
 
 def row(name: str, kernel: Kernel) -> dict[str, float]:

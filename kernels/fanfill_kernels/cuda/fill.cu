@@ -159,7 +159,8 @@ struct Made {
   typedef typename Dtype::Lane Lane;
   static constexpr int values = VALUES;
   static constexpr int pieces = VALUES * int(sizeof(Lane)) / 4;
-  static constexpr int side = Form::side;
+  // Two blocks of the longest form, and the sixteen values of a store of bytes, do not fit into the registers.
+  static constexpr int side = sizeof(Lane) == 1 && Form::resident == SPARSE ? 1 : Form::side;
   static constexpr int resident = Form::resident < HELD ? Form::resident : HELD;
   static constexpr bool strided = Form::costly || sizeof(Lane) < 4;
   Form form;
