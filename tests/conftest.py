@@ -85,8 +85,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def briefly(tell: Callable[..., None]) -> Callable[..., None]:
-    """What a worker tells of its tests, without what nobody reads: setups and teardowns that passed at once and
-    printed nothing, and the keywords of tests that passed.
+    """What a worker tells of its tests, without what nobody reads: setups and teardowns that passed at once
+    and printed nothing, and the keywords of tests that passed.
 
     xdist writes and reads reports in Python, which takes as long as most tests do.
     """
