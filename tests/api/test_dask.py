@@ -9,16 +9,15 @@ from importlib import import_module
 from time import perf_counter
 
 import numpy as np
+import optional
 import pytest
 from equality import assert_same_bits
 
 import fanfill as ff
 from fanfill import arguments
 
-da = pytest.importorskip("dask.array", reason="dask is not installed")
-dask = import_module("dask")
-
-import fanfill.dask as fd  # noqa: E402
+optional.needs("dask")
+dask, da, fd = map(optional.Lazy, ("dask", "dask.array", "fanfill.dask"))
 
 SHAPE = (130, 77)
 LAWS = {
@@ -90,7 +89,7 @@ def test_what_is_done_with_it_changes_no_value():
 def test_a_chunk_that_is_not_asked_for_is_not_drawn(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        fd, "fill", lambda out, *_, offset, threads, **__: drawn.append((offset, threads)) or out
+        "fanfill.dask.fill", lambda out, *_, offset, threads, **__: drawn.append((offset, threads)) or out
     )
     lazy = fd.draw((1000, 1000), ff.he_normal(), seed=0, chunks=(100, 250))
     assert drawn == []
@@ -147,7 +146,7 @@ def test_each_argument_is_part_of_the_name(monkeypatch):
         {"meta": Marked((0,))},
     ]
     names = [fd.draw(**(given | other)).name for other in others]
-    monkeypatch.setattr(fd, "STREAM_VERSION", 99)
+    monkeypatch.setattr("fanfill.dask.STREAM_VERSION", 99)
     names.append(fd.draw(**given).name)
     assert len(set(names)) == len(others) + 1
 
@@ -226,7 +225,7 @@ def test_wrong_arguments_are_refused_at_once(change, error, message):
 
 def test_without_dask_it_says_how_to_install_it(monkeypatch):
     for name in ("fanfill.dask", "dask.array"):
-        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "dask.array", None)
     with pytest.raises(
         ImportError, match=r"fanfill.dask needs dask.array, .*; pip install 'fanfill\[dask\]'"

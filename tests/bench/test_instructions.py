@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import assemblies
 import numba
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def assert_full_width(loop: Any, width: int, blocks: float) -> None:
 def test_each_hot_loop_is_vectorised_at_the_full_width(
     instructions: ModuleType, form: str, dtype: str
 ) -> None:
-    loop = instructions.hot_loop(instructions.assembly_of(form, dtype))
+    loop = instructions.hot_loop(assemblies.of(form, dtype, instructions.assembly_of))
     blocks = registers()["GROUP"]
     assert instructions.per_value(loop, dtype) == blocks * (2 if dtype == "float64" else 4)
     assert_full_width(loop, 64 * registers()["WIDTH"], blocks)

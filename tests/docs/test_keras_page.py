@@ -6,15 +6,13 @@ import os
 import re
 from pathlib import Path
 
+import optional
 import pytest
 
 # As tests/keras: Keras reads them once.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("KERAS_HOME", str(Path(os.devnull) / "keras"))
-pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("keras", reason="Keras is not installed")
-
-import fanfill.keras as fk
+optional.needs("torch", "keras")
 
 # NumPy's, of how Keras' torch backend makes arrays of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -30,6 +28,8 @@ def test_an_example_runs(number: int, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_page_names_the_public_surface() -> None:
+    import fanfill.keras as fk
+
     assert len(EXAMPLES) == 4
     text = PAGE.read_text()
     for name in fk.__all__:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -39,7 +40,9 @@ class Forked:
                 os.dup2(file.fileno(), number)
             # By number: who redirects these in turn redirects what is printed.
             sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
-            warnings.resetwarnings()  # pytest's own
+            # pytest's own, which keep to themselves what a program would print.
+            warnings.resetwarnings()
+            sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
             os.environ.update(environment)
             call()
             code = 0

@@ -170,10 +170,10 @@ Watch = tuple[int, Callable[[int], None]]
 SMALL: dict[str, Watch] = {
     "nothing": (5000, leak_nothing),
     "object": (5000, leak_object),
-    "thread": (1000, leak_thread),
-    "file": (1000, leak_file),
+    "thread": (100, leak_thread),
+    "file": (100, leak_file),
 }
-LARGE: dict[str, Watch] = {"nothing": (100, leak_nothing), "scratch": (40, leak_scratch)}
+LARGE: dict[str, Watch] = {"nothing": (100, leak_nothing), "scratch": (24, leak_scratch)}
 
 
 def growth(seen: list[Seen], spare: int) -> str:
@@ -216,7 +216,7 @@ def small() -> None:
     for k in range(warm):  # until every kernel is there and every cache full, of 4096 laws and names at most
         fill_small(memory, k * KINDS + RARE + k // 4 % 4)  # each of the four laws
     numbers = itertools.count(warm * KINDS)
-    for _ in range(6000):
+    for _ in range(9000):  # past the last time that a table of theirs grows
         fill_small(memory, next(numbers))
     # 13 bytes a fill are less than the smallest object.
     watch(lambda _: fill_small(memory, next(numbers)), SMALL, handed_out, 64 << 10)
@@ -229,7 +229,7 @@ def work_on_all_threads() -> None:
     def work(number: int) -> int:
         met.wait(60)
         for dtype in DTYPES:
-            ff.fill(np.empty(4 * MIB, dtype), ff.normal(), seed=number, backend="numpy", threads=4)
+            ff.fill(np.empty(2 * MIB, dtype), ff.normal(), seed=number, backend="numpy", threads=4)
         return 1
 
     pool.share(4, lambda: work, 4)

@@ -134,15 +134,16 @@ def import_anew() -> int:
 def threads(seconds: float, count: int, seed: int = 5) -> int:
     """`count` threads fill without pause, while others import, fork and spawn."""
     fill_all()  # a fork that meets another thread at its first import of a module hangs in any program
-    deadline = time.monotonic() + seconds
 
     def repeat(task: Callable[[], int]) -> int:
-        done = 0
+        met.wait(60)  # on a busy machine the last thread begins seconds after the first
+        done, deadline = 0, time.monotonic() + seconds
         while time.monotonic() < deadline:
             done += task()
         return done
 
     tasks = [lambda: fill_all(seed), *[fill_all] * (count - 1), fork_and_fill, spawn_and_fill, import_anew]
+    met = threading.Barrier(len(tasks))
     with ThreadPoolExecutor(len(tasks)) as pool:
         counts = [future.result() for future in [pool.submit(repeat, task) for task in tasks]]
     assert all(counts[:-1]), counts

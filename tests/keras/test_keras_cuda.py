@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import optional
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-keras = pytest.importorskip("keras", reason="Keras is not installed")
+import fanfill as ff
+from fanfill.backends import get
 
-import fanfill as ff  # noqa: E402
-import fanfill.keras as fk  # noqa: E402
-from fanfill.backends import get  # noqa: E402
+optional.needs("torch", "keras")
+torch, keras, fk = map(optional.Lazy, ("torch", "keras", "fanfill.keras"))
 
 REASON = get("cuda").unusable() or (None if torch.cuda.is_available() else "this torch sees no CUDA device")
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(REASON is not None, reason=f"no CUDA device: {REASON}")]

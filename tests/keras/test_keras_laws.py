@@ -8,22 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optional
 import pytest
 
-pytest.importorskip("keras", reason="Keras is not installed")
-pytest.importorskip("torch", reason="torch is not installed")
-stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+import fanfill as ff
 
-import keras  # noqa: E402
-import keras_checks  # noqa: E402
-from keras import layers  # noqa: E402
-
-import fanfill as ff  # noqa: E402
-import fanfill.keras as fk  # noqa: E402
-from fanfill.keras import available, drawing, on_numpy, on_torch  # noqa: E402
-from fanfill.keras.names import named_variables  # noqa: E402
-
-keras_checks.import_fanfill()
+optional.needs("keras", "torch", "scipy")
+keras, layers, stats = map(optional.Lazy, ("keras", "keras.layers", "scipy.stats"))
+keras_checks, fk = map(optional.Lazy, ("keras_checks", "fanfill.keras"))
 
 # NumPy's, of how Keras' torch backend makes arrays of tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -40,10 +32,11 @@ def alike(ours: Any, theirs: Any, shape: tuple[int, ...]) -> bool:
     return bool(stats.ks_2samp(one, other).pvalue > 1e-4 and abs(one.std() / other.std() - 1) < 0.05)
 
 
-@pytest.mark.parametrize("name", keras_checks.TEN)
-def test_the_laws_are_those_of_keras(name: str) -> None:
-    for shape in SHAPES:
-        assert alike(getattr(fk, name)(seed=1), getattr(keras.initializers, name)(seed=1), shape), shape
+def test_the_laws_are_those_of_keras() -> None:
+    for name in keras_checks.TEN:
+        for shape in SHAPES:
+            ours, theirs = (getattr(module, name)(seed=1) for module in (fk, keras.initializers))
+            assert alike(ours, theirs, shape), (name, shape)
 
 
 def test_fans_of_scalars_and_of_vectors() -> None:
@@ -52,8 +45,9 @@ def test_fans_of_scalars_and_of_vectors() -> None:
         assert fk.HeUniform(seed=1).law(shape).law(shape).params == pytest.approx((-end, end))
 
 
-@pytest.mark.skipif(not keras_checks.EINSUM, reason="this Keras gives no axes")
 def test_axes_that_are_neither_input_nor_output_count_for_nothing() -> None:
+    if not keras_checks.EINSUM:
+        pytest.skip("this Keras gives no axes")
     ours, theirs = (
         module.VarianceScaling(2.0, "fan_in", seed=1, input_axes=[0], output_axes=[2])
         for module in (fk, keras.initializers)
@@ -86,6 +80,8 @@ def test_a_subclass_draws_its_base() -> None:
 
 
 def test_numpy_module_in_this_process() -> None:
+    from fanfill.keras import drawing, on_numpy
+
     law = ff.he_normal()
     assert (on_numpy.draw(law, (3, 4), "float32", 5, None) == ff.draw((3, 4), law, seed=5)).all()
     with keras.SymbolicScope():
@@ -95,6 +91,8 @@ def test_numpy_module_in_this_process() -> None:
 
 def test_torch_fills_a_tensor_that_is_made_on_keras_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """For CUDA without a device; tests/keras/test_keras_cuda.py has one."""
+    from fanfill.keras import on_torch
+
     made: list[Any] = []
     filled: list[Any] = []
     torch_empty = on_torch.torch.empty
@@ -127,7 +125,7 @@ def test_an_initializer_refuses(made: Any, kind: type[Exception], message: str) 
 
 def test_jax_module_in_this_process() -> None:
     pytest.importorskip("jax", reason="JAX is not installed")
-    from fanfill.keras import on_jax
+    from fanfill.keras import drawing, on_jax
 
     law, old = ff.he_normal(), on_jax.draw(ff.he_normal(), (3, 4), "float32", 5, None)
     assert (np.asarray(old) == ff.draw((3, 4), law, seed=5)).all()
@@ -141,13 +139,12 @@ def model() -> Any:
     return keras.Sequential([keras.Input((4, 3)), layers.LSTM(2), layers.Dense(2, name="head")])
 
 
-class Odd(layers.Layer):  # type: ignore[misc]
-    def build(self, shape: Any) -> None:
-        self.own = self.add_weight(shape=(3, 3), name="own", initializer="he_normal")
-        self.count = self.add_weight(shape=(), name="count", trainable=False)
-
-
 def test_a_layer_that_draws_by_itself_needs_a_rule() -> None:
+    class Odd(layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.own = self.add_weight(shape=(3, 3), name="own", initializer="he_normal")
+            self.count = self.add_weight(shape=(), name="count", trainable=False)
+
     layer = Odd()
     layer.build(None)
     with pytest.raises(ValueError, match="got none for own; name them in rules"):
@@ -157,6 +154,8 @@ def test_a_layer_that_draws_by_itself_needs_a_rule() -> None:
 
 
 def test_names_of_users_stay_and_weights_without_a_name_are_numbered_anew() -> None:
+    from fanfill.keras.names import named_variables
+
     class Unnamed(layers.Layer):  # type: ignore[misc]
         def build(self, shape: Any) -> None:
             self.pair = [self.add_weight(shape=(3, 3)) for _ in range(2)]
@@ -213,7 +212,7 @@ def test_init_model_refuses_before_it_writes(
 
 def test_what_is_no_model_or_has_no_weights() -> None:
     with pytest.raises(TypeError, match=r"model: expected a keras\.Model or a layer; got 3"):
-        fk.init_model(3, 0)  # type: ignore[type-var]
+        fk.init_model(3, 0)
     with pytest.raises(ValueError, match="model: expected one that has weights; got 'late' without any"):
         fk.init_model(layers.Dense(3, name="late"), 0)
 
@@ -241,6 +240,10 @@ def test_einsum_axes_are_given_to_laws_too() -> None:
 
 
 def test_no_keras_or_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    from fanfill.keras import available
+
     monkeypatch.setattr(keras, "__version__", "3.2.1")
     with pytest.raises(ImportError, match=r"expected Keras 3.10 or newer; got 3.2.1; pip install 'fanfill"):
         available.assert_available()

@@ -7,16 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optional
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("torch.distributed.tensor", reason="this torch has no DTensor")
+optional.needs("torch.distributed.tensor")
 if not torch.distributed.is_available():
     pytest.skip("this torch is built without distributed", allow_module_level=True)
 
-import torch_ranks  # noqa: E402
 from forked import forked  # noqa: E402
-from torch.distributed.tensor import Shard  # noqa: E402
 
 from fanfill.torch import sharding  # noqa: E402
 from fanfill.torch.sharding import Placed, parts, pieces, placed  # noqa: E402
@@ -68,6 +67,7 @@ def test_parts_cut_a_tensor_into_its_boxes() -> None:
 
 def test_the_order_of_sharding_is_the_tensors_own_where_it_has_one() -> None:
     """Newer releases of torch can shard an axis by the mesh axes in another order than from left to right."""
+    from torch.distributed.tensor import Shard
 
     def tensor(spec: Any) -> Any:
         return SimpleNamespace(placements=(Shard(0), Shard(1), Shard(0)), ndim=2, _spec=spec)
@@ -92,6 +92,8 @@ WORLDS = (1, 2, 4)
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where each world has written what its ranks found."""
+    import torch_ranks
+
     folder = tmp_path_factory.mktemp("worlds")
     # Should a rank hang, none outlives the test.
     ended = forked(
@@ -108,6 +110,8 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("world", WORLDS)
 def test_ranks(world: int, worlds: Path) -> None:
     """The checks in a world are the functions of torch_ranks.py."""
+    import torch_ranks
+
     expected = [name for name, (shape, _) in torch_ranks.CHECKS.items() if prod(shape) == world]
     assert len(expected) >= 2
     folder = worlds / str(world)
