@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import warnings
 from pathlib import Path
 
-import load_program
 import pytest
-from forked import forked
 from processes import Ended, assert_ends, begin, python, run, start
 
 pytestmark = pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="forks, and reads /proc")
@@ -123,20 +120,7 @@ def test_dask_on_threads() -> None:
     assert_right_bits(load("dask"), 30)
 
 
-def test_workers_of_a_torch_data_loader() -> None:
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_of_a_torch_data_loader(method: str) -> None:
     needs("torch")
-
-    def program() -> None:  # in a fork, which need not import torch for 2 s
-        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does
-        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's, if it is here
-        load_program.main("torch", "fork")
-
-    import torch  # noqa: F401
-
-    assert_right_bits(forked(program), 30)
-
-
-@pytest.mark.slow
-def test_workers_of_a_torch_data_loader_by_a_server_of_forks() -> None:
-    needs("torch")
-    assert_right_bits(load("torch", "forkserver"), 30)
+    assert_right_bits(load("torch", method), 30)
