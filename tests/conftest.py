@@ -79,27 +79,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from cuda_on_cpu import usable
 
         usable.install()
-    for plugin in config.pluginmanager.get_plugins():
-        if hasattr(plugin, "workerid") and hasattr(plugin, "sendevent"):
-            plugin.sendevent = briefly(plugin.sendevent)
-
-
-def briefly(tell: Callable[..., None]) -> Callable[..., None]:
-    """What a worker tells of its tests, without what nobody reads: setups and teardowns that passed at once
-    and printed nothing, and the keywords of tests that passed.
-
-    xdist writes and reads reports in Python, which takes as long as most tests do.
-    """
-
-    def told(event: str, **more: Any) -> None:
-        report = more["data"] if event == "testreport" else {"outcome": ""}
-        if report["outcome"] == "passed":
-            report["keywords"] = {}
-            if report["when"] != "call" and report["duration"] < 0.005 and not report["sections"]:
-                return
-        tell(event, **more)
-
-    return told
 
 
 @pytest.hookimpl(wrapper=True)
