@@ -464,7 +464,7 @@ def check_layouts() -> None:
         def is_drawn_in_parts(draw: Callable[[], Any], seed: int = 5, parts: int = 2, **name: str) -> bool:
             """Each device keeps its half, and nobody has drawn a whole. Replicas may share a draw."""
             with filled() as buffers:
-                value = draw()
+                value = jax.block_until_ready(draw())  # of every replica: to read one waits for that alone
                 assert equals(value, (64, 32), HE, seed, **name)
             assert {part.data.shape for part in value.addressable_shards} == {(64, 16)}
             return [out.shape for out in buffers] == [(64, 16)] * parts
