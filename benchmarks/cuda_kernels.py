@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import fanfill as ff
 from fanfill.bench import cuda
-from fanfill.bench.measure import Case, itemsize, numpy_dtype, parse_size, windows
+from fanfill.bench.measure import Case, parse_size
 from fanfill.cuda import backend
 
 
@@ -65,25 +62,6 @@ KERNELS = (
 )
 
 
-def checked(kernel: Kernel, memory: cuda.GpuMemory, case: Case) -> Callable[[], object]:
-    """The fill of a kernel, whose values are NumPy's."""
-    buffer, size = memory.buffer(case), itemsize(case.dtype)
-
-    def fill() -> None:
-        ff.fill(buffer, kernel.law, seed=1, backend="cuda")
-
-    for start, count in windows(case):
-        memory.memset(cuda.POISON, start * size, count * size)
-    fill()
-    for start, count in windows(case):
-        part = np.empty(count, numpy_dtype(case.dtype))
-        ff.fill(part, kernel.law, seed=1, backend="numpy", global_shape=(case.values,), offset=(start,))
-        if part.tobytes() != memory.driver.read(memory.pointer + start * size, count * size):
-            what = f"{kernel.name}, {kernel.dtype}"
-            sys.exit(f"{what}: expected the values of NumPy; got others from {start} on")
-    return fill
-
-
 def figures(memory: cuda.GpuMemory, values: int, rounds: int) -> dict[str, Any]:
     """What each kernel makes in a second, and its peers."""
     race, found = cuda.race(memory, rounds), {}
@@ -92,8 +70,8 @@ def figures(memory: cuda.GpuMemory, values: int, rounds: int) -> dict[str, Any]:
     except ImportError:
         torch = None  # type: ignore[assignment]
     for kernel in KERNELS:
-        case = Case("", kernel.dtype, values)
-        runs = [cuda.limit(memory, case).run, checked(kernel, memory, case)]
+        case = Case(kernel.name, kernel.dtype, values)
+        runs = [cuda.limit(memory, case).run, cuda.ours(memory, case, kernel.law).run]
         if torch is not None and kernel.peer is not None:
             flat = torch.empty(values, dtype=getattr(torch, kernel.dtype), device=f"cuda:{memory.number}")
             runs.append(lambda kernel=kernel, flat=flat: kernel.peer(torch, flat))

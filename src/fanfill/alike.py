@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fanfill.recipes import Recipe
     from fanfill.regions import Region
 
-__all__ = ["STORE", "Alike", "Library", "Seen", "libraries"]
+__all__ = ["Alike", "Library", "Seen", "libraries"]
 
 
 class Alike(NamedTuple):
@@ -60,7 +60,6 @@ class Alike(NamedTuple):
     on_device: tuple[Target, Region, Recipe] | None = None
 
 
-STORE = 16  # bytes of the widest store of a GPU's kernels, on a multiple of which they are quickest
 Key = tuple[Any, Any, Any]  # shape, the library's dtype, its device
 
 
@@ -89,6 +88,8 @@ class Seen(NamedTuple):
         """Which of those at some places, all of this key, are in C order, in memory that is theirs and begins
         where a kernel may write it.
         """
+        from fanfill_kernels.cuda.geometry import STORE
+
         shape, dtype, device = key
         alignment = dtype.itemsize if getattr(device, "type", None) == "cpu" else STORE
         found = self.whole[at] & (self.addresses[at] % np.uint64(alignment) == 0)

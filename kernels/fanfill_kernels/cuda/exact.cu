@@ -28,9 +28,12 @@ __device__ __forceinline__ bool quotient_differs(f32 x, const f32 (&p)[N], const
   return !(arithmetic::quotient(n, d) == n / d);
 }
 
-struct Centre {  // of the nearer tail's probability
+struct Centre {  // of the nearer tail's probability, and the same in the unit 2^-31
   __device__ __forceinline__ bool operator()(f32 d) const {
-    return quotient_differs(d - d * d, arithmetic::CENTRE_P, arithmetic::CENTRE_Q);
+    const f32 x = d - d * d, many = d * 0x1p31f, y = __fmaf_rn(many * many, -arithmetic::UNIT, many);
+    return quotient_differs(x, arithmetic::CENTRE_P, arithmetic::CENTRE_Q) ||
+           arithmetic::horner(x, arithmetic::CENTRE_P) != arithmetic::horner(y, arithmetic::CENTRE_P_UNITS) ||
+           arithmetic::horner(x, arithmetic::CENTRE_Q) != arithmetic::horner(y, arithmetic::CENTRE_Q_UNITS);
   }
 };
 

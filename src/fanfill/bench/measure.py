@@ -317,15 +317,18 @@ def windows(case: Case) -> list[tuple[int, int]]:
     return [(start, count) for start in sorted({0, middle, case.values - count})]
 
 
-def assert_window(case: Case, start: int, found: bytes) -> None:
-    """Raise RuntimeError unless these are the bytes of the case's values from ``start`` on."""
+def assert_window(case: Case, start: int, found: bytes, law: ff.Initializer | None = None) -> None:
+    """Raise RuntimeError unless these are the bytes of the case's values from ``start`` on.
+
+    A case whose distribution is none of `DISTRIBUTIONS` brings its initializer.
+    """
     count = len(found) // itemsize(case.dtype)
     part = np.empty(count, numpy_dtype(case.dtype))
     if case.distribution == "words":
         ff.words(part, seed=SEED, start=start, backend="numpy")
     else:
         whole: dict[str, Any] = {"global_shape": case.values, "offset": start}
-        ff.fill(part, LAWS[case.distribution], seed=SEED, backend="numpy", threads=1, **whole)
+        ff.fill(part, law or LAWS[case.distribution], seed=SEED, backend="numpy", threads=1, **whole)
     if part.tobytes() != found:
         raise RuntimeError(
             f"expected the values of the NumPy oracle; got others for {case.distribution}, {case.dtype}, "
