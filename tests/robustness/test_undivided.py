@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -74,6 +75,24 @@ def test_other_threads_do_their_work_themselves() -> None:
     assert idents == [thread.ident]
 
 
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_rests_meanwhile_and_is_then_as_it_was(collects: bool) -> None:
+    def work() -> None:
+        resting.append(not gc.isenabled())
+        raise ValueError("a failure")
+
+    resting: list[bool] = []
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ValueError, match="a failure"):
+            undivided(work)
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert resting == [True]
+
+
 def test_without_another_thread_the_main_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
@@ -84,25 +103,33 @@ def test_without_another_thread_the_main_one_does_it(monkeypatch: pytest.MonkeyP
 
 COMPILE = """
 import signal
-from contextlib import suppress
 def strike():
     while came < 5:
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
+def interrupt(*_):
+    if filling:  # not while the last one is dealt with
+        raise KeyboardInterrupt
+def fill():
+    global filling
+    try:
+        filling = True
+        ff.fill(buffer, LAW, seed=3)
+        time.sleep(0.01)
+    finally:
+        filling = False
 buffer = np.full(1000, 7, np.float32)
-came = 0
+came, filling = 0, False
+signal.signal(signal.SIGINT, interrupt)
 thread = threading.Thread(target=strike, daemon=True)
 thread.start()
 end = time.monotonic() + 30
 while came < 5 and time.monotonic() < end:
     try:
-        ff.fill(buffer, LAW, seed=3)
-        time.sleep(0.01)
+        fill()
     except KeyboardInterrupt:
         came += 1
 assert came >= 5, came
-with suppress(KeyboardInterrupt):  # one more may have been on its way
-    thread.join()
 thread.join()
 right()
 assert [t.name for t in threading.enumerate() if not t.name.startswith(("MainThread", "fanfill-"))] == []

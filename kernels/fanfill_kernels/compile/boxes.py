@@ -116,6 +116,74 @@ def advance(index: Any, place: Any, counts: Any, pitch: Any, steps: Any) -> Any:
     return index
 
 
+def list_runs(
+    blocks: Any,
+    sources: Any,
+    lengths: Any,
+    place: Any,
+    counts: Any,
+    pitch: Any,
+    length: Any,
+    index: Any,
+    within: Any,
+    size: Any,
+) -> Any:
+    """List the blocks of the next ``size`` elements, or of as many as the lists take.
+
+    They begin ``within`` elements into the run at ``index``. Where each run lies among the values of these
+    blocks goes to ``sources``, its length to ``lengths``. Returns the number of blocks and of runs, and the run
+    and the place within it that come next.
+    """
+    inner = counts.size - 1
+    step = u64(pitch[inner])
+    listed = 0
+    runs = 0
+    taken = 0
+    newest = NO_BLOCK
+    while taken < size:
+        part = least(length - within, STEPS * (TILE - 1))
+        repeats = least((TILE - listed) // ((part + 2 * STEPS - 2) // STEPS), TILE - runs)
+        if repeats == 0:
+            break
+        repeats = least(repeats, counts[inner] - place[inner]) if part == length else 1
+        first = u64(index + within)
+        for r in range(runs, runs + repeats):
+            block = first // u64(STEPS)
+            final = (first + u64(part - 1)) // u64(STEPS)
+            listed -= i64(block == newest)  # the run before ends in this run's first block
+            sources[u64(r)] = STEPS * listed + i64(first % u64(STEPS))
+            lengths[u64(r)] = part
+            list_span(blocks, listed, block)
+            for k in range(LISTED, i64(final - block) + 1, LISTED):
+                list_span(blocks, listed + k, block + u64(k))
+            listed += i64(final - block) + 1
+            newest = final
+            first += step
+        runs += repeats
+        taken += repeats * part
+        within += part
+        if within == length:
+            within = 0
+            index = advance(index, place, counts, pitch, repeats)
+    return listed, runs, index, within
+
+
+def copy_runs(out: Any, done: Any, values: Any, sources: Any, lengths: Any, runs: Any) -> Any:
+    """Copy the listed runs to ``out``, from ``done`` on; return where the last one ends."""
+    for r in range(runs):
+        source = sources[r]
+        part = lengths[r]
+        if done + part + SPAN <= out.size:
+            copy_span(out, done, values, source)
+            for k in range(SPAN, part, SPAN):
+                copy_span(out, done + k, values, source + k)
+        else:
+            for k in range(part):
+                out[done + k] = values[source + k]
+        done += part
+    return done
+
+
 def fill_runs(arguments: Any) -> None:
     """(out, index, length, counts, pitch, key, params): fill ``out`` with runs of ``length`` consecutive
     elements, one run at each place of the axes ``counts``.
@@ -127,53 +195,15 @@ def fill_runs(arguments: Any) -> None:
     lengths = scratch_of(counts, TILE)
     place = scratch_of(counts, counts.size)
     place[:] = 0
-    inner = counts.size - 1
-    step = u64(pitch[inner])
     within = 0
     done = 0
     while done < out.size:
-        listed = 0
-        runs = 0
-        taken = 0
-        newest = NO_BLOCK
-        while done + taken < out.size:
-            part = least(length - within, STEPS * (TILE - 1))
-            repeats = least((TILE - listed) // ((part + 2 * STEPS - 2) // STEPS), TILE - runs)
-            if repeats == 0:
-                break
-            repeats = least(repeats, counts[inner] - place[inner]) if part == length else 1
-            first = u64(index + within)
-            for r in range(runs, runs + repeats):
-                block = first // u64(STEPS)
-                final = (first + u64(part - 1)) // u64(STEPS)
-                listed -= i64(block == newest)  # the run before ends in this run's first block
-                sources[u64(r)] = STEPS * listed + i64(first % u64(STEPS))
-                lengths[u64(r)] = part
-                list_span(blocks, listed, block)
-                for k in range(LISTED, i64(final - block) + 1, LISTED):
-                    list_span(blocks, listed + k, block + u64(k))
-                listed += i64(final - block) + 1
-                newest = final
-                first += step
-            runs += repeats
-            taken += repeats * part
-            within += part
-            if within == length:
-                within = 0
-                index = advance(index, place, counts, pitch, repeats)
+        listed, runs, index, within = list_runs(
+            blocks, sources, lengths, place, counts, pitch, length, index, within, out.size - done
+        )
         # The last group may extend beyond the list: the values made from what is there are not used.
         loop((listed + GROUP - 1) // GROUP, make_listed_group, (made, blocks, key, params))
-        for r in range(runs):
-            source = sources[r]
-            part = lengths[r]
-            if done + part + SPAN <= out.size:
-                copy_span(out, done, made, source)
-                for k in range(SPAN, part, SPAN):
-                    copy_span(out, done + k, made, source + k)
-            else:
-                for k in range(part):
-                    out[done + k] = made[source + k]
-            done += part
+        done = copy_runs(out, done, made, sources, lengths, runs)
 
 
 def list_element(i: Any, elements: Any, taken: Any, first: Any, step: Any) -> None:

@@ -5,6 +5,7 @@ is self-contained: ``objects.py`` can load it in a process that never imports Nu
 address of its arguments (see ``objects.Layout``).
 """
 
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -190,18 +191,24 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
     ``bound`` says what replaces the functions it calls: a `Body` for one that ``loop`` runs, or another
     Python function, which is compiled along with it.
     """
-    operations = _OPERATIONS | OPERATIONS | {lanes.unpack: _unpacker(layout)}
     constants = constants | registers()
     bound = {
         key: Body(rebind(value.function, {}, **constants)) if isinstance(value, Body) else value
         for key, value in bound.items()
     }
-    helpers: dict[Any, Any] = {}
+    helpers: Bound = {}
     for key, value in bound.items():
-        if isinstance(value, FunctionType):  # it may call those before it
-            helpers[key] = numba.helper(rebind(value, operations | helpers))
+        if isinstance(value, FunctionType):
+            helpers[key] = _helper(value, *helpers.items())
+    operations = _OPERATIONS | OPERATIONS | {lanes.unpack: _unpacker(layout)}
     bare = rebind(function, operations | bound | helpers, name, **constants)
     return numba.machine_code(bare)
+
+
+@cache
+def _helper(function: FunctionType, *others: tuple[Any, Any]) -> Any:
+    """A function that kernels call, and that may call others: compiled once for all kernels of a process."""
+    return numba.helper(rebind(function, _OPERATIONS | OPERATIONS | dict(others)))
 
 
 def registers() -> dict[str, int]:

@@ -190,6 +190,16 @@ def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
     return {body: Body(rebind(body, stands, **constants)) for body in _BODIES}, constants
 
 
+@cache
+def _helpers(steps: int) -> Bound:
+    """The functions that kernels call: none depends on a form, so each is compiled once for all forms.
+
+    A kernel with all of its control flow in it takes twice as long to compile.
+    """
+    helpers = (loops.next_part, loops.copy_part, boxes.advance, boxes.list_runs, boxes.copy_runs)
+    return {helper: rebind(helper, {}, STEPS=steps) for helper in helpers}
+
+
 _BODIES = (loops.make_group, boxes.make_listed_group, boxes.make_elements, boxes.list_element)
 
 
@@ -207,7 +217,7 @@ def loops_of(form: str, dtype: str) -> Loops:
     """The loops that fill arrays of this dtype's lanes with values of this form."""
     made = form_of(form, dtype)
     bound, constants = _bind(made, dtype)
-    bound |= {boxes.advance: boxes.advance}
+    bound |= _helpers(constants["STEPS"])
     number = "f8" if dtype == "float64" else "f4"
     out = f"[{FORMATS[dtype].lanes.str[1:]}]"
     last = (_KEY, ("u8",) * made.integers + (number,) * made.floats)

@@ -7,8 +7,11 @@
   on the main thread. So another thread does the work, and the exception is raised when it is done. The main
   thread itself holds nothing: a handler may fill, or fork.
 * Both may need more stack than a thread has. In that case, too, another thread does the work.
+* Both make many objects that live on, which Python's garbage collector visits again and again: a sixth of the
+  import and of a compilation. So it rests meanwhile, unless the program has switched it off anyway.
 """
 
+import gc
 import logging  # noqa: F401 - Numba imports it: its own part in forks must be set up before one waits here
 import threading
 from collections.abc import Callable
@@ -43,7 +46,11 @@ def inside() -> bool:
 def _marked(function: Callable[[], Result]) -> Result:
     global _worker
     _worker = threading.get_ident()
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return forks.call(function)
     finally:
+        if collects:
+            gc.enable()
         _worker = None
