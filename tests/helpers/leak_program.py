@@ -197,6 +197,8 @@ def watch(
     Memory that grows once may be a helper's scratch, when the machine has let it take part for the first
     time; a leak grows each of three times. Threads and files stay from the first.
     """
+    gc.collect()
+    gc.freeze()  # Numba's objects, if it had to compile: each look would visit them
     for name, (count, leak) in watches.items():
         for _ in range(3):
             seen = [look(memory)]

@@ -255,7 +255,7 @@ filler.join()
     ],
 )
 def test_a_fork_waits_for_the_modules_that_a_first_fill_imports(module: str, backend: str) -> None:
-    program = FIRST_IMPORTS.format(module=module, backend=backend, seconds=1)
+    program = FIRST_IMPORTS.format(module=module, backend=backend, seconds=0.3)
     child(program, fresh=module == "hashlib")  # which a prepared process has imported
 
 
@@ -277,6 +277,6 @@ def fill():
 
 
 def test_a_fork_in_the_middle_of_an_import_that_nobody_guards_hangs() -> None:
-    unguarded = FIRST_IMPORTS.format(module="none", backend="numpy", seconds=1)
-    unguarded = unguarded.replace("def fill():", SLOW).replace("monotonic() + 20", "monotonic() + 4")
+    unguarded = FIRST_IMPORTS.format(module="none", backend="numpy", seconds=0.3)
+    unguarded = unguarded.replace("def fill():", SLOW).replace("monotonic() + 20", "monotonic() + 2")
     assert_fails(unguarded, "hung")

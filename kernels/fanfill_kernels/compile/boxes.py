@@ -131,8 +131,8 @@ def list_runs(
     """List the blocks of the next ``size`` elements, or of as many as the lists take.
 
     They begin ``within`` elements into the run at ``index``. Where each run lies among the values of these
-    blocks goes to ``sources``, its length to ``lengths``. Returns the number of blocks and of runs, and the run
-    and the place within it that come next.
+    blocks goes to ``sources``, its length to ``lengths``. Returns the number of blocks and that of runs, and
+    the run and the place within it that come next.
     """
     inner = counts.size - 1
     step = u64(pitch[inner])
