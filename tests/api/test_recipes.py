@@ -10,7 +10,7 @@ from cases import FORMS, assert_covers
 
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES, round_down, round_nearest
-from fanfill.initializers import Initializer, constant, normal, truncated_normal, uniform
+from fanfill.initializers import constant, normal, truncated_normal, uniform
 from fanfill.recipes import Recipe
 from fanfill.scaled import he_normal, he_uniform, lecun_normal, variance_scaling
 from fanfill_kernels.formats import Format
@@ -38,20 +38,18 @@ def test_every_distribution_and_every_form_is_here() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("init", "form", "words"), FORM_OF)
-def test_parameters_are_words_and_then_numbers_of_the_compute_type(
-    init: Initializer, form: str, words: int, dtype: str
-) -> None:
-    got = bare(init, dtype, (64, 32))
-    if form == "uniform" and STORAGES[dtype].itemsize < 4:
-        form = "uniform_clamped"
-    assert (got.form, got.dtype) == (form, dtype)
-    words += (dtype == "float64") * {"truncated": 2, "uniform_range": 1}.get(form, 0)
-    assert [type(x) for x in got.params[:words]] == [np.uint64] * words
-    assert {type(x) for x in got.params[words:]} == {STORAGES[dtype].compute}
+def test_parameters_are_words_and_then_numbers_of_the_compute_type(dtype: str) -> None:
     sizes = {"uniform": 1, "uniform_clamped": 3, "uniform_range": 3}
     sizes |= {"normal": 2, "truncated_central": 6, "truncated": 7}
-    assert len(got.params) == words + sizes[form]
+    for init, form, words in FORM_OF:
+        got = bare(init, dtype, (64, 32))
+        if form == "uniform" and STORAGES[dtype].itemsize < 4:
+            form = "uniform_clamped"
+        assert (got.form, got.dtype) == (form, dtype)
+        words += (dtype == "float64") * {"truncated": 2, "uniform_range": 1}.get(form, 0)
+        assert [type(x) for x in got.params[:words]] == [np.uint64] * words, init
+        assert {type(x) for x in got.params[words:]} == {STORAGES[dtype].compute}, init
+        assert len(got.params) == words + sizes[form], init
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

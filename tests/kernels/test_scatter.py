@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import platform
 import re
@@ -183,13 +184,12 @@ def columns_apart(count: int, rows: int, pitch: int, size: int, shift: int) -> t
 
 @pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("count", [5, 16, 37])
-@pytest.mark.parametrize("rows", [*range(8, 52), 100])
 def test_wherever_columns_begin_they_are_written_past_the_caches_and_to_their_ends(
-    monkeypatch: pytest.MonkeyPatch, size: int, count: int, rows: int
+    monkeypatch: pytest.MonkeyPatch, size: int, count: int
 ) -> None:
     monkeypatch.setattr(cpu_run, "NONTEMPORAL", 1)
     asked = note_loops(monkeypatch)
-    for shift in range(0, LINE, size):
+    for rows, shift in itertools.product((*range(8, 52), 100), range(0, LINE, size)):
         memory, view = columns_apart(count, rows, 112, size, shift)
         assert_put(BACKEND.scatter(view), memory, view, whole(view))
         assert asked.pop() == (scatter.transpose, True)
