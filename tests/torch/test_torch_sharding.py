@@ -30,11 +30,8 @@ def test_pieces_are_those_of_torch_chunk(split: int) -> None:
         for rank in range(chunks):
             expected = [i for half in halves for i in chunk(half, chunks)[rank].tolist()]
             got = pieces(n, [(chunks, rank, split)])
-            assert [i for start, size in got for i in range(start, start + size)] == expected, (
-                n,
-                chunks,
-                rank,
-            )
+            indices = [i for start, size in got for i in range(start, start + size)]
+            assert indices == expected, (n, chunks, rank)
 
 
 def chunk(axis: Any, count: int) -> list[Any]:
