@@ -192,11 +192,12 @@ def _bind(form: Form, dtype: str) -> tuple[Bound, dict[str, Any]]:
 
 @cache
 def _helpers(steps: int) -> Bound:
-    """The functions that kernels call: none depends on a form, so each is compiled once for all forms.
+    """The functions that kernels for boxes call. None depends on a form, so each is compiled once for all.
 
-    A kernel with all of its control flow in it takes twice as long to compile.
+    A kernel with all of its control flow in it takes twice as long to compile. `loops.fill` does have all of
+    it, since most processes compile one such kernel, and a second function would add to their first fill.
     """
-    helpers = (loops.next_part, loops.copy_part, boxes.advance, boxes.list_runs, boxes.copy_runs)
+    helpers = (boxes.advance, boxes.list_runs, boxes.copy_runs)
     return {helper: rebind(helper, {}, STEPS=steps) for helper in helpers}
 
 

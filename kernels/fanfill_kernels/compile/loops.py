@@ -114,30 +114,6 @@ def can_bypass_caches(out: Any, start: int, steps: int) -> bool:
     return bool((start + lead(out, LINE)) % steps == 0)
 
 
-def next_part(low: Any, head: Any, ahead: Any, size: Any, group: Any) -> Any:
-    """What is filled next of ``size`` elements, from element ``head`` of block ``low`` on: how many groups of
-    blocks in place, or 0 if a spare group has to be made; how many blocks that ends; how many elements it is.
-
-    ``ahead`` elements come before the first cache line, if values bypass the caches.
-    """
-    left = least(i64(MASK - low) + 1, (head + size + STEPS - 1) // STEPS)
-    if head == 0 and ahead == 0 and size // STEPS >= group and left >= group:
-        groups = least(left, size // STEPS) // group
-        return groups, groups * group, groups * group * STEPS
-    blocks = least(left, group)
-    count = least(STEPS * blocks - head, size)
-    if ahead > 0:
-        count = least(count, ahead)
-        blocks = (head + count) // STEPS
-    return 0, blocks, count
-
-
-def copy_part(out: Any, done: Any, spare: Any, head: Any, count: Any) -> None:
-    """Copy ``count`` elements of a spare group."""
-    for k in range(count):
-        out[u64(done + k)] = spare[u64(head + k)]
-
-
 def fill(arguments: Any) -> None:
     """(out, start, key, params): fill ``out`` with elements ``start``, ``start + 1``, ...
 
@@ -154,13 +130,26 @@ def fill(arguments: Any) -> None:
     while done < out.size:
         ahead = lead(out[done:], LINE) if NONTEMPORAL else 0
         low = block & MASK
-        groups, blocks, count = next_part(low, head, ahead, out.size - done, GROUP)
-        target = out[done:] if groups > 0 else spare
+        left = least(i64(MASK - low) + 1, (head + out.size - done + STEPS - 1) // STEPS)
+        groups = 0
+        target = spare
+        if head == 0 and ahead == 0 and (out.size - done) // STEPS >= GROUP and left >= GROUP:
+            groups = least(left, (out.size - done) // STEPS) // GROUP
+            target = out[done:]
         loop(groups + i64(groups == 0), make_group, (target, low, block >> HALF, key, params))
-        if groups == 0:
-            copy_part(out, done, spare, head, count)
-        done += count
-        block += u64(blocks)
-        head = 0
+        if groups > 0:
+            done += groups * GROUP * STEPS
+            block += u64(groups * GROUP)
+        else:
+            blocks = least(left, GROUP)
+            count = least(STEPS * blocks - head, out.size - done)
+            if ahead > 0:
+                count = least(count, ahead)
+                blocks = (head + count) // STEPS
+            for k in range(count):
+                out[u64(done + k)] = spare[u64(head + k)]
+            done += count
+            block += u64(blocks)
+            head = 0
     if NONTEMPORAL:
         publish()
