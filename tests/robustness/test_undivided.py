@@ -107,9 +107,11 @@ def strike():
     while came < 5:
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
-def interrupt(*_):
-    if filling:  # not while the last one is dealt with
-        raise KeyboardInterrupt
+def interrupt(number, frame):
+    # Not while the last one is dealt with: garbage is collected once the work is done, for some hundredths
+    # of a second in which the next one comes.
+    if filling:
+        signal.default_int_handler(number, frame)
 def fill():
     global filling
     try:

@@ -8,7 +8,7 @@
   thread itself holds nothing: a handler may fill, or fork.
 * Both may need more stack than a thread has. In that case, too, another thread does the work.
 * Both make many objects that live on, which Python's garbage collector visits again and again: a sixth of the
-  import and of a compilation. So it rests meanwhile, unless the program has switched it off anyway.
+  import and of a compilation. So it rests meanwhile, and is then as it was; a fork that waits finds it so.
 """
 
 import gc
