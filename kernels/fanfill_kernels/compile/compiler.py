@@ -1,10 +1,17 @@
-"""From a Python function to machine code: Numba compiles the loops, ``trace.py`` writes their bodies.
+"""From a Python function to machine code: Numba compiles the control flow, ``trace.py`` writes the bodies of
+its loops.
+
+The control flow is the same for all forms of a dtype. So Numba writes it once in a process, as a *draft* that
+calls bodies which are missing. Each kernel is a copy of a draft, with its own bodies inlined by LLVM. That
+halves the time that a further kernel takes.
 
 A kernel is one function, without entry points for Python or C and without Numba's runtime. So its object code
 is self-contained: ``objects.py`` can load it in a process that never imports Numba. Its only argument is the
 address of its arguments (see ``objects.Layout``).
 """
 
+import itertools
+from collections.abc import Iterator
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -14,9 +21,16 @@ from llvmlite import ir
 
 from fanfill_kernels import lanes
 from fanfill_kernels.compile import numba_internals as numba
-from fanfill_kernels.compile.numba_internals import BodyType, Code, TypingError, intrinsic, types
+from fanfill_kernels.compile.numba_internals import (
+    ADDRESS,
+    BodyType,
+    Code,
+    TypingError,
+    intrinsic,
+    types,
+)
 from fanfill_kernels.compile.rebinding import Body, Bound, rebind
-from fanfill_kernels.compile.trace import Lane, Memory
+from fanfill_kernels.compile.trace import Lane, Memory, llvm_type
 from fanfill_kernels.compile.vectors import OPERATIONS
 from fanfill_kernels.store import keys
 from fanfill_kernels.store.objects import Layout
@@ -33,13 +47,11 @@ _PROCESSORS = (("+avx512f", 8, 8), ("+avx2", 4, 3), ("", 2, 4))
 ALIGNED = 64
 
 
-def _lanes(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """A value of the compiled code as a body sees it."""
-    if isinstance(kind, types.Array):
-        return Memory(builder, numba.data_of(context, builder, kind, value), numba.dtype_of(kind.dtype))
+def _lanes(builder: Any, kind: Any, value: Any) -> Any:
+    """A scalar of the compiled code, or a tuple of them, as a lane function sees it."""
     if isinstance(kind, types.BaseTuple):
         members = numba.members(builder, value)
-        return tuple(_lanes(context, builder, *member) for member in zip(kind.types, members, strict=True))
+        return tuple(_lanes(builder, *member) for member in zip(kind.types, members, strict=True))
     return Lane(builder, value, numba.dtype_of(kind))
 
 
@@ -55,8 +67,8 @@ _ARITIES: dict[int, Any] = {
 def operation(function: Any) -> Any:
     """A lane function for scalars in any compiled code: its instructions are written in place."""
 
-    def written(context: Any, builder: Any, kinds: Any, args: Any) -> Any:
-        given = (_lanes(context, builder, *argument) for argument in zip(kinds, args, strict=True))
+    def written(builder: Any, kinds: Any, args: Any) -> Any:
+        given = (_lanes(builder, *argument) for argument in zip(kinds, args, strict=True))
         return function(*given)
 
     def typed(*arguments: Any) -> Any:
@@ -64,12 +76,12 @@ def operation(function: Any) -> Any:
         draft = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "draft")
         builder = ir.IRBuilder(draft.append_basic_block())
         context = numba.context()
-        found = written(context, builder, arguments, [numba.undefined(context, kind) for kind in arguments])
+        found = written(builder, arguments, [numba.undefined(context, kind) for kind in arguments])
         paired = isinstance(found, tuple)
         kinds = [numba.number(lane.dtype) for lane in (found if paired else (found,))]
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            made = written(context, builder, arguments, args)
+            made = written(builder, arguments, args)
             if not paired:
                 return made.value
             return numba.tuple_of(context, builder, signature.return_type, [lane.value for lane in made])
@@ -79,13 +91,39 @@ def operation(function: Any) -> Any:
     return intrinsic(_ARITIES[function.__code__.co_argcount](typed))
 
 
+class _Missing(Body):
+    """A body that a draft calls, and what it takes there: the types of its state, and its own LLVM type."""
+
+    takes: tuple[Any, Any] | None = None
+
+    @property
+    def symbol(self) -> str:
+        """Its name in a draft."""
+        return f"fanfill.{self.function.__name__}"
+
+
+def _flat(context: Any, builder: Any, kind: Any, value: Any) -> Iterator[Any]:
+    """A value as a body's arguments: the members of a tuple, the address of a vector."""
+    if isinstance(kind, types.Array):
+        yield numba.data_of(context, builder, kind, value)
+    elif isinstance(kind, types.BaseTuple):
+        for member in zip(kind.types, numba.members(builder, value), strict=True):
+            yield from _flat(context, builder, *member)
+    else:
+        yield value
+
+
 @intrinsic
 def _loop(_context: Any, count: Any, body: Any, state: Any) -> Any:
     if not isinstance(body, BodyType) or not isinstance(state, types.BaseTuple):
         raise TypingError(f"loop needs a body and a tuple of state, not {body} and {state}")
+    missing = body.body
 
     def codegen(context: Any, builder: Any, _s: Any, args: Any) -> Any:
-        values = _lanes(context, builder, state, args[2])
+        values = [*_flat(context, builder, state, args[2])]
+        kind = ir.FunctionType(ir.VoidType(), [args[0].type, *(value.type for value in values)])
+        called = ir.Function(builder.module, kind, missing.symbol)
+        missing.takes = state, kind
         entry = builder.basic_block
         inside = builder.append_basic_block("loop")
         after = builder.append_basic_block("after")
@@ -94,14 +132,49 @@ def _loop(_context: Any, count: Any, body: Any, state: Any) -> Any:
         builder.position_at_end(inside)
         i = builder.phi(args[0].type)
         i.add_incoming(zero, entry)
-        body.function(Lane(builder, i, np.int64), *values)
+        builder.call(called, [i, *values])
         following = builder.add(i, ir.Constant(i.type, 1), flags=["nsw"])
-        i.add_incoming(following, builder.basic_block)
+        i.add_incoming(following, inside)
         builder.cbranch(builder.icmp_signed("<", following, args[0]), inside, after)
         builder.position_at_end(after)
         return numba.nothing(context)
 
     return types.void(types.intp, body, state), codegen
+
+
+def _write(module: Any, missing: _Missing, body: Body, params: tuple[str, ...]) -> None:
+    """Write a body that a draft calls; ``params`` are the types of the kernel's parameters."""
+    assert missing.takes is not None
+    state, kind = missing.takes
+    function = ir.Function(module, kind, missing.symbol)
+    function.linkage = "linkonce_odr"  # gone once it is inlined
+    function.attributes.add("alwaysinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    i, *values = function.args
+    rest = iter(values)
+
+    def lanes_of(kind: Any) -> Any:
+        if kind == ADDRESS:
+            return _parameters(builder, next(rest), params)
+        if isinstance(kind, types.Array):
+            return Memory(builder, next(rest), numba.dtype_of(kind.dtype))
+        if isinstance(kind, types.BaseTuple):
+            return tuple(lanes_of(member) for member in kind.types)
+        return Lane(builder, next(rest), numba.dtype_of(kind))
+
+    body(Lane(builder, i, np.int64), *map(lanes_of, state.types))
+    builder.ret_void()
+
+
+def _parameters(builder: Any, address: Any, params: tuple[str, ...]) -> tuple[Lane, ...]:
+    """A kernel's parameters, 8 bytes each. No store changes them, so LLVM loads them before the loop."""
+    found = []
+    for slot, name in enumerate(params):
+        at = builder.gep(address, [ir.Constant(ir.IntType(64), 8 * slot)])
+        value = builder.load(builder.bitcast(at, llvm_type(name).as_pointer()))
+        value.set_metadata("invariant.load", builder.module.add_metadata([]))
+        found.append(Lane(builder, value, name))
+    return tuple(found)
 
 
 def _reserve(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -142,9 +215,15 @@ _OPERATIONS: Bound = {
 }
 
 
+# In the layout of a draft: what stands for the kernel's parameters, of which only bodies know the types.
+_PARAMS = "params"
+
+
 def _types(layout: Layout) -> list[Any]:
     return [
-        types.Tuple([numba.number(np.dtype(member)) for member in field])
+        ADDRESS
+        if field == _PARAMS
+        else types.Tuple([numba.number(np.dtype(member)) for member in field])
         if isinstance(field, tuple)
         else numba.vector(numba.number(np.dtype(field[1:-1])))
         if field.startswith("[")
@@ -162,14 +241,19 @@ def _unpacker(layout: Layout) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             slots = 0
 
+            def place(kind: Any) -> Any:
+                at = builder.add(args[0], ir.Constant(args[0].type, 8 * slots))
+                return builder.inttoptr(at, kind)
+
             def load(kind: Any) -> Any:
                 nonlocal slots
-                llvm = numba.machine_type(context, kind)
-                at = builder.add(args[0], ir.Constant(args[0].type, 8 * slots))
+                value = builder.load(place(numba.machine_type(context, kind).as_pointer()))
                 slots += 1
-                return builder.load(builder.inttoptr(at, llvm.as_pointer()))
+                return value
 
             def read(kind: Any) -> Any:
+                if kind == ADDRESS:
+                    return place(numba.machine_type(context, kind))
                 if isinstance(kind, types.BaseTuple):
                     return numba.tuple_of(context, builder, kind, [read(member) for member in kind.types])
                 if isinstance(kind, types.Array):
@@ -189,20 +273,42 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
     """Compile a function that takes the arguments that ``layout`` describes.
 
     ``bound`` says what replaces the functions it calls: a `Body` for one that ``loop`` runs, or another
-    Python function, which is compiled along with it.
+    Python function, which is compiled along with it. A kernel's last argument, if it is a tuple, is its
+    parameters: only bodies use them.
     """
     constants = constants | registers()
-    bound = {
-        key: Body(rebind(value.function, {}, **constants)) if isinstance(value, Body) else value
-        for key, value in bound.items()
-    }
+    params = layout[-1] if isinstance(layout[-1], tuple) else ()
+    common = (*layout[:-1], _PARAMS) if isinstance(layout[-1], tuple) else layout
+    bodies = {key: body for key, body in bound.items() if isinstance(body, Body)}
+    others = tuple((key, other) for key, other in bound.items() if key not in bodies)
+    draft, missing = _draft(function, common, tuple(bodies), others, tuple(constants.items()))
+    module = numba.module(name)
+    for key, body in bodies.items():
+        if missing[key].takes is not None:
+            _write(module, missing[key], Body(rebind(body.function, {}, **constants)), params)
+    return numba.machine_code(draft, module, f"{name}.{next(_numbers)}")
+
+
+_numbers = itertools.count()
+
+
+@cache
+def _draft(
+    function: FunctionType,
+    layout: Layout,
+    bodies: tuple[FunctionType, ...],
+    others: tuple[tuple[Any, Any], ...],
+    constants: tuple[tuple[str, Any], ...],
+) -> tuple[numba.Draft, dict[FunctionType, _Missing]]:
+    """A function's control flow, written once for all kernels of a process, and the bodies that it calls."""
     helpers: Bound = {}
-    for key, value in bound.items():
+    for key, value in others:
         if isinstance(value, FunctionType):
             helpers[key] = _helper(value, *helpers.items())
+    missing = {key: _Missing(key) for key in bodies}
     operations = _OPERATIONS | OPERATIONS | {lanes.unpack: _unpacker(layout)}
-    bare = rebind(function, operations | bound | helpers, name, **constants)
-    return numba.machine_code(bare)
+    bare = rebind(function, operations | dict(others) | helpers | missing, **dict(constants))
+    return numba.draft(bare), missing
 
 
 @cache

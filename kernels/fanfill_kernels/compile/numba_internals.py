@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, compiler
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.datamodel import models
 from numba.core.errors import TypingError
 from numba.core.imputils import lower_constant
@@ -28,16 +29,17 @@ keys.note_module()
 
 
 class BodyType(types.Opaque):  # type: ignore[misc]
-    """The type of one body, so that its function is known when the loop is compiled."""
+    """The type of one body, so that it is known when the loop is compiled."""
 
-    def __init__(self, function: FunctionType) -> None:
-        self.function = function
-        super().__init__(f"Body({function.__name__}, {id(function)})")
+    def __init__(self, body: Body) -> None:
+        self.body: Any = body
+        function = body.function
+        super().__init__(f"Body({function.__name__}, {id(body)})")
 
 
 @typeof_impl.register(Body)
 def _type_of_body(body: Body, _context: Any) -> BodyType:
-    return BodyType(body.function)
+    return BodyType(body)
 
 
 register_model(BodyType)(models.OpaqueModel)
@@ -59,6 +61,10 @@ def number(dtype: Any) -> Any:
 def dtype_of(kind: Any) -> Any:
     """The dtype of a scalar's Numba type."""
     return as_dtype(kind)
+
+
+# The address of a kernel's parameters.
+ADDRESS = types.voidptr
 
 
 def vector(kind: Any) -> Any:
@@ -141,8 +147,15 @@ def features() -> list[str]:
     return found
 
 
-def machine_code(function: FunctionType) -> Code:
-    """Compile a function whose only argument is an address."""
+class Draft(NamedTuple):
+    """A function in LLVM's language, neither linked nor optimized: what it calls may still be missing."""
+
+    symbol: str
+    library: Any  # Numba's
+
+
+def draft(function: FunctionType) -> Draft:
+    """Have Numba write a function whose only argument is an address."""
     typing, target = cpu_target.typing_context, cpu_target.target_context
     typing.refresh()
     target.refresh()
@@ -151,9 +164,27 @@ def machine_code(function: FunctionType) -> Code:
     flags.error_model = "numpy"
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
+    flags.no_compile = True
     made = compiler.compile_extra(typing, target, function, (types.intp,), types.void, flags, {})
-    library, symbol = made.library, made.fndesc.llvm_func_name
-    return Code(symbol, library.get_pointer_to_function(symbol), _object_code(library), library)
+    return Draft(made.fndesc.llvm_func_name, made.library)
+
+
+def module(name: str) -> Any:
+    """An empty LLVM module for the functions that a draft calls."""
+    return context().create_module(name)
+
+
+def machine_code(draft: Draft, missing: Any, symbol: str) -> Code:
+    """Compile a draft with the functions that it calls, under a name that no other code has."""
+    with global_compiler_lock:
+        library = context().codegen().create_library(symbol)
+        library.enable_object_caching()
+        library._final_module.link_in(draft.library._final_module, preserve=True)
+        library._final_module.get_function(draft.symbol).name = symbol
+        library.add_ir_module(missing)
+        for helper in draft.library._linking_libraries:
+            library.add_linking_library(helper)
+        return Code(symbol, library.get_pointer_to_function(symbol), _object_code(library), library)
 
 
 def _object_code(library: Any) -> bytes | None:
