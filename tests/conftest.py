@@ -71,7 +71,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def end_at_once(worker: int) -> None:
-    """End a worker once its results are out: to take torch's, JAX's and Numba's objects to pieces takes 4 s."""
+    """End a worker once its results are out: to free the objects of torch, JAX and Numba takes 4 s."""
     if os.getpid() == worker:  # and not a fork of it
         sys.stdout.flush()
         sys.stderr.flush()

@@ -242,6 +242,9 @@ def large() -> None:
     work_on_all_threads()
     for _ in range(3 * 4 * 5 * 7):  # of every kind, not large yet
         fill_large(memory, next(numbers), MIB // 16)
+    # The kernels of large ones, for every law and dtype: in place, then transposed.
+    for k in [*range(0, 2 * 3 * 4 * 5, 5), *range(1, 6 * 5, 5)]:
+        fill_large(memory, k)
     # A sixth of a thread's least scratch a fill. The programs that NumPy's threads keep bound come and go.
     watch(lambda _: fill_large(memory, next(numbers)), LARGE, resident, 4 * MIB)
 

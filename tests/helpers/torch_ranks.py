@@ -337,6 +337,9 @@ def main(folder: Path, worlds: Iterable[int]) -> None:
     # Imported before the forks, so that no rank has to: by the first call what a fill needs, and by name what
     # takes a second and collecting the tests does not need.
     ft.normal_(torch.empty(1), seed=0)
+    for width in (1, 4):  # kernels that each rank would otherwise compile
+        part = torch.empty(4, width, dtype=torch.bfloat16)
+        ft.normal_(part, seed=0, global_shape=(8, 8), offset=(0, 0))
     importlib.import_module("torch.distributed.tensor.debug")
     for world in worlds:
         own = folder / str(world)

@@ -93,6 +93,24 @@ def test_the_garbage_collector_rests_meanwhile_and_is_then_as_it_was(collects: b
     assert resting == [True]
 
 
+def test_what_the_garbage_collector_has_put_off_is_collected_by_the_thread_that_did_the_work() -> None:
+    """On the main thread a signal handler's exception would come in a finalizer, and be lost."""
+
+    class Loop:
+        def __del__(self) -> None:
+            deleted_by.append(threading.get_ident())
+
+    def work() -> int:
+        loop = Loop()
+        loop.itself = loop  # type: ignore[attr-defined]
+        return threading.get_ident()
+
+    deleted_by: list[int] = []
+    worker = undivided(work)
+    assert deleted_by == [worker]
+    assert worker != threading.get_ident()
+
+
 def test_without_another_thread_the_main_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
@@ -108,8 +126,7 @@ def strike():
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 def interrupt(number, frame):
-    # Not while the last one is dealt with: garbage is collected once the work is done, for some hundredths
-    # of a second in which the next one comes.
+    # Not while the last one is dealt with: between two lines of the loop it would end the program.
     if filling:
         signal.default_int_handler(number, frame)
 def fill():

@@ -9,6 +9,8 @@
 * Both may need more stack than a thread has. In that case, too, another thread does the work.
 * Both make many objects that live on, which Python's garbage collector visits again and again: a sixth of the
   import and of a compilation. So it rests meanwhile, and is then as it was; a fork that waits finds it so.
+  What it has put off is collected by the thread that did the work: on the main thread, an exception of a
+  signal handler would now come in some finalizer, where it is printed and lost.
 """
 
 import gc
@@ -53,4 +55,5 @@ def _marked(function: Callable[[], Result]) -> Result:
     finally:
         if collects:
             gc.enable()
+            gc.collect(0)
         _worker = None

@@ -24,9 +24,9 @@ IN_PART = ((12, 70), (13, 100))
 # The source asks for an architecture where it converts to a narrow type, in a way of its own for each of
 # these forms: the others convert as a normal does.
 CONVERTING = ("uniform_clamped", "uniform_range", "normal")
-# A kernel is made of a form and a store: all forms with float32, float64 and one narrow type, and the forms
-# above with all stores, have all there is. NVRTC takes a third less for them.
-FEW = ("float32", "float64", "bfloat16")
+# A kernel is made of a form and a store: all forms with float32 and float64, and the forms above with all
+# stores, have all there is. NVRTC takes two fifths less for them.
+FEW = ("float32", "float64")
 WIDTHS = ("8", "16", "32", "64", "uint32")  # of constants and of words
 SOME = tuple(
     name
