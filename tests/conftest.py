@@ -94,6 +94,11 @@ def pytest_configure(config: pytest.Config) -> None:
         usable.install()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker more than there are cores: many tests wait for a child, and a core would rest meanwhile."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Collect the tests without collecting garbage: nothing that is imported here, or found, is any.
