@@ -83,6 +83,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # Before whatever tests register, so it runs after it. Nobody asks for a worker's exit code.
         atexit.register(end_at_once, os.getpid())
     shared.folder()  # workers and child processes inherit where it is
+    # Threads of OpenBLAS and of torch's OpenMP spin as they wait, on cores that other workers need. Fanfill
+    # has its own, and reads neither.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
     # JAX reads it once, when any test first uses it; tests of shards need several devices.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     # A shell's background jobs ignore Ctrl-C, and their children would too, which tests send it to.
