@@ -98,6 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
         usable.install()
 
 
+@pytest.hookimpl(optionalhook=True)  # where xdist is not there
 def pytest_xdist_auto_num_workers() -> int:
     """A worker more than there are cores: many tests wait for a child, and a core would rest meanwhile."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
