@@ -98,10 +98,11 @@ def pytest_configure(config: pytest.Config) -> None:
         usable.install()
 
 
-@pytest.hookimpl(optionalhook=True)  # where xdist is not there
-def pytest_xdist_auto_num_workers() -> int:
+@pytest.hookimpl(optionalhook=True, wrapper=True)  # optional: xdist may be off
+def pytest_xdist_auto_num_workers() -> Iterator[int]:
     """A worker more than there are cores: many tests wait for a child, and a core would rest meanwhile."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    found = yield
+    return found if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else found + 1
 
 
 @pytest.hookimpl(wrapper=True)

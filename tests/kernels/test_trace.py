@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numba import njit
 from numba.core.errors import TypingError
 
 from fanfill_kernels import lanes
+from fanfill_kernels.compile import cpu
 from fanfill_kernels.compile.compiler import compiled, operation
 from fanfill_kernels.compile.rebinding import Body
 from fanfill_kernels.compile.trace import Lane, Memory
@@ -136,6 +138,16 @@ def test_a_function_with_a_loop_is_compiled_and_called() -> None:
     call(out, np.float32(0.5))
     np.testing.assert_array_equal(out, np.arange(1000, dtype=np.float32) / 2)
     call(out[:0], np.float32(9))  # nothing to do, and no memory to point at
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parameters_are_loaded_before_the_loop_that_needs_them(dtype: str) -> None:
+    """Its longest block has loads of vectors alone, such as what did not fit the registers."""
+    made = cpu.loops_of("uniform_range", dtype).run.compile().library.get_llvm_str()
+    longest = max(re.split(r"\n\n", made), key=len)
+    assert longest.count("store <") > 1
+    assert not re.search(r"= load (?!<)", longest)
+    assert re.search(r"= load (?!<)", made)
 
 
 def test_a_loop_without_a_body_is_an_error() -> None:

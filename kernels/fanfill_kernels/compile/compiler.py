@@ -215,6 +215,8 @@ _OPERATIONS: Bound = {
 }
 
 
+_numbers = itertools.count()  # which tell apart the symbols of a process
+
 # In the layout of a draft: what stands for the kernel's parameters, of which only bodies know the types.
 _PARAMS = "params"
 
@@ -287,9 +289,6 @@ def compiled(function: Any, bound: Bound, constants: dict[str, Any], name: str, 
         if missing[key].takes is not None:
             _write(module, missing[key], Body(rebind(body.function, {}, **constants)), params)
     return numba.machine_code(draft, module, f"{name}.{next(_numbers)}")
-
-
-_numbers = itertools.count()
 
 
 @cache
