@@ -9,9 +9,12 @@ kind: a subclass may mean something else.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,9 +41,9 @@ class Alike(NamedTuple):
     size
         Bytes of each.
     numbers
-        Theirs among a job's items.
+        Theirs among a job's items: int64, which NumPy reads as they are.
     addresses
-        Where they begin; None if that is asked for all at once.
+        Where they begin, as uint64; None if that is asked for all at once.
     plan
         Of those in host memory.
     is_torch
@@ -53,55 +56,45 @@ class Alike(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     size: int
-    numbers: list[int]
-    addresses: list[int] | None
+    numbers: array[int]
+    addresses: array[int] | None
     plan: Plan | None
     is_torch: bool = False
     on_device: tuple[Target, Region, Recipe] | None = None
 
 
-Key = tuple[Any, Any, Any]  # shape, the library's dtype, its device
-
-
 class Seen(NamedTuple):
-    """What is known of buffers of one library.
+    """What is known of buffers of one library, a row each.
 
     Attributes
     ----------
-    places
-        By the identity of their initializer, and by shape, dtype and device.
+    kinds
+        Those of one number have one initializer, shape, dtype and device.
     addresses
         Where they begin.
-    whole
-        Whether they are in C order and hold their own values.
-    room
-        Bytes of their memory from its beginning, and elements until they begin; None if an array's memory
-        is always its own.
+    usable
+        Whether they are in C order, in memory that is theirs and begins where a kernel may write it.
     """
 
-    places: dict[tuple[int, Key], list[int]]
+    kinds: NDArray[np.int64]
     addresses: NDArray[np.uint64]
-    whole: NDArray[np.bool_]
-    room: tuple[NDArray[np.int64], NDArray[np.int64]] | None
+    usable: NDArray[np.bool_]
 
-    def usable(self, key: Key, at: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Which of those at some places, all of this key, are in C order, in memory that is theirs and begins
-        where a kernel may write it.
-        """
-        from fanfill_kernels.cuda.geometry import STORE
-
-        shape, dtype, device = key
-        alignment = dtype.itemsize if getattr(device, "type", None) == "cpu" else STORE
-        found = self.whole[at] & (self.addresses[at] % np.uint64(alignment) == 0)
-        if self.room is not None:
-            held, before = self.room
-            found &= held[at] >= dtype.itemsize * (prod(shape) + before[at])
-        usable: NDArray[np.intp] = at[found]
-        return usable
+    def together(self) -> Iterator[NDArray[np.int64]]:
+        """The places of those that are usable, a kind at a time; none of a kind that has one alone."""
+        usable = np.flatnonzero(self.usable)
+        order = usable[np.argsort(self.kinds[usable], kind="stable")]
+        ends = np.flatnonzero(np.diff(self.kinds[order], append=-1)) + 1
+        firsts = ends - np.diff(ends, prepend=0)
+        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+            if end - first > 1:
+                yield order[first:end]
 
 
 Library = Callable[[Sequence[Any], Sequence["Initializer"]], Seen]
-_key = operator.attrgetter("shape", "dtype", "device")
+Kind = tuple[int, tuple[int, ...], Any, Any]  # initializer's identity, shape, the library's dtype, its device
+
+_shape, _dtype, _device = map(operator.attrgetter, ("shape", "dtype", "device"))
 
 
 def libraries() -> dict[type, Library]:
@@ -117,34 +110,44 @@ def libraries() -> dict[type, Library]:
     return found
 
 
-def grouped(keys: Iterable[tuple[int, Key]]) -> dict[tuple[int, Key], list[int]]:
-    """The places of equal keys, of which many follow one another."""
-    found: dict[tuple[int, Key], list[int]] = {}
-    last: object = found  # equal to none
-    places: list[int] = []
-    for place, key in enumerate(keys):
-        if key != last:
-            places, last = found.setdefault(key, []), key
-        places.append(place)
-    return found
+def _numbered(kinds: Iterable[Kind], count: int) -> tuple[list[Kind], NDArray[np.int64]]:
+    """All kinds there are, and the number of each one's. No more of them are kept: the garbage collector goes
+    through whatever is.
+    """
+    known: defaultdict[Kind, int] = defaultdict(itertools.count().__next__)
+    numbers = np.fromiter(map(known.__getitem__, kinds), np.int64, count)
+    return list(known), numbers
 
 
 def _of_torch(tensors: Sequence[Any], laws: Sequence[Initializer]) -> Seen:
     """Not of one that is lazily negated, nor of one whose memory was freed or shrunk: that has no room."""
     torch = sys.modules["torch"]
     of, count = torch.Tensor, len(tensors)
-    # One key after another, none kept: the garbage collector goes through whatever is.
-    places = grouped(zip(map(id, laws), map(_key, tensors), strict=True))
-    whole = np.fromiter(map(of.is_contiguous, tensors), np.bool_, count)
-    whole &= ~np.fromiter(map(of.is_neg, tensors), np.bool_, count)
+    asked = zip(map(id, laws), map(_shape, tensors), map(_dtype, tensors), map(_device, tensors), strict=True)
+    known, kinds = _numbered(asked, count)
+    usable = np.fromiter(map(of.is_contiguous, tensors), np.bool_, count)
+    usable &= ~np.fromiter(map(of.is_neg, tensors), np.bool_, count)
+    addresses = np.fromiter(map(of.data_ptr, tensors), np.uint64, count)
     held = np.fromiter(map(torch.UntypedStorage.nbytes, map(of.untyped_storage, tensors)), np.int64, count)
     before = np.fromiter(map(of.storage_offset, tensors), np.int64, count)
-    return Seen(places, np.fromiter(map(of.data_ptr, tensors), np.uint64, count), whole, (held, before))
+    sizes = np.array([dtype.itemsize for _, _, dtype, _ in known], np.int64)[kinds]
+    values = np.array([prod(shape) for _, shape, _, _ in known], np.int64)[kinds]
+    usable &= held >= sizes * (values + before)
+    begins = np.array([_begin(dtype, device.type == "cpu") for _, _, dtype, device in known], np.uint64)
+    return Seen(kinds, addresses, usable & (addresses % begins[kinds] == 0))
 
 
 def _of_cupy(arrays: Sequence[Any], laws: Sequence[Initializer]) -> Seen:
     count = len(arrays)
-    keys = ((array.shape, array.dtype, array.data.device_id) for array in arrays)
-    places = grouped(zip(map(id, laws), keys, strict=True))
-    whole = np.fromiter((array.flags.c_contiguous for array in arrays), np.bool_, count)
-    return Seen(places, np.fromiter((array.data.ptr for array in arrays), np.uint64, count), whole, None)
+    asked = ((id(law), a.shape, a.dtype, a.data.device_id) for a, law in zip(arrays, laws, strict=True))
+    _, kinds = _numbered(asked, count)
+    usable = np.fromiter((array.flags.c_contiguous for array in arrays), np.bool_, count)
+    addresses = np.fromiter((array.data.ptr for array in arrays), np.uint64, count)
+    return Seen(kinds, addresses, usable & (addresses % np.uint64(_begin(None, False)) == 0))
+
+
+def _begin(dtype: Any, on_host: bool) -> int:
+    """A multiple of how many bytes memory begins at, for the kernels that write many tensors."""
+    from fanfill_kernels.cuda.geometry import STORE
+
+    return int(dtype.itemsize) if on_host else STORE

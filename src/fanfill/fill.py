@@ -428,14 +428,14 @@ def halves(name: str | int) -> tuple[int, int]:
     return number & _WORD, number >> 32
 
 
-def digests(names: Iterable[str]) -> list[bytes]:
-    """The substreams of many names, as bytes: by copies of one hash, which is quicker than new ones."""
+def digests(names: Iterable[str]) -> bytes:
+    """The substreams of many names, 8 bytes each: by copies of one hash, which is quicker than new ones."""
     found, copy = [], blake2b()(digest_size=8).copy
-    for name in map(str.encode, names):
+    for name in names:
         hashed = copy()
-        hashed.update(name)
+        hashed.update(name.encode())
         found.append(hashed.digest())
-    return found
+    return b"".join(found)
 
 
 @functools.cache

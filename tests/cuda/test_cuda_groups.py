@@ -13,7 +13,7 @@ from cuda_on_cpu.arrays import LAWS, on_host
 from cuda_on_cpu.fixtures import cubins, emulated, gpu, no_cubins  # noqa: F401
 
 import fanfill as ff
-from fanfill import alike, many
+from fanfill import alike, job
 from fanfill.cuda import backend as cuda_backend
 from fanfill.cuda import buffers, nvrtc
 from fanfill.cuda.buffers import Target
@@ -212,7 +212,7 @@ def on_device(gpu, monkeypatch):
     streams, kept = [0xB00], []
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda number: streams[0], raising=False)
     known = {OnDevice: alike._of_torch}
-    monkeypatch.setattr(many, "libraries", lambda: known)
+    monkeypatch.setattr(job, "libraries", lambda: known)
     for number in (0, 1):
         gpu.streams[number] |= {0xB00, 0xB01}
 

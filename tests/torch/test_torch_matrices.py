@@ -16,7 +16,7 @@ from torch.nn import init  # noqa: E402
 
 import fanfill as ff  # noqa: E402
 import fanfill.torch as ft  # noqa: E402
-from fanfill.many import Job  # noqa: E402
+from fanfill.job import Job  # noqa: E402
 from fanfill.torch import modules, tensors  # noqa: E402
 from fanfill.torch.sharding import Part  # noqa: E402
 

@@ -14,7 +14,7 @@ from fanfill.cpu.buffers import assert_fillable
 from fanfill.cpu.threads import get_threads
 from fanfill.fill import as_memory, fill
 from fanfill.initializers import Initializer
-from fanfill.many import Job
+from fanfill.job import Job
 from fanfill.messages import shown, type_name
 
 if TYPE_CHECKING:

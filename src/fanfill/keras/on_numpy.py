@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fanfill.cpu.threads import get_threads
 from fanfill.fill import fill as fill_buffer
 from fanfill.initializers import Initializer
+from fanfill.job import Job
 from fanfill.keras.drawing import Task, in_symbolic_scope
 from fanfill.keras.seeds import number_of
-from fanfill.many import Job
 
 __all__ = ["draw", "fill"]
 

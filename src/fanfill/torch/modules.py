@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu.threads import get_threads
 from fanfill.distributions import recipe
 from fanfill.fill import watched
-from fanfill.many import Job
+from fanfill.job import Job
 from fanfill.messages import shown
 from fanfill.structures import HOST_ALONE
 from fanfill.torch.defaults import Draw
@@ -22,7 +23,7 @@ from fanfill.torch.recipes import init_by_recipe
 from fanfill.torch.rules import Book, Rules
 from fanfill.torch.seeding import seed_of
 from fanfill.torch.sharding import Flat, Placed, is_dtensor, parts
-from fanfill.torch.tensors import STORAGE_NAMES, fill_by_copy, is_leaf
+from fanfill.torch.tensors import STORAGE_NAMES, fill_by_copy
 from fanfill.torch.walking import Parameter, buffers, parameters
 from fanfill.torch.zero3 import is_zero3, partition
 
@@ -137,9 +138,8 @@ def init_module(
             init_by_recipe(tensors, buffers(module, prefix), rules, seed, follow)
         return module
     book = Book(rules if rules is not None else {})
-    plain: list[tuple[Parameter, Draw]] = []
-    tasks: list[_Task] = []
-    covered: set[int] = set()
+    drawn: list[Parameter] = []
+    choices: list[list[Draw]] = []  # of each of these
     missing: list[str] = []
     magnitudes: list[Parameter] = []
     for parameter in parameters(module, prefix):
@@ -147,11 +147,8 @@ def init_module(
         lazy = type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor)
         draws = book.draws(parameter, lazy)
         if draws:
-            covered.add(id(tensor))
-            if len(draws) == 1 and _is_plain(tensor, draws[0]):
-                plain.append((parameter, draws[0]))
-            else:
-                tasks.append(_task(parameter, draws))
+            drawn.append(parameter)
+            choices.append(draws)
         elif draws is None and lazy:
             raise ValueError(
                 f"expected parameters that have shapes; got {parameter.name!r}, which is lazy; call the "
@@ -161,9 +158,15 @@ def init_module(
             magnitudes.append(parameter)
         elif draws is None:
             missing.append(parameter.name)
-    magnitudes = [p for p in magnitudes if p.magnitude and id(p.magnitude.direction) in covered]
-    for parameter in magnitudes:
-        _assert_computable(parameter)
+    plain = _are_plain([parameter.tensor for parameter in drawn], choices)
+    pairs = [*zip(drawn, choices, strict=True)]
+    tasks = [_task(*pair) for pair, whole in zip(pairs, plain, strict=True) if not whole]
+    pairs = [*compress(pairs, plain)]
+    if magnitudes:
+        covered = {id(parameter.tensor) for parameter in drawn}
+        magnitudes = [p for p in magnitudes if p.magnitude and id(p.magnitude.direction) in covered]
+        for parameter in magnitudes:
+            _assert_computable(parameter)
     if missing and on_missing == "error":
         raise ValueError(
             f"expected a rule for every parameter; got none for {', '.join(missing)}; name them in rules= "
@@ -172,9 +175,9 @@ def init_module(
     book.assert_used()
     first = Job(seed, None)
     first.extend(
-        [(parameter.tensor, draw.law, parameter.name) for parameter, draw in plain],
+        [(parameter.tensor, draws[0].law, parameter.name) for parameter, draws in pairs],
         lambda number: f"parameter {first.names[number]!r}: ",
-        lambda number: _task(plain[number][0], [plain[number][1]]),
+        lambda number: _task(*pairs[number]),
     )
     with watch as follow:
         _fill_all(first, tasks, seed, follow)
@@ -226,18 +229,26 @@ def _fill_all(
         progress(whole, whole)
 
 
-def _is_plain(tensor: nn.Parameter, draw: Draw) -> bool:
-    """Whether a parameter is filled as a whole, and `Job` asks enough of it, once it is like another."""
-    return (
-        type(tensor) is nn.Parameter
-        and draw.box is None
-        and not draw.law.structured
-        and tensor.dtype in STORAGE_NAMES
-        and not tensor.is_meta
-        and is_leaf(tensor)
-        and not tensor.is_inference()
-        and not is_zero3(tensor)
-    )
+def _are_plain(tensors: Sequence[nn.Parameter], choices: Sequence[list[Draw]]) -> list[bool]:
+    """Which parameters are filled as a whole, so that `Job` asks enough of each that is like another.
+
+    Written out, for each of a large model's: calls would take twice as long.
+    """
+    try:
+        return [
+            type(tensor) is nn.Parameter
+            and len(draws) == 1
+            and draws[0].box is None
+            and not draws[0].law.structured
+            and tensor.dtype in STORAGE_NAMES
+            and not tensor.is_meta
+            and tensor.is_leaf
+            and not tensor.is_inference()
+            and not is_zero3(tensor)
+            for tensor, draws in zip(tensors, choices, strict=True)
+        ]
+    except RuntimeError:  # `is_leaf` of one that `fanfill.torch.tensors.is_leaf` knows
+        return [False] * len(tensors)
 
 
 def _task(parameter: Parameter, draws: list[Draw]) -> _Task:
