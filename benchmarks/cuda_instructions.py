@@ -24,13 +24,15 @@ from typing import NamedTuple
 from fanfill.cuda import nvrtc
 from fanfill_kernels import cuda
 from fanfill_kernels.cuda.choice import source_of
+from fanfill_kernels.cuda.groups import parameters
 
 TABLE = Path(__file__).parents[1] / "tests" / "data" / "cuda_instructions.json"
 ARCHES = (80, 90)
 # Bytes of a value, by the ends of kernels' names.
 WIDTHS = {"32": 4, "64": 8, "float16": 2, "bfloat16": 2, "fn": 1, "e5m2": 1, "fnuz": 1, "_16": 2, "_8": 1}
-# Of those that read their seed from device memory, what stands for all: each is compiled by itself.
-KEYED = (
+# What stands for all kernels that read their seed from device memory, or what they fill from a table: each is
+# compiled by itself.
+ALONE = (
     "uniform_float32",
     "uniform_clamped_bfloat16",
     "normal_float64",
@@ -39,6 +41,7 @@ KEYED = (
     "truncated_central_float32",
     "truncated_float32",
 )
+GROUPED = f"{cuda.GROUPED}_{parameters((12, 1), 90)}_", f"{cuda.GROUPED}_"  # a family's name, its kernel's
 _FUNCTION = re.compile(r"Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 _USAGE = re.compile(r"Function (\S+):\s*\n\s*(.*)")
@@ -169,12 +172,12 @@ def trips_of(name: str) -> int:
     """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
     name = name.removeprefix(f"{cuda.KEYED}_")
     blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
-    alone = re.match(r"run_truncated_float(64|8)", name)
-    return blocks if alone else blocks // 2
+    by_one = re.match(rf"(run|{cuda.GROUPED})_truncated_float(64|8)", name)
+    return blocks if by_one else blocks // 2
 
 
 def row(name: str, kernel: Kernel) -> dict[str, float]:
-    """A run kernel's line of the table: instructions a value, and registers."""
+    """A kernel's line of the table: instructions a value, and registers."""
     path = main_path(kernel.code, trips_of(name))
     size = next(s for suffix, s in WIDTHS.items() if name.endswith(suffix))
     values = sum(map(is_wide, path)) * 16 // size
@@ -185,15 +188,15 @@ def table(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
     """The lines of all run kernels for an architecture."""
     found = kernels(compiler.compile(cuda.source(), "fill.cu", arch))
     lines = {name: row(name, kernel) for name, kernel in sorted(found.items()) if name.startswith("run_")}
-    return lines | keyed(compiler, arch)
+    return lines | alone(compiler, arch, f"{cuda.KEYED}_", "run_") | alone(compiler, arch, *GROUPED)
 
 
-def keyed(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
-    """The lines of the run kernels among KEYED, a thread's reading of its seed included."""
+def alone(compiler: nvrtc.Compiler, arch: int, family: str, entry: str) -> dict[str, dict[str, float]]:
+    """The lines of the kernels among ALONE; of those that read their seed, that is counted too."""
     lines = {}
-    for family in KEYED:
-        name = f"{cuda.KEYED}_run_{family}"
-        found = kernels(compiler.compile(source_of(f"{cuda.KEYED}_{family}"), "fill.cu", arch))
+    for values in ALONE:
+        name = f"{family if family.startswith(cuda.KEYED) else ''}{entry}{values}"
+        found = kernels(compiler.compile(source_of(f"{family}{values}"), "fill.cu", arch))
         lines[name] = row(name, found[name])
     return lines
 

@@ -277,31 +277,58 @@ __device__ __forceinline__ void run_chunk(typename Values::Lane* out, const Run&
   G::store_part(out, first, span.head, span.count, pieces);
 }
 
-// A thread block goes from chunk to chunk, a grid apart: keys and constants stay in registers, and fewer thread
-// blocks begin and end. Any grid will do. Behind the whole chunks comes, if the first group is not whole, one of
-// that group alone, and then what is left.
+// Whole chunks, `step` groups apart: those from group `first` up to `stop`, one at least. `stop` is met exactly, so the
+// numbers may pass 2^32 there.
 template <class Values>
-__device__ __forceinline__ void run_strided(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& values) {
+__device__ __forceinline__ void whole_chunks(typename Values::Lane* out, u32 first, u32 step, u32 stop, const Run& span,
+                                             const Keys& keys, const Values& values) {
   typedef Grouping<Values> G;
-  const u32 mine = span.lead + threadIdx.x;
-  u32 chunk = blockIdx.x;
 #pragma unroll 1
-  for (; chunk < span.whole; chunk += gridDim.x) {
-    const u32 first = chunk * G::chunk + mine;
+  do {
     u32 pieces[G::groups * 4];
     G::make(first, span, keys, values, pieces);
     G::store_whole(out, first, pieces);
-  }
+    first += step;
+  } while (first != stop);
+}
+
+// How many chunks there are. Behind the whole ones comes, if the first group is not whole, one of that group alone, and
+// then what is left.
+template <class Values>
+__device__ __forceinline__ u32 chunks_of(const Run& span) {
+  typedef Grouping<Values> G;
+  const u32 rest = (u64(span.whole) * G::chunk + span.lead) * G::group < span.head + span.count;
+  return span.whole + span.lead + rest;
+}
+
+// A chunk behind the whole ones.
+template <class Values>
+__device__ __forceinline__ void other_chunk(typename Values::Lane* out, u32 chunk, const Run& span, const Keys& keys,
+                                            const Values& values) {
+  typedef Grouping<Values> G;
   const u64 end = span.head + span.count;
-  const u32 rest = (u64(span.whole) * G::chunk + span.lead) * G::group < end;
-#pragma unroll 1
-  for (; chunk < span.whole + span.lead + rest; chunk += gridDim.x) {
-    const bool leads = chunk - span.whole < span.lead;
-    const u32 first = leads ? threadIdx.x : span.whole * G::chunk + mine;
-    u32 pieces[G::groups * 4];
-    G::make(first, span, keys, values, pieces);
-    G::store_part(out, first, span.head, (leads ? min(end, u64(G::group)) : end) - span.head, pieces);
+  const bool leads = chunk - span.whole < span.lead;
+  const u32 first = leads ? threadIdx.x : span.whole * G::chunk + span.lead + threadIdx.x;
+  u32 pieces[G::groups * 4];
+  G::make(first, span, keys, values, pieces);
+  G::store_part(out, first, span.head, (leads ? min(end, u64(G::group)) : end) - span.head, pieces);
+}
+
+// A thread block goes from chunk to chunk, a grid apart: keys and constants stay in registers, and fewer thread
+// blocks begin and end. Any grid will do.
+template <class Values>
+__device__ __forceinline__ void run_strided(typename Values::Lane* out, const Run& span, const Keys& keys, const Values& values) {
+  typedef Grouping<Values> G;
+  u32 chunk = blockIdx.x;
+  if (chunk < span.whole) {
+    const u32 turns = (span.whole - 1 - chunk) / gridDim.x + 1;
+    const u32 first = chunk * G::chunk + span.lead + threadIdx.x, step = gridDim.x * G::chunk;
+    whole_chunks(out, first, step, first + turns * step, span, keys, values);
+    chunk += turns * gridDim.x;
   }
+  const u32 chunks = chunks_of<Values>(span);
+#pragma unroll 1
+  for (; chunk < chunks; chunk += gridDim.x) other_chunk(out, chunk, span, keys, values);
 }
 
 template <class Values>

@@ -32,15 +32,7 @@ struct Table {
 };
 
 template <class Values>
-__device__ __forceinline__ void grouped(const Table<Values>& table) {
-  typedef Grouping<Values> G;
-  // The last item whose first thread block is not behind this one.
-  u32 k = 0;
-#pragma unroll
-  for (u32 step = items<Values>() / 2; step > 0; step /= 2) {
-    if (table.first[k + step] <= blockIdx.x) k += step;
-  }
-  const Item<Values>& item = table.item[k];
+__device__ __forceinline__ Keys keys_of(const Table<Values>& table, const Item<Values>& item) {
   Keys keys;
 #pragma unroll
   for (int r = 0; r < 2 * ROUNDS; ++r) keys.round[r] = table.round[r];
@@ -48,32 +40,54 @@ __device__ __forceinline__ void grouped(const Table<Values>& table) {
   keys.third_c0 = item.third_c0;
   keys.third_c2 = item.third_c2;
   keys.fourth_c2 = item.fourth_c2;
-  const Values make = item.make;
-  const Run span = {item.count, item.block, item.head, item.lead, item.whole};
-  typename Values::Lane* const out = reinterpret_cast<typename Values::Lane*>(item.pointer);
-  // The whole chunks, then group 0 if elements begin inside it, then what is less than a chunk.
-  const u64 stop = span.head + span.count;
-  const u32 rest = (u64(span.whole) * G::chunk + span.lead) * G::group < stop;
+  return keys;
+}
+
+template <class Values>
+__device__ __forceinline__ Run run_of(const Item<Values>& item) {
+  return {item.count, item.block, item.head, item.lead, item.whole};
+}
+
+template <class Values>
+__device__ __forceinline__ void grouped(const Table<Values>& table) {
+  typedef Grouping<Values> G;
+  typedef typename Values::Lane Lane;
+  // The last item whose first thread block is not behind this one.
+  u32 k = 0;
+#pragma unroll
+  for (u32 step = items<Values>() / 2; step > 0; step /= 2) {
+    if (table.first[k + step] <= blockIdx.x) k += step;
+  }
   u32 chunk = (blockIdx.x - table.first[k]) * table.turns;
-  const u32 end = min(chunk + table.turns, span.whole + span.lead + rest);
+  const u32 end = min(chunk + table.turns, chunks_of<Values>(run_of(table.item[k])));
+  const u32 whole = min(end, table.item[k].whole);
+  if (chunk < whole) {
+    const Item<Values>& item = table.item[k];
+    const Values make = item.make;
+    const u32 mine = item.lead + threadIdx.x;
+    whole_chunks(reinterpret_cast<Lane*>(item.pointer), chunk * G::chunk + mine, G::chunk, whole * G::chunk + mine,
+                 run_of(item), keys_of(table, item), make);
+    chunk = whole;
+  }
+  // Seldom more than one thread block of an item goes on from here. The others need not keep in registers what the
+  // rest is made from: it is read again, as of an item that might be another one.
+  asm volatile("" : "+r"(k));
 #pragma unroll 1
   for (; chunk < end; ++chunk) {
-    const bool whole = chunk < span.whole;
-    const bool leads = !whole && chunk - span.whole < span.lead;
-    const u32 first = leads ? threadIdx.x : min(chunk, span.whole) * G::chunk + span.lead + threadIdx.x;
-    u32 pieces[G::groups * 4];
-    G::make(first, span, keys, make, pieces);
-    if (whole) {
-      G::store_whole(out, first, pieces);
-    } else {
-      G::store_part(out, first, span.head, (leads ? min(stop, u64(G::group)) : stop) - span.head, pieces);
-    }
+    const Item<Values>& item = table.item[k];
+    const Values make = item.make;
+    other_chunk(reinterpret_cast<Lane*>(item.pointer), chunk, run_of(item), keys_of(table, item), make);
   }
 }
 
+// Thread blocks of a multiprocessor: float64's longest form and what it has of a table take 48 registers.
+template <class Values>
+constexpr int beside_table =
+    sizeof(typename Values::Lane) == 8 && Values::side == 1 && Values::resident > 5 ? 5 : Values::resident;
+
 #define KERNELS(name, ...)                                                               \
   typedef __VA_ARGS__ Values_##name;                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS, Values_##name::resident)         \
+  extern "C" __global__ void __launch_bounds__(THREADS, beside_table<Values_##name>)     \
       grouped_##name(const __grid_constant__ Table<Values_##name> table) {               \
     grouped<Values_##name>(table);                                                       \
   }

@@ -46,11 +46,16 @@ __device__ __forceinline__ u64 start_of(const Source& source) {
   return start;
 }
 
+// Thread blocks of a multiprocessor: round keys that a thread makes itself lie in registers, so what goes from chunk to
+// chunk gets 40 of them.
+template <class Values>
+constexpr int beside_keys = Values::strided && Values::resident > CRAMPED ? CRAMPED : Values::resident;
+
 // Both kernels of a form and dtype. A run whose part may begin anywhere begins where a Philox block and 16 bytes do,
 // and all its blocks' numbers are below 2^32; what is not so is a box.
 #define KERNELS(name, ...)                                                                                        \
   typedef __VA_ARGS__ Values_##name;                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS, Values_##name::resident)                                  \
+  extern "C" __global__ void __launch_bounds__(THREADS, beside_keys<Values_##name>)                               \
       keyed_run_##name(Values_##name::Lane* out, const Run span, const __grid_constant__ Source source,           \
                        const Values_##name make) {                                                                \
     Run moved = span;                                                                                             \
