@@ -85,7 +85,7 @@ class Job:
     def __init__(self, seed: int, backend: str | None, *, numbered: bool = False) -> None:
         self.seed, self.backend, self.numbered = key_of(seed, 0)[:2], backend, numbered
         self.names: list[Any] = []
-        self.digests = bytearray()  # their substreams, of 8 bytes
+        self.digests = bytearray()  # their substreams, 8 bytes each
         self.arrays: list[Any] = []
         self.alike: list[Alike] = []
         self.arrays_alike: dict[int, Alike] = {}  # NumPy's, by the identity of their plans
