@@ -16,7 +16,7 @@ from model_recipes import every_kind
 
 import fanfill as ff
 from fanfill.checkpoints import ModelRecipe, TensorRecipe
-from fanfill.checkpoints.recipe import Joined
+from fanfill.checkpoints.tensors import Joined
 from fanfill.expressions import initializer_from, with_torch_axes
 
 drawn = TensorRecipe.drawn

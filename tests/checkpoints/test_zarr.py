@@ -13,7 +13,7 @@ from model_recipes import contents, every_kind
 
 import fanfill as ff
 from fanfill.checkpoints import ModelRecipe, TensorRecipe, checking, writing, zarr
-from fanfill.checkpoints.recipe import Joined
+from fanfill.checkpoints.tensors import Joined
 
 drawn = TensorRecipe.drawn
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import fanfill as ff
 from fanfill.checkpoints import ModelRecipe, Part, Source, TensorRecipe
-from fanfill.checkpoints.recipe import Joined
+from fanfill.checkpoints.tensors import Joined
 
 drawn = TensorRecipe.drawn
 

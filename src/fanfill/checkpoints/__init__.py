@@ -4,6 +4,7 @@ A *model recipe* says what each tensor of a model draws. A *plan* turns it into 
 of any part of a planned file are then made, written, compared or sent, in any order and on any host.
 """
 
-from fanfill.checkpoints.recipe import ModelRecipe, Part, Source, TensorRecipe
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.checkpoints.tensors import Part, Source, TensorRecipe
 
 __all__ = ["ModelRecipe", "Part", "Source", "TensorRecipe"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanfill.checkpoints.recipe import ModelRecipe, Number, TensorRecipe, names_of
+from fanfill.checkpoints.recipe import ModelRecipe, names_of
+from fanfill.checkpoints.tensors import Number, TensorRecipe
 from fanfill.cpu.buffers import assert_fillable
 from fanfill.cpu.threads import get_threads
 from fanfill.fill import as_memory, fill

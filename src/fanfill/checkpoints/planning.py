@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from fanfill.checkpoints.drawing import draw_range
-from fanfill.checkpoints.recipe import TensorRecipe
+from fanfill.checkpoints.tensors import TensorRecipe
 from fanfill.dtypes import dtype_of
 from fanfill.files import writer
 from fanfill.files.npy import header_bytes, stored_dtype

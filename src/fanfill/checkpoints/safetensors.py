@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fanfill.checkpoints.planning import File, Placed
-from fanfill.checkpoints.recipe import ModelRecipe, TensorRecipe
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.checkpoints.tensors import TensorRecipe
 from fanfill.messages import shown
 
 __all__ = ["bytes_of", "described", "file", "index", "plan", "read_header", "shards"]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fanfill.checkpoints.planning import File, Placed, file_name
-from fanfill.checkpoints.recipe import Joined, ModelRecipe, Part, TensorRecipe
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.checkpoints.tensors import Joined, Part, TensorRecipe
 from fanfill.dtypes import STORAGES, dtype_of
 
 __all__ = ["described", "plan"]

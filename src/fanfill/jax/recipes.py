@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fanfill.checkpoints.recipe import ModelRecipe, TensorRecipe
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.checkpoints.tensors import TensorRecipe
 from fanfill.dtypes import storage_of
 from fanfill.jax.trees import Rules, tasks_of
 

@@ -32,7 +32,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from fanfill.checkpoints.drawing import draw_box
 from fanfill.checkpoints.planning import Difference
-from fanfill.checkpoints.recipe import ModelRecipe, TensorRecipe, names_of
+from fanfill.checkpoints.recipe import ModelRecipe, names_of
+from fanfill.checkpoints.tensors import TensorRecipe
 from fanfill.files import writer
 
 __all__ = ["Index", "Piece", "plan"]

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fanfill.checkpoints import safetensors, writing
-from fanfill.checkpoints.recipe import Joined, ModelRecipe, Part, Source, TensorRecipe
+from fanfill.checkpoints.recipe import ModelRecipe
+from fanfill.checkpoints.tensors import Joined, Part, Source, TensorRecipe
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.torch.recipes import Place, retrying, tensor_recipe, view_in

@@ -12,7 +12,8 @@ from torch import nn
 
 from fanfill import initializers
 from fanfill.checkpoints.drawing import draw_box
-from fanfill.checkpoints.recipe import DTYPES, ModelRecipe, Number, Part, TensorRecipe, names_of
+from fanfill.checkpoints.recipe import ModelRecipe, names_of
+from fanfill.checkpoints.tensors import DTYPES, Number, Part, TensorRecipe
 from fanfill.dtypes import STORAGES, dtype_of
 from fanfill.expressions import initializer_from
 from fanfill.initializers import Initializer
