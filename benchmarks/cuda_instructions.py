@@ -41,7 +41,9 @@ ALONE = (
     "truncated_central_float32",
     "truncated_float32",
 )
-GROUPED = f"{cuda.GROUPED}_{parameters((12, 1), 90)}_", f"{cuda.GROUPED}_"  # a family's name, its kernel's
+# How the names of a family and of its kernel begin.
+KEYED = cuda.KEYED, f"{cuda.KEYED}_run"
+GROUPED = f"{cuda.GROUPED}_{parameters((12, 1), 90)}", cuda.GROUPED
 _FUNCTION = re.compile(r"Function : (\S+)")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 _USAGE = re.compile(r"Function (\S+):\s*\n\s*(.*)")
@@ -169,7 +171,7 @@ def is_single(i: Instruction) -> bool:
 
 
 def trips_of(name: str) -> int:
-    """How often a run kernel goes through its loop: blocks of a thread by blocks side by side."""
+    """How often a kernel goes through its inner loop: blocks of a thread by blocks side by side."""
     name = name.removeprefix(f"{cuda.KEYED}_")
     blocks = 4 if "float8" in name or name.endswith("constant_8") else 2
     by_one = re.match(rf"(run|{cuda.GROUPED})_truncated_float(64|8)", name)
@@ -188,15 +190,17 @@ def table(compiler: nvrtc.Compiler, arch: int) -> dict[str, dict[str, float]]:
     """The lines of all run kernels for an architecture."""
     found = kernels(compiler.compile(cuda.source(), "fill.cu", arch))
     lines = {name: row(name, kernel) for name, kernel in sorted(found.items()) if name.startswith("run_")}
-    return lines | alone(compiler, arch, f"{cuda.KEYED}_", "run_") | alone(compiler, arch, *GROUPED)
+    for family, kernel in (KEYED, GROUPED):
+        lines |= alone(compiler, arch, family, kernel)
+    return lines
 
 
-def alone(compiler: nvrtc.Compiler, arch: int, family: str, entry: str) -> dict[str, dict[str, float]]:
+def alone(compiler: nvrtc.Compiler, arch: int, family: str, kernel: str) -> dict[str, dict[str, float]]:
     """The lines of the kernels among ALONE; of those that read their seed, that is counted too."""
     lines = {}
     for values in ALONE:
-        name = f"{family if family.startswith(cuda.KEYED) else ''}{entry}{values}"
-        found = kernels(compiler.compile(source_of(f"{family}{values}"), "fill.cu", arch))
+        found = kernels(compiler.compile(source_of(f"{family}_{values}"), "fill.cu", arch))
+        name = f"{kernel}_{values}"
         lines[name] = row(name, found[name])
     return lines
 

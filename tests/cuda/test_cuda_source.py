@@ -288,6 +288,27 @@ def test_launches_of_huge_tensors() -> None:
     assert sum(one.blocks for one in made) * THREADS == 2**41
 
 
+@pytest.mark.parametrize("more", [0, 1, 2**22])
+def test_the_last_chunk_of_the_longest_launch(shim: Shim, more: int) -> None:
+    """Its groups are the last that 32 bits number. The loop over chunks makes them once and ends, whatever
+    the grid: 32 bits may not hold its step.
+    """
+    params, group = params_of("normal", "float32"), 16 // 4
+    chunk = 2 * THREADS * group
+    chunks = group * HALF_LINE // chunk
+    memory, out = aligned(chunk, "float32")
+    start = (chunks - 1) * chunk
+    address = out.ctypes.data - 4 * start
+    (one,) = launches("normal", "float32", address, 0, [(group * HALF_LINE, 1, 4)], KEY, params)
+    assert (one.blocks, start // group + 2 * THREADS) == (chunks, 2**32)
+    memory.view(np.uint8)[...] = FILL
+    around = memory.copy()
+    shim.launch(one._replace(blocks=chunks + more), range(chunks - 1, chunks))
+    assert np.array_equal(out, numpy_elements("normal", "float32", start, out.shape, (1,), params))
+    out.view(np.uint8)[...] = FILL
+    assert np.array_equal(memory, around)
+
+
 def division(n: int, axis: Any) -> int:
     """The kernels' quotient of a thread number and an axis' length."""
     _, magic, _, _, shift, _ = axis

@@ -9,10 +9,15 @@ static void call(void (*kernel)(Parameters...), void** arguments, std::index_seq
   kernel(*static_cast<std::remove_const_t<Parameters>*>(arguments[I])...);
 }
 
+// Of a launch's thread blocks those from `first` on run, up to `end`.
+static unsigned first_block = 0, end_block = ~0u;
+
+extern "C" void run_only(unsigned first, unsigned end) { first_block = first, end_block = end; }
+
 template <class... Parameters>
 static void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void** arguments) {
   gridDim.x = blocks;
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+  for (blockIdx.x = first_block; blockIdx.x < std::min(blocks, end_block); ++blockIdx.x)
     for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
       call(kernel, arguments, std::index_sequence_for<Parameters...>{});
 }

@@ -68,8 +68,10 @@ class Shim:
         subprocess.run(command, check=True, capture_output=True, text=True)
         self.library = ctypes.CDLL(str(library))
 
-    def launch(self, one: Launch) -> None:
-        """Run one launch on host memory."""
+    def launch(self, one: Launch, only: range | None = None) -> None:
+        """Run one launch on host memory, or some of its thread blocks alone."""
+        some = range(one.blocks) if only is None else only
+        self.library.run_only(some.start, some.stop)
         getattr(self.library, f"launch_{one.entry}")(one.blocks, one.threads, pointers(one.arguments))
 
     def values(self, form: str, dtype: str, words: Any, params: Any) -> Any:
