@@ -12,7 +12,7 @@ from quality_laws import Array, Law
 from quality_tally import BLOCK, Draw, Source
 
 from fanfill.distributions import recipe
-from fanfill.fill import substream
+from fanfill.streams import substream
 from fanfill_kernels.compile.cpu import kernels
 
 SEED = 20_251

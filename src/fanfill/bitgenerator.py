@@ -16,8 +16,9 @@ from numpy.random.bit_generator import BitGenerator, ISpawnableSeedSequence
 from fanfill.arguments import LARGEST_TENSOR, integer
 from fanfill.backends import resolve, select_backend
 from fanfill.errors import BackendUnavailableError
-from fanfill.fill import key_of, words
+from fanfill.fill import words
 from fanfill.messages import shown
+from fanfill.streams import key_of
 from fanfill_kernels import STREAM_VERSION
 
 if TYPE_CHECKING:

@@ -23,10 +23,11 @@ except ImportError as error:
 from fanfill.arguments import shape_of
 from fanfill.distributions import recipe
 from fanfill.dtypes import dtype_of, storage_of
-from fanfill.fill import fill, key_of
+from fanfill.fill import fill
 from fanfill.initializers import Initializer
 from fanfill.messages import shown, type_name
 from fanfill.named import initializer_of
+from fanfill.streams import key_of
 from fanfill_kernels import STREAM_VERSION
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from fanfill import imports, regions
-from fanfill.arguments import LARGEST_TENSOR, integer, integer_of, shape_of
+from fanfill.arguments import LARGEST_TENSOR, integer, shape_of
 from fanfill.backends import default_host, device_of, resolve
 from fanfill.cpu import buffers
 from fanfill.cpu import run as cpu_run
@@ -28,6 +28,7 @@ from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import initializer_of
 from fanfill.recipes import Recipe
+from fanfill.streams import SEEDS, WORD, halves, key_of
 from fanfill.structures import assert_on_host
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ if TYPE_CHECKING:
 
 Buffer = TypeVar("Buffer")
 
-_WORD = 2**32 - 1
 _UNWATCHED: AbstractContextManager[None] = nullcontext()
-_SEEDS = 2**64
 
 
 class Plan(NamedTuple):
@@ -148,7 +147,7 @@ def fill(
         and type(initializer) is Initializer
         and (type(name) is int or type(name) is str)
         and type(seed) is int
-        and 0 <= seed < _SEEDS
+        and 0 <= seed < SEEDS
         and backend is None
         and global_shape is None
         and offset is None
@@ -171,7 +170,7 @@ def fill(
         and (type(initializer) is Initializer or type(initializer) is str)
         and (type(name) is int or type(name) is str)
         and type(seed) is int
-        and 0 <= seed < _SEEDS
+        and 0 <= seed < SEEDS
     ):
         plan = plans.get((initializer, array.shape, array.dtype))
         if plan is not None:
@@ -180,7 +179,7 @@ def fill(
             if array.dtype is not plan.lanes:
                 array = array.view(plan.lanes)
             low, high = halves(name)
-            plan.run(array, 0, (seed & _WORD, seed >> 32, low, high), plan.params)
+            plan.run(array, 0, (seed & WORD, seed >> 32, low, high), plan.params)
             return buffer
 
     key = key_of(seed, name)
@@ -412,48 +411,6 @@ def words(
         buffers.mark_written(buffer)
     cpu_run.fill_lanes(array, region, recipe, key, host_engine, threads)
     return buffer
-
-
-def substream(name: str | int) -> int:
-    """Return a name's 64-bit substream: an integer itself, a string's 8-byte BLAKE2b (little-endian)."""
-    if isinstance(name, str):
-        return int.from_bytes(blake2b()(name.encode(), digest_size=8).digest(), "little")
-    return integer(name, "name", 0, _SEEDS, "[0, 2**64), or a str")
-
-
-@functools.lru_cache(maxsize=4096, typed=True)
-def halves(name: str | int) -> tuple[int, int]:
-    """A name's substream as the last two words of a key; TypeError or ValueError as `fill`."""
-    number = substream(name)
-    return number & _WORD, number >> 32
-
-
-def digests(names: Iterable[str]) -> bytes:
-    """The substreams of many names, 8 bytes each: by copies of one hash, which is quicker than new ones."""
-    found, copy = [], blake2b()(digest_size=8).copy
-    for name in names:
-        hashed = copy()
-        hashed.update(name.encode())
-        found.append(hashed.digest())
-    return b"".join(found)
-
-
-@functools.cache
-def blake2b() -> Any:
-    """The hash of names."""
-    return imports.module("hashlib").blake2b  # some ms that `import fanfill` need not pay
-
-
-def key_of(seed: object, name: str | int) -> Key:
-    """Seed and substream as a kernel's key; TypeError or ValueError as `fill`."""
-    if integer_of(seed) is None:
-        raise TypeError(
-            f"seed: expected an integer in [0, 2**64); got {shown(seed)} ({type(seed).__name__}); "
-            "fanfill.seed_from makes one of generators, keys and None"
-        )
-    number = integer(seed, "seed", 0, _SEEDS, "[0, 2**64)")
-    stream = substream(name)
-    return number & _WORD, number >> 32, stream & _WORD, stream >> 32
 
 
 def _assert_words(dtype: str, shape: tuple[int, ...], first: int) -> None:

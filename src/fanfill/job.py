@@ -25,19 +25,11 @@ from fanfill.cuda import buffers as device_buffers
 from fanfill.cuda import run as cuda_run
 from fanfill.distributions import recipe
 from fanfill.errors import BackendUnavailableError
-from fanfill.fill import (
-    Plan,
-    as_memory,
-    digests,
-    key_of,
-    planned,
-    plans,
-    remember,
-    substream,
-)
+from fanfill.fill import Plan, as_memory, planned, plans, remember
 from fanfill.initializers import Initializer
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS, initializer_of
+from fanfill.streams import digests, key_of, substream
 from fanfill.structures import assert_on_host
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import fanfill as ff
 from fanfill import bitgenerator
 from fanfill.backends import Selection
 from fanfill.bitgenerator import Stream
-from fanfill.fill import substream
+from fanfill.streams import substream
 
 SEED, NAME = 0xC0FFEE0123456789, "augmentation"
 # Around the ends of blocks and halves, far away, and up to the last word that exists.

@@ -11,8 +11,8 @@ from cases import FORMS, OF_FORM, assert_covers
 
 import fanfill as ff
 from fanfill.dtypes import STORAGES
-from fanfill.fill import substream
 from fanfill.selftest import golden
+from fanfill.streams import substream
 from fanfill.structures import STRUCTURES
 from tests import golden as rewrite
 from tests.kernels.test_philox import KNOWN, hexadecimal, words_from

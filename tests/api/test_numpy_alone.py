@@ -40,7 +40,7 @@ from fanfill.cpu.run import fill_lanes
 from fanfill.selftest import golden
 from fanfill.backends import get
 from fanfill.dtypes import STORAGES
-from fanfill.fill import key_of
+from fanfill.streams import key_of
 from fanfill.distributions import recipe
 
 wrong, drawn = [], {}

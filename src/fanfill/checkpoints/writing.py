@@ -15,8 +15,8 @@ from fanfill.checkpoints import planning, safetensors, zarr
 from fanfill.checkpoints.planning import Difference, Index, Planned
 from fanfill.checkpoints.recipe import ModelRecipe
 from fanfill.cpu import threads as pool
-from fanfill.fill import key_of
 from fanfill.messages import shown
+from fanfill.streams import key_of
 from fanfill_kernels import STREAM_VERSION
 
 __all__ = [

@@ -16,9 +16,9 @@ from fanfill.cuda import backend
 from fanfill.cuda.driver import Driver
 from fanfill.distributions import recipe
 from fanfill.dtypes import STORAGES
-from fanfill.fill import halves
 from fanfill.initializers import Initializer
 from fanfill.regions import region
+from fanfill.streams import halves
 from fanfill.tiling import merge
 from fanfill_kernels.cuda.geometry import STORE, Launch, addressed, keyed_launches, launches
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
-from fanfill.fill import substream
 from fanfill.initializers import Initializer
 from fanfill.jax import ffi, on_cuda
 from fanfill.jax.keys import assert_words, seed_of, staged
@@ -18,6 +17,7 @@ from fanfill.jax.shardings import assert_sharding, known, within_trace
 from fanfill.jax.spec import Spec, encode
 from fanfill.jax.tracing import traced, traced_sharded
 from fanfill.messages import shown
+from fanfill.streams import substream
 
 __all__ = ["draw_staged", "draw_words"]
 

@@ -12,7 +12,6 @@ import numpy as np
 from fanfill.distributions import recipe
 from fanfill.dtypes import storage_of
 from fanfill.errors import BackendUnavailableError
-from fanfill.fill import key_of
 from fanfill.initializers import Initializer
 from fanfill.jax import initializers, on_cuda
 from fanfill.jax.initializers import JaxInitializer
@@ -21,6 +20,7 @@ from fanfill.jax.memory import draw_shards, on_devices
 from fanfill.jax.shardings import known
 from fanfill.messages import shown
 from fanfill.named import CONSTANTS
+from fanfill.streams import key_of
 
 __all__ = ["Task", "materialize", "name_of", "tasks_of"]
 

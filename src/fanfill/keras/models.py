@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import keras
 
 from fanfill.distributions import recipe
-from fanfill.fill import key_of
 from fanfill.initializers import Initializer
 from fanfill.keras.drawing import Task, fill_variables
 from fanfill.keras.initializers import axes_of, law_of
 from fanfill.keras.names import Named, named_variables
 from fanfill.messages import shown
 from fanfill.scaled import variance_scaling
+from fanfill.streams import key_of
 
 __all__ = ["init_model"]
 

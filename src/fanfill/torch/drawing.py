@@ -9,9 +9,10 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fanfill.distributions import recipe
-from fanfill.fill import halves, key_of, remember
+from fanfill.fill import remember
 from fanfill.imports import module
 from fanfill.regions import region
+from fanfill.streams import halves, key_of
 from fanfill.torch.laws import PLAIN
 from fanfill.torch.seeding import default_key, stream
 from fanfill.torch.sharding import Placed, is_dtensor, parts, placed

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fanfill.fill import substream
+from fanfill.streams import substream
 
 __all__ = ["Governed", "govern", "release"]
 

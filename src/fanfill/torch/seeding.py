@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from fanfill.arguments import integer
-from fanfill.fill import halves, substream
 from fanfill.messages import shown
+from fanfill.streams import halves, substream
 
 if TYPE_CHECKING:
     from fanfill_kernels.philox import Key

@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 from fanfill.cpu.buffers import assert_stored, mark_written, overlaps, torch_lanes
 from fanfill.cuda.buffers import as_storage
 from fanfill.dtypes import STORAGES
-from fanfill.fill import fill_storage, key_of
+from fanfill.fill import fill_storage
+from fanfill.streams import key_of
 from fanfill.structures import HOST_ALONE
 
 if TYPE_CHECKING:
